@@ -1,0 +1,104 @@
+"""Which object is drawn when: plain epochs, weighted epochs, and the shares of data-parallel workers.
+
+Everything here is a pure function of the labels, the seed and the epoch, so that one, two or four
+workers train on the same draws in the same global batches, and a resumed run goes on as if never killed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hiwl_core.errors import UserError
+
+__all__ = ["batch_bounds", "class_weights", "epoch_draws", "rank_share"]
+
+
+def class_weights(targets: np.ndarray, num_classes: int) -> np.ndarray:
+    """Sampling weight of each object: one over the number of objects of its class.
+
+    With these weights every class is drawn equally often in expectation, whatever its size
+    (Ye et al. 2023, section 3.2).
+
+    Parameters
+    ----------
+    targets : numpy.ndarray of int, shape (N,)
+        Class index of each object, in ``[0, num_classes)``.
+    num_classes : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (N,)
+        Weights that sum to 1.
+
+    Raises
+    ------
+    UserError
+        If a class has no object: it could never be drawn.
+    """
+    counts = np.bincount(targets, minlength=num_classes)
+    empty = np.flatnonzero(counts == 0)
+    if empty.size:
+        raise UserError(f"weighted sampling: no object of class index {empty.tolist()} to draw from")
+    weights = 1.0 / counts[targets]
+    return weights / weights.sum()
+
+
+def epoch_draws(num_objects: int, seed: int, epoch: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Indices drawn in one epoch, in the order of training; as many draws as there are objects.
+
+    Parameters
+    ----------
+    num_objects : int
+    seed, epoch : int
+        Together they fix the draws.
+    weights : numpy.ndarray of float64, shape (num_objects,), optional
+        Probabilities of a draw with replacement: the epoch is one multinomial sample. Without weights
+        every object is drawn once, in random order.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (num_objects,)
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if weights is None:
+        return generator.permutation(num_objects).astype(np.int64)
+    return generator.choice(num_objects, size=num_objects, replace=True, p=weights).astype(np.int64)
+
+
+def batch_bounds(num_draws: int, batch_size: int) -> list[tuple[int, int]]:
+    """Where each global batch of an epoch begins and ends.
+
+    All batches have `batch_size` draws but the last: a remainder of at least half a batch is a batch of
+    its own, a smaller one joins the batch before it. No draw is dropped and no batch is tiny, which
+    would upset batch normalization.
+
+    Parameters
+    ----------
+    num_draws, batch_size : int
+
+    Returns
+    -------
+    list of (int, int)
+        Half-open ranges that cover ``range(num_draws)``.
+    """
+    full, remainder = divmod(num_draws, batch_size)
+    bounds = [(i * batch_size, (i + 1) * batch_size) for i in range(full)]
+    if remainder:
+        if bounds and 2 * remainder < batch_size:
+            bounds[-1] = (bounds[-1][0], num_draws)
+        else:
+            bounds.append((full * batch_size, num_draws))
+    return bounds
+
+
+def rank_share(start: int, stop: int, rank: int, world_size: int) -> np.ndarray:
+    """Positions of one worker in the global batch ``[start, stop)``: every `world_size`-th, from its rank.
+
+    Raises
+    ------
+    UserError
+        If the batch is too small to give each worker an image.
+    """
+    if stop - start < world_size:
+        raise UserError(f"a batch of {stop - start} images cannot be shared by {world_size} workers")
+    return np.arange(start + rank, stop, world_size)

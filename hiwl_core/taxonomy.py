@@ -1,0 +1,179 @@
+"""Two-layer taxonomies: the classes, and the few of them that the first stage does not tell apart.
+
+A taxonomy names the classes of a catalog and one *combined* class, a group of members that look alike.
+Stage 1 sees the combined class as one; stage 2 tells its members apart. Galaxy Zoo's five classes
+(Ye et al. 2023, MNRAS 519, 4765) are one instance, `GALAXY_ZOO`; any grouping of two layers is possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hiwl_core.errors import UserError
+
+__all__ = ["GALAXY_ZOO", "Taxonomy"]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Classes in catalog order, and the combined class of stage 1.
+
+    Parameters
+    ----------
+    name : str
+        What the taxonomy is called in bundles and reports.
+    classes : tuple of str
+        All classes, in the order of the catalog's probability columns.
+    combined : tuple of str
+        The classes that stage 1 sees as one and stage 2 tells apart, at least two, in stage 2's order.
+    combined_name : str
+        The name of the combined class, not itself a class.
+    descriptions : tuple of str
+        A few words for each class, for reports and column descriptions; may be empty.
+
+    Raises
+    ------
+    UserError
+        If names repeat, if a member of the combined class is not a class, or if nothing is left
+        for stage 1 to tell apart.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    combined: tuple[str, ...]
+    combined_name: str
+    descriptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) != len(self.classes):
+            raise UserError(f"taxonomy {self.name!r}: class names repeat in {list(self.classes)}")
+        strangers = [member for member in self.combined if member not in self.classes]
+        if strangers:
+            raise UserError(f"taxonomy {self.name!r}: combined {strangers} not among {list(self.classes)}")
+        if len(set(self.combined)) < 2 or len(set(self.combined)) != len(self.combined):
+            raise UserError(f"taxonomy {self.name!r}: the combined class needs two or more different members")
+        if len(self.combined) >= len(self.classes):
+            raise UserError(f"taxonomy {self.name!r}: stage 1 needs a class beside the combined one")
+        if self.combined_name in self.classes:
+            raise UserError(f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class")
+        if self.descriptions and len(self.descriptions) != len(self.classes):
+            raise UserError(f"taxonomy {self.name!r}: {len(self.descriptions)} descriptions for "
+                            f"{len(self.classes)} classes")  # fmt: skip
+
+    @property
+    def stage1_classes(self) -> tuple[str, ...]:
+        """Stage 1's classes: those told apart at once in catalog order, then the combined class."""
+        return (*(name for name in self.classes if name not in self.combined), self.combined_name)
+
+    @property
+    def stage2_classes(self) -> tuple[str, ...]:
+        """Stage 2's classes: the members of the combined class."""
+        return self.combined
+
+    @property
+    def combined_index(self) -> int:
+        """Where the combined class stands among stage 1's classes."""
+        return len(self.stage1_classes) - 1
+
+    def stage_classes(self, stage: str) -> tuple[str, ...]:
+        """The classes of ``"stage1"`` or ``"stage2"``."""
+        return {"stage1": self.stage1_classes, "stage2": self.stage2_classes}[stage]
+
+    def encode(self, labels: np.ndarray | list[str]) -> np.ndarray:
+        """Class indices of label strings.
+
+        Parameters
+        ----------
+        labels : array of str, shape (N,)
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (N,)
+            Positions in `classes`.
+
+        Raises
+        ------
+        UserError
+            If a label is not a class of the taxonomy.
+        """
+        position = {name: index for index, name in enumerate(self.classes)}
+        unknown = sorted({str(label) for label in labels if label not in position})
+        if unknown:
+            raise UserError(
+                f"unknown class {', '.join(map(repr, unknown[:5]))} in the labels: "
+                f"taxonomy {self.name!r} has {', '.join(self.classes)}"
+            )
+        return np.fromiter((position[label] for label in labels), dtype=np.int64, count=len(labels))
+
+    def stage_targets(self, stage: str, class_indices: np.ndarray) -> np.ndarray:
+        """Targets of one stage.
+
+        Parameters
+        ----------
+        stage : {"stage1", "stage2"}
+        class_indices : numpy.ndarray of int64, shape (N,)
+            Positions in `classes`.
+
+        Returns
+        -------
+        numpy.ndarray of int64, shape (N,)
+            Positions in the stage's classes; -1 for objects that are not the stage's to tell (stage 2
+            outside the combined class).
+        """
+        stage_classes = self.stage_classes(stage)
+        lookup = np.full(len(self.classes), -1, dtype=np.int64)
+        for index, name in enumerate(self.classes):
+            if name in stage_classes:
+                lookup[index] = stage_classes.index(name)
+            elif stage == "stage1":
+                lookup[index] = self.combined_index
+        return lookup[np.asarray(class_indices, dtype=np.int64)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a bundle's JSON; `from_dict` is its inverse."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "combined": list(self.combined),
+            "combined_name": self.combined_name,
+            "descriptions": list(self.descriptions),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Taxonomy:
+        """The taxonomy that `to_dict` described.
+
+        Raises
+        ------
+        UserError
+            If a key is missing.
+        """
+        try:
+            return cls(
+                name=data["name"],
+                classes=tuple(data["classes"]),
+                combined=tuple(data["combined"]),
+                combined_name=data["combined_name"],
+                descriptions=tuple(data.get("descriptions", ())),
+            )
+        except KeyError as error:
+            raise UserError(f"taxonomy without the key {error}") from None
+
+
+GALAXY_ZOO = Taxonomy(
+    name="galaxy-zoo",
+    classes=("CRS", "IBS", "CSS", "EO", "SPI"),
+    combined=("CSS", "EO"),
+    combined_name="CSS+EO",
+    descriptions=(
+        "completely round smooth",
+        "in-between smooth",
+        "cigar-shaped smooth",
+        "edge-on",
+        "spiral",
+    ),
+)
+"""The five Galaxy Zoo 2 classes of Ye et al. (2023), section 2; cigar-shaped and edge-on are combined."""

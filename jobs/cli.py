@@ -1,0 +1,63 @@
+"""The command ``hiwl``: one thin verb a file, each also runnable as ``python -m jobs.<verb>``."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+
+import click
+
+__all__ = ["main"]
+
+# In the order of the data's way, which is the order of `hiwl --help`.
+VERBS = {
+    "simulate": "Render simulated galaxies with Galaxy Zoo votes.",
+    "select": "Choose the clean sample and its split from vote fractions.",
+    "ingest": "Pack images or foreign tables into cutout shards.",
+    "train": "Train the cascade and bundle the best pair of stages.",
+    "evaluate": "Score a bundle on labelled shards.",
+    "classify": "Classify shards into a Parquet catalog.",
+    "submit": "Run any of these as a job on a Ray cluster.",
+}
+
+
+class LazyVerbs(click.Group):
+    """Imports a verb's module only when the verb is used: ``hiwl --help`` does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"jobs.{name}").main
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("hiwl"), prog_name="hiwl")
+def main() -> None:
+    """Classify the galaxies of a survey, more than people can look at.
+
+    HIWL trains a two-stage cascade of image classifiers on a Ray cluster and writes a Parquet catalog with
+    one row a galaxy: a label and five morphology probabilities.
+
+    \b
+    Example, from nothing to a catalog:
+      hiwl simulate sky --count 2000 --seed 1
+      hiwl select sky/votes.csv sky/classes.csv
+      hiwl ingest sky/cutouts data --labels sky/classes.csv
+      hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe demo --out run
+      hiwl evaluate run/bundle 'data/test-*.parquet'
+      hiwl classify run/bundle sky/cutouts catalog
+
+    RAY_ADDRESS names a running Ray cluster to use; without it each verb starts Ray on this machine.
+    """
+
+
+if __name__ == "__main__":
+    main()

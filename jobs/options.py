@@ -1,0 +1,43 @@
+"""What the verbs share: the column options, and a user's mistake as one line and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hiwl_core.errors import UserError
+from pipeline.shards import Columns
+
+__all__ = ["VerbCommand", "column_options"]
+
+
+class VerbCommand(click.Command):
+    """A command that prints a `UserError` as one line, without a traceback, and exits with code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+
+
+def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--id-column`` and its kin, and pass them on as one `Columns` named ``columns``."""
+
+    @click.option("--id-column", default="object_id", show_default=True, help="Column with the object ids.")
+    @click.option("--image-column", default="image", show_default=True, help="Column with JPEG or PNG bytes.")
+    @click.option("--label-column", default="label", show_default=True, help="Column with the classes.")
+    @click.option("--ra-column", default="ra", show_default=True, help="Column with right ascensions, degrees.")
+    @click.option("--dec-column", default="dec", show_default=True, help="Column with declinations, degrees.")
+    @functools.wraps(verb)
+    def with_columns(
+        *args: Any, id_column: str, image_column: str, label_column: str, ra_column: str, dec_column: str, **others: Any
+    ) -> Any:
+        columns = Columns(id=id_column, image=image_column, label=label_column, ra=ra_column, dec=dec_column)
+        return verb(*args, columns=columns, **others)
+
+    return with_columns

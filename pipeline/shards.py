@@ -1,0 +1,298 @@
+"""Cutout shards: Parquet files (or WebDataset tars) with one galaxy a row, read and written one way.
+
+The contract of a shard: at most 4,096 rows or 64 MB, row groups of 256, and the columns of `SHARD_SCHEMA`
+followed by any further ones. Files that hold the same under other column names are read in place through
+`Columns`; so are Hugging Face image structs ``{bytes, path}`` and WebDataset tars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+
+__all__ = [
+    "MAX_SHARD_BYTES",
+    "MAX_SHARD_ROWS",
+    "ROW_GROUP_ROWS",
+    "SHARD_SCHEMA",
+    "Columns",
+    "check_columns",
+    "encode_shard",
+    "fingerprint",
+    "iter_rows",
+    "list_shards",
+    "read_columns",
+    "shard_name",
+]
+
+MAX_SHARD_ROWS = 4096
+MAX_SHARD_BYTES = 64 * 2**20
+ROW_GROUP_ROWS = 256
+SHARD_SUFFIXES = (".parquet", ".tar")
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("object_id", pa.int64(), nullable=False),
+        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("image", pa.binary()),
+        pa.field("pixel_scale", pa.float32(), metadata={"unit": "arcsec/pixel"}),
+        pa.field("label", pa.string()),
+    ]
+)
+"""Columns of a cutout shard; `object_id` is a string where the survey's ids are not 64-bit integers."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are called in the user's files.
+
+    Each verb that reads shards takes ``--id-column`` and the like. A missing optional column (all but the id
+    and the image) reads as null.
+    """
+
+    id: str = "object_id"
+    image: str = "image"
+    label: str = "label"
+    ra: str = "ra"
+    dec: str = "dec"
+    pixel_scale: str = "pixel_scale"
+
+    def standard_names(self) -> dict[str, str]:
+        """From the contract's names to the file's."""
+        return {
+            "object_id": self.id,
+            "ra": self.ra,
+            "dec": self.dec,
+            "image": self.image,
+            "pixel_scale": self.pixel_scale,
+            "label": self.label,
+        }
+
+
+def list_shards(shards: str) -> list[str]:
+    """The shards behind a command-line argument, sorted; see `pipeline.storage.find_files`."""
+    return storage.find_files(shards, SHARD_SUFFIXES)
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """``train-00003-of-00042.parquet``."""
+    return f"{name}-{index:05d}-of-{count:05d}.parquet"
+
+
+def encode_shard(table: pa.Table, source: str) -> bytes:
+    """A shard's file content.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The columns of `SHARD_SCHEMA` in that order, `object_id` int64 or string, then any others.
+    source : str
+        What made the shard; kept in the file metadata under ``hiwl.source``.
+    """
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"hiwl.source": source.encode()})
+    buffer = io.BytesIO()
+    # Encoded images do not compress any further, and dictionaries of them only cost time.
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP_ROWS,
+        compression={name: "NONE" if name == "image" else "ZSTD" for name in table.column_names},
+        use_dictionary=[name for name in table.column_names if name == "label"],
+    )
+    return buffer.getvalue()
+
+
+def check_columns(shards: Sequence[str], columns: Columns, required: Sequence[str], carry: Sequence[str] = ()) -> None:
+    """Check, before any work, that each shard can be read and has the columns that the work needs.
+
+    Parameters
+    ----------
+    shards : sequence of str
+    columns : Columns
+    required : sequence of str
+        Contract names (`object_id`, `image`, `label`, ...) that must be there.
+    carry : sequence of str
+        Further columns of the file that must be there.
+
+    Raises
+    ------
+    UserError
+        Naming the column, the shard and the columns it has.
+    """
+    names = columns.standard_names()
+    for shard in shards:
+        schema = _shard_schema(shard)
+        if schema is None:
+            continue
+        for standard in required:
+            if names[standard] not in schema.names:
+                option = {"object_id": "id", "pixel_scale": None}.get(standard, standard)
+                mend = f"; name it with --{option}-column" if option else ""
+                raise UserError(f"no column {names[standard]!r} in {shard}: it has {', '.join(schema.names)}{mend}")
+        for name in carry:
+            if name not in schema.names:
+                raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
+        id_type = schema.field(names["object_id"]).type if names["object_id"] in schema.names else pa.int64()
+        if not _is_id_type(id_type):
+            raise UserError(
+                f"column {names['object_id']!r} in {shard} is {id_type}: object ids must be integers or strings, "
+                "since a float loses the last digits of a survey's id"
+            )
+
+
+def iter_rows(
+    shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = (), batch_rows: int = ROW_GROUP_ROWS
+) -> Iterator[pa.Table]:
+    """The rows of a shard in order, a few at a time, under the contract's names and types.
+
+    Parameters
+    ----------
+    shard : str
+        Path or URL.
+    columns : Columns
+        The file's names.
+    wanted : sequence of str
+        Contract names to read; those that the file lacks are null.
+    carry : sequence of str
+        Further columns, read as they are.
+    batch_rows : int
+        Rows a table, at most.
+
+    Yields
+    ------
+    pyarrow.Table
+        Columns `wanted` then `carry`.
+    """
+    if shard.endswith(".tar"):
+        yield from _iter_tar(shard, columns, wanted, carry, batch_rows)
+        return
+    names = columns.standard_names()
+    with storage.open_input(shard) as file:
+        parquet = pq.ParquetFile(file)
+        present = set(parquet.schema_arrow.names)
+        read = [name for name in [*(names[standard] for standard in wanted), *carry] if name in present]
+        for batch in parquet.iter_batches(batch_size=batch_rows, columns=list(dict.fromkeys(read))):
+            yield _standard_table(pa.Table.from_batches([batch]), names, wanted, carry)
+
+
+def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = ()) -> pa.Table:
+    """All rows of a shard at once; see `iter_rows`. For columns other than the image, or small shards."""
+    return pa.concat_tables(iter_rows(shard, columns, wanted, carry, batch_rows=65536))
+
+
+def count_rows(shard: str) -> int:
+    """Rows of a shard, from its footer where it has one."""
+    if shard.endswith(".tar"):
+        return sum(table.num_rows for table in iter_rows(shard, Columns(), ["object_id"]))
+    with storage.open_input(shard) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def fingerprint(shard: str, tail_bytes: int = 65536) -> str:
+    """A short hash of a shard's content: its size and its two ends, cheap to read from object storage.
+
+    A Parquet footer, at the end of the file, holds the row counts, sizes and statistics of all columns, so
+    two different shards of one name do not share a fingerprint in practice.
+    """
+    with storage.open_input(shard) as file:
+        size = file.seek(0, io.SEEK_END)
+        digest = hashlib.sha256(str(size).encode())
+        for start in (0, max(0, size - tail_bytes)):
+            file.seek(start)
+            digest.update(file.read(tail_bytes))
+    return digest.hexdigest()[:16]
+
+
+def _shard_schema(shard: str) -> pa.Schema | None:
+    """The schema of a Parquet shard; None for a tar, whose members each have their own."""
+    if shard.endswith(".tar"):
+        return None
+    try:
+        with storage.open_input(shard) as file:
+            return pq.ParquetFile(file).schema_arrow
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{shard} is not a Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _is_id_type(id_type: pa.DataType) -> bool:
+    return pa.types.is_integer(id_type) or pa.types.is_string(id_type) or pa.types.is_large_string(id_type)
+
+
+def _standard_table(table: pa.Table, names: dict[str, str], wanted: Sequence[str], carry: Sequence[str]) -> pa.Table:
+    arrays: dict[str, Any] = {}
+    for standard in wanted:
+        target = SHARD_SCHEMA.field(standard).type
+        if names[standard] not in table.column_names:
+            arrays[standard] = pa.nulls(table.num_rows, target)
+            continue
+        array = table[names[standard]]
+        if pa.types.is_struct(array.type) and standard == "image":
+            array = pc.struct_field(array, "bytes")
+        if standard == "object_id" and not pa.types.is_integer(array.type):
+            target = pa.string()
+        arrays[standard] = array.cast(target)
+    for name in carry:
+        arrays[name] = table[name]
+    return pa.table(arrays)
+
+
+def _iter_tar(
+    shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str], batch_rows: int
+) -> Iterator[pa.Table]:
+    """Rows of a WebDataset tar: members that share a name up to the last dot are one sample.
+
+    The last dot, not the first, ends the key: names such as ``J1234+56.7.jpg`` hold dots of their own.
+    """
+    names = columns.standard_names()
+    rows: list[dict[str, Any]] = []
+    with storage.open_input(shard) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        key, sample = None, {}
+        for member in tar:
+            if not member.isfile():
+                continue
+            stem, _, suffix = member.name.rpartition(".")
+            if stem != key:
+                if key is not None:
+                    rows.append(_tar_row(key, sample, names, carry))
+                key, sample = stem, {}
+            content = tar.extractfile(member)
+            sample[suffix.lower()] = content.read() if content else b""
+            if len(rows) >= batch_rows:
+                yield _rows_table(rows, wanted, carry)
+                rows = []
+        if key is not None:
+            rows.append(_tar_row(key, sample, names, carry))
+    if rows:
+        yield _rows_table(rows, wanted, carry)
+
+
+def _tar_row(key: str, sample: dict[str, bytes], names: dict[str, str], carry: Sequence[str]) -> dict[str, Any]:
+    fields = json.loads(sample["json"]) if "json" in sample else {}
+    row = {standard: fields.get(name) for standard, name in names.items()}
+    image = next((sample[suffix] for suffix in ("jpg", "jpeg", "png") if suffix in sample), None)
+    # An id in the JSON may be a number of any length: Python's integers keep all its digits.
+    identifier = row["object_id"] if row["object_id"] is not None else key.rsplit("/", 1)[-1]
+    return {**row, "object_id": str(identifier), "image": image, **{name: fields.get(name) for name in carry}}
+
+
+def _rows_table(rows: list[dict[str, Any]], wanted: Sequence[str], carry: Sequence[str]) -> pa.Table:
+    arrays: dict[str, Any] = {}
+    for standard in wanted:
+        target = pa.string() if standard == "object_id" else SHARD_SCHEMA.field(standard).type
+        arrays[standard] = pa.array([row[standard] for row in rows], target)
+    for name in carry:
+        arrays[name] = pa.array([row[name] for row in rows])
+    return pa.table(arrays)

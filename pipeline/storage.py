@@ -1,0 +1,141 @@
+"""Paths and URLs to filesystems: the one place that knows where files live.
+
+Every path that a user gives may be local or a URL (``s3://bucket/key``). Credentials come from the
+environment as for any S3 client, the endpoint from ``AWS_ENDPOINT_URL``; neither is logged or written.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import secrets
+from collections.abc import Sequence
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hiwl_core.errors import UserError
+
+__all__ = ["absolute", "exists", "find_files", "open_input", "read_bytes", "remove", "write_bytes"]
+
+GLOB_CHARACTERS = frozenset("*?[")
+
+
+def absolute(path: str) -> str:
+    """The path in a form that any worker on any node understands: a URL unchanged, a local path absolute."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder at a path or URL."""
+    filesystem, place = _resolve(path)
+    return bool(filesystem.exists(place))
+
+
+def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
+    """Files behind a command-line argument: a file, a folder (searched to the bottom) or a glob.
+
+    Names that begin with ``_`` or ``.`` are left out, at every level: manifests and markers live there.
+
+    Parameters
+    ----------
+    path : str
+        Local or URL.
+    suffixes : sequence of str
+        Endings of the wanted files in a folder or glob, such as ``".parquet"``.
+
+    Returns
+    -------
+    list of str
+        Absolute paths or URLs, sorted, never empty.
+
+    Raises
+    ------
+    UserError
+        If there is nothing at the path, or nothing with a wanted ending.
+    """
+    filesystem, place = _resolve(path)
+    if GLOB_CHARACTERS & set(place):
+        root, found = place, filesystem.glob(place)
+        visible = [name for name in found if not _hidden(posixpath.basename(name))]
+    elif not filesystem.exists(place):
+        raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
+    elif filesystem.isfile(place):
+        return [_full_name(filesystem, place)]
+    else:
+        root, found = place, filesystem.find(place)
+        visible = [
+            name for name in found if not any(map(_hidden, posixpath.relpath(name, root).split("/")))
+        ]  # fmt: skip
+    names = [name for name in visible if name.lower().endswith(tuple(suffixes))]
+    if not names:
+        raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
+    return [_full_name(filesystem, name) for name in sorted(names)]
+
+
+def open_input(path: str) -> fsspec.core.OpenFile:
+    """A seekable binary file for reading, as a context manager."""
+    return fsspec.open(path, "rb")
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of a file.
+
+    Raises
+    ------
+    UserError
+        If there is no such file.
+    """
+    filesystem, place = _resolve(path)
+    try:
+        return bytes(filesystem.cat_file(place))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"no file {path!r}") from None
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole or not at all, over an older one if there is any.
+
+    A local file is written beside its place, flushed to the disk and renamed; in object storage one PUT is
+    whole by nature. A reader sees the old content or the new, whatever dies in between.
+    """
+    filesystem, place = _resolve(path)
+    if not isinstance(filesystem, LocalFileSystem):
+        filesystem.pipe_file(place, content)
+        return
+    folder, name = os.path.split(place)
+    os.makedirs(folder, exist_ok=True)
+    partial = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+    except BaseException:
+        if os.path.exists(partial):
+            os.remove(partial)
+        raise
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all in it, if it is there."""
+    filesystem, place = _resolve(path)
+    if filesystem.exists(place):
+        filesystem.rm(place, recursive=True)
+
+
+def _resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, place = fsspec.core.url_to_fs(absolute(path))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot use the path {path!r}: {error}") from None
+    return filesystem, place
+
+
+def _full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
+    return name if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(("_", "."))

@@ -1,0 +1,162 @@
+"""The cascade at prediction: routing, and five probabilities from two stages.
+
+The label follows the paper's hard routing (Ye et al. 2023, section 3.1): an image goes through stage 1, and
+only if that calls it *combined* does stage 2 see it. The probabilities follow the product rule,
+p(member) = p1(combined) * p2(member); where stage 2 did not run, p1(combined) is divided by the frequencies
+of the members among the training galaxies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiwl_core.taxonomy import Taxonomy
+
+__all__ = ["CascadePrediction", "average_views", "combine_stages", "routed", "run_cascade"]
+
+
+@dataclass(frozen=True)
+class CascadePrediction:
+    """What the cascade says of N galaxies.
+
+    Parameters
+    ----------
+    class_indices : numpy.ndarray of int64, shape (N,)
+        The label, as a position in the taxonomy's classes.
+    probabilities : numpy.ndarray of float32, shape (N, C)
+        In the taxonomy's class order; rows sum to 1.
+    combined : numpy.ndarray of float32, shape (N,)
+        Stage 1's probability of the combined class.
+    stage2 : numpy.ndarray of float32, shape (N, M)
+        Stage 2's probabilities of the members; NaN where it did not run.
+    """
+
+    class_indices: np.ndarray
+    probabilities: np.ndarray
+    combined: np.ndarray
+    stage2: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the label, float32, shape (N,)."""
+        rows = np.arange(len(self.class_indices))
+        return self.probabilities[rows, self.class_indices]
+
+
+def routed(stage1: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+    """Which rows stage 1 sends on to stage 2.
+
+    Parameters
+    ----------
+    stage1 : numpy.ndarray of float, shape (N, K1)
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (N,)
+    """
+    return stage1.argmax(axis=1) == taxonomy.combined_index
+
+
+def combine_stages(
+    stage1: np.ndarray, stage2: np.ndarray, member_frequencies: np.ndarray, taxonomy: Taxonomy
+) -> CascadePrediction:
+    """Label and probabilities from both stages' outputs.
+
+    Parameters
+    ----------
+    stage1 : numpy.ndarray of float, shape (N, K1)
+        Probabilities in the order of `Taxonomy.stage1_classes`.
+    stage2 : numpy.ndarray of float, shape (N, M)
+        Probabilities in the order of `Taxonomy.stage2_classes`; NaN in rows where stage 2 did not run.
+    member_frequencies : numpy.ndarray of float, shape (M,)
+        Shares of the members within the combined class, summing to 1; they stand in for a stage 2 that did
+        not run.
+    taxonomy : Taxonomy
+
+    Returns
+    -------
+    CascadePrediction
+    """
+    stage1 = np.asarray(stage1, dtype=np.float64)
+    stage2 = np.asarray(stage2, dtype=np.float64)
+    ran = ~np.isnan(stage2).any(axis=1)
+    members = np.where(ran[:, None], stage2, member_frequencies)
+    # float32 networks sum to 1 within their own rounding; the catalog promises better.
+    stage1 = stage1 / stage1.sum(axis=1, keepdims=True)
+    members = members / members.sum(axis=1, keepdims=True)
+
+    probabilities = np.empty((len(stage1), len(taxonomy.classes)))
+    stage1_label = stage1.argmax(axis=1)
+    labels = np.empty(len(stage1), dtype=np.int64)
+    for index, name in enumerate(taxonomy.classes):
+        if name in taxonomy.combined:
+            member = taxonomy.combined.index(name)
+            probabilities[:, index] = stage1[:, taxonomy.combined_index] * members[:, member]
+            labels[(stage1_label == taxonomy.combined_index) & (members.argmax(axis=1) == member)] = index
+        else:
+            position = taxonomy.stage1_classes.index(name)
+            probabilities[:, index] = stage1[:, position]
+            labels[stage1_label == position] = index
+    return CascadePrediction(
+        class_indices=labels,
+        probabilities=probabilities.astype(np.float32),
+        combined=stage1[:, taxonomy.combined_index].astype(np.float32),
+        stage2=stage2.astype(np.float32),
+    )
+
+
+def average_views(logits: Callable[[Tensor], Tensor], pixels: Tensor, views: int) -> Tensor:
+    """Class probabilities averaged over flips and quarter turns of the images.
+
+    Parameters
+    ----------
+    logits : callable
+        From pixels to logits of shape (N, K).
+    pixels : Tensor of uint8, shape (N, H, W, 3)
+        Square images.
+    views : int
+        1: as they are; 2: and mirrored; 4: the quarter turns; 8: the quarter turns of both.
+
+    Returns
+    -------
+    Tensor of float32, shape (N, K)
+    """
+    turned = [pixels] if views < 4 else [torch.rot90(pixels, turns, dims=(1, 2)) for turns in range(4)]
+    seen = turned if views in (1, 4) else [*turned, *(view.flip(2) for view in turned)]
+    total = sum(torch.softmax(logits(view).float(), dim=1) for view in seen)
+    assert isinstance(total, Tensor)  # the list of views is never empty
+    return total / len(seen)
+
+
+def run_cascade(
+    stage1_probabilities: Callable[[np.ndarray], np.ndarray],
+    stage2_probabilities: Callable[[np.ndarray], np.ndarray],
+    num_objects: int,
+    member_frequencies: np.ndarray,
+    taxonomy: Taxonomy,
+    always: bool = False,
+) -> CascadePrediction:
+    """Run both stages, the second only on the rows that are routed to it.
+
+    Parameters
+    ----------
+    stage1_probabilities, stage2_probabilities : callable
+        From row numbers, int64 of shape (n,), to probabilities of shape (n, K).
+    num_objects : int
+        N.
+    member_frequencies : numpy.ndarray of float, shape (M,)
+    taxonomy : Taxonomy
+    always : bool
+        Run stage 2 on every row: exact probabilities at the price of a second network.
+    """
+    stage1 = stage1_probabilities(np.arange(num_objects))
+    stage2 = np.full((num_objects, len(taxonomy.stage2_classes)), np.nan)
+    rows = np.arange(num_objects) if always else np.flatnonzero(routed(stage1, taxonomy))
+    if rows.size:
+        stage2[rows] = stage2_probabilities(rows)
+    return combine_stages(stage1, stage2, member_frequencies, taxonomy)

@@ -1,0 +1,170 @@
+"""From the encoded bytes of a cutout to pixels: decoding, the train transform and the eval transform.
+
+Images stay uint8 until they are on the device that runs the network; `normalize` does the rest there.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from hiwl_core.recipe import Augmentation
+
+__all__ = ["EvalTransform", "Preprocessing", "TrainTransform", "decode_cutout", "normalize", "read_cutout"]
+
+OK = "ok"
+MISSING = "missing"
+UNDECODABLE = "undecodable"
+TOO_SMALL = "too_small"
+STATUSES = {
+    OK: "classified",
+    MISSING: "no image in the shard",
+    UNDECODABLE: "not a whole JPEG or PNG",
+    TOO_SMALL: "smaller than the central crop that the model sees",
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a stage does to a cutout at prediction, kept in the bundle.
+
+    Parameters
+    ----------
+    center_crop : int
+        Central pixels kept.
+    input_size : int
+        Pixels on a side after scaling.
+    mean, std : tuple of float
+        Normalization of the RGB channels, in units of full scale.
+    """
+
+    center_crop: int
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a bundle's JSON."""
+        return {
+            "center_crop": self.center_crop,
+            "input_size": self.input_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
+        """The preprocessing that `to_dict` described."""
+        return cls(data["center_crop"], data["input_size"], tuple(data["mean"]), tuple(data["std"]))
+
+
+def decode_cutout(encoded: bytes) -> Image.Image:
+    """Decode a JPEG or PNG to RGB.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are not a whole JPEG or PNG of a sane size.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+            return image.convert("RGB")
+    # Pillow raises many kinds for broken files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise ValueError(f"undecodable image: {error}") from None
+
+
+class EvalTransform:
+    """The deterministic transform of validation and prediction: central crop, scaled to the input size."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        size, crop = preprocessing.input_size, preprocessing.center_crop
+        self._steps = v2.Compose(
+            [v2.CenterCrop(crop), *([v2.Resize([size, size], antialias=True)] if size != crop else [])]
+        )
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Transform one image to uint8 of shape (input_size, input_size, 3)."""
+        return np.asarray(self._steps(image))
+
+
+class TrainTransform:
+    """The paper's train transform, steps (1) to (5); `normalize` is step (6).
+
+    (1) center crop, (2) random rotation, (3) random resized crop, (4) horizontal and (5) vertical flip
+    (Ye et al. 2023, section 3.3). Each call with another seed is another draw.
+    """
+
+    def __init__(self, augmentation: Augmentation, input_size: int) -> None:
+        interpolation = InterpolationMode(augmentation.rotation_interpolation)
+        self._steps = v2.Compose(
+            [
+                v2.CenterCrop(augmentation.center_crop),
+                v2.RandomRotation(augmentation.rotation, interpolation=interpolation),
+                v2.RandomResizedCrop(input_size, augmentation.scale, augmentation.aspect_ratio, antialias=True),
+                v2.RandomHorizontalFlip(augmentation.horizontal_flip),
+                v2.RandomVerticalFlip(augmentation.vertical_flip),
+            ]
+        )
+
+    def __call__(self, image: Image.Image, seed: int) -> np.ndarray:
+        """Transform one image to uint8 of shape (input_size, input_size, 3), the same for the same seed."""
+        # torchvision draws from torch's global generator; what the caller draws from it stays untouched.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return np.asarray(self._steps(image))
+
+
+def read_cutout(encoded: bytes | None, transforms: tuple[EvalTransform, ...], smallest: int) -> tuple[str, Any]:
+    """Decode and transform one cutout, or say why not.
+
+    Parameters
+    ----------
+    encoded : bytes or None
+    transforms : tuple of EvalTransform
+        One for each different preprocessing; the image is decoded once.
+    smallest : int
+        Pixels that the shorter side must have.
+
+    Returns
+    -------
+    status : str
+        A key of `STATUSES`.
+    pixels : tuple of numpy.ndarray, or None
+        For each transform, uint8 of shape (input_size, input_size, 3).
+    """
+    if encoded is None:
+        return MISSING, None
+    try:
+        image = decode_cutout(encoded)
+    except ValueError:
+        return UNDECODABLE, None
+    if min(image.size) < smallest:
+        return TOO_SMALL, None
+    return OK, tuple(transform(image) for transform in transforms)
+
+
+def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Network input from pixels, step (6) of the transforms.
+
+    Parameters
+    ----------
+    pixels : Tensor of uint8, shape (N, H, W, 3)
+    mean, std : tuple of float
+        For each channel, in units of full scale (255).
+
+    Returns
+    -------
+    Tensor of float32, shape (N, 3, H, W), channels last in memory
+    """
+    scale = torch.tensor(std, device=pixels.device) * 255.0
+    shift = torch.tensor(mean, device=pixels.device) * 255.0
+    # A permuted (N, H, W, 3) tensor is what "channels last" means: no copy is needed.
+    return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2)

@@ -1,0 +1,249 @@
+"""Recipes: everything that decides how a cascade is trained, as validated TOML.
+
+A recipe has a section for each stage; ``[stage2]`` inherits from ``[stage1]`` what it does not set. Overrides
+such as ``stage1.epochs=3`` are applied after the inheritance, so they change what they name and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+
+__all__ = ["Augmentation", "Optimizer", "Recipe", "StageRecipe", "available_recipes", "load_recipe"]
+
+STAGES = ("stage1", "stage2")
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are mistakes, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaxonomySection(Section):
+    """A user's own classes; without it the recipe is for Galaxy Zoo's five."""
+
+    name: str
+    classes: tuple[str, ...]
+    combined: tuple[str, ...]
+    combined_name: str
+    descriptions: tuple[str, ...] = ()
+
+
+class Augmentation(Section):
+    """The random part of the train transform, in the order in which it is applied."""
+
+    center_crop: int = Field(gt=0, description="Pixels kept before anything is random.")
+    rotation: float = Field(ge=0, le=180, description="Largest angle either way, degrees.")
+    scale: tuple[float, float] = Field(description="Area of the random crop, as a share of the whole.")
+    aspect_ratio: tuple[float, float] = Field(
+        description="Width over height of the random crop. [1, 1] keeps the galaxy's axis ratio."
+    )
+    horizontal_flip: float = Field(ge=0, le=1, description="Probability.")
+    vertical_flip: float = Field(ge=0, le=1, description="Probability.")
+    rotation_interpolation: Literal["nearest", "bilinear"] = "bilinear"
+
+    @pydantic.model_validator(mode="after")
+    def _ranges_in_order(self) -> Augmentation:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two numbers in (0, 1] in order, not {list(self.scale)}")
+        if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
+            raise ValueError(f"aspect_ratio must be two positive numbers in order, not {list(self.aspect_ratio)}")
+        return self
+
+
+class Optimizer(Section):
+    """The optimizer and how its learning rate runs."""
+
+    name: Literal["sgd", "adamw"]
+    lr: float = Field(gt=0, description="Initial (cosine) or peak (one cycle) learning rate.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="For sgd.")
+    weight_decay: float = Field(ge=0)
+    schedule: Literal["cosine", "one_cycle", "constant"]
+    t_max: int | None = Field(default=None, gt=0, description="Epochs to the minimum of the cosine.")
+    warmup: float = Field(default=0.3, gt=0, lt=1, description="Share of the steps before one cycle's peak.")
+
+
+class StageRecipe(Section):
+    """How one stage is trained."""
+
+    backbone: str
+    init: str = Field(description='"imagenet", "random", "stage1" (stage 2 only) or a weights file.')
+    input_size: int = Field(ge=32, description="Pixels on a side that the network sees.")
+    center_crop: int = Field(gt=0, description="Pixels kept at prediction, scaled to the input size.")
+    mean: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
+    std: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
+    epochs: int = Field(gt=0, description="Upper bound.")
+    patience: int = Field(ge=0, description="Epochs without a lower validation loss before stopping; 0: never.")
+    batch_size: int = Field(gt=0, description="Images a step, over all workers.")
+    sampling: Literal["plain", "weighted"]
+    label_smoothing: float = Field(ge=0, lt=1)
+    ema_memory: float = Field(
+        default=0.0, ge=0, lt=1, description="Memory of the averaged weights, as a share of all steps; 0: none."
+    )
+    augmentation: Augmentation
+    optimizer: Optimizer
+
+    @pydantic.model_validator(mode="after")
+    def _cosine_has_a_length(self) -> StageRecipe:
+        if self.optimizer.schedule == "cosine" and self.optimizer.t_max is None:
+            raise ValueError("optimizer.t_max: the cosine schedule needs it")
+        return self
+
+
+class Recipe(Section):
+    """A whole training: both stages, the seed, and how the trained cascade looks at an image."""
+
+    name: str
+    description: str
+    seed: int = Field(default=0, ge=0)
+    views: Literal[1, 2, 4, 8] = Field(
+        default=1, description="Flips and quarter turns averaged at prediction: a galaxy has no up."
+    )
+    compile: Literal["auto", "off"] = Field(default="auto", description="torch.compile where it pays.")
+    taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
+    stage1: StageRecipe
+    stage2: StageRecipe
+
+    @pydantic.model_validator(mode="after")
+    def _stage1_starts_on_its_own(self) -> Recipe:
+        if self.stage1.init == "stage1":
+            raise ValueError('stage1.init: "stage1" is for stage 2')
+        if self.stage2.init == "stage1" and self.stage2.backbone != self.stage1.backbone:
+            raise ValueError(f'stage2.init: "stage1" needs the backbone of stage 1, {self.stage1.backbone!r}')
+        return self
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The recipe's classes."""
+        if self.taxonomy_section is None:
+            return GALAXY_ZOO
+        return Taxonomy.from_dict(self.taxonomy_section.model_dump())
+
+    def stage(self, name: str) -> StageRecipe:
+        """The section of ``"stage1"`` or ``"stage2"``."""
+        return {"stage1": self.stage1, "stage2": self.stage2}[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a bundle or run folder."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def available_recipes() -> list[str]:
+    """Names of the recipes that come with HIWL."""
+    folder = resources.files("hiwl_core") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or from a file, with overrides applied, checked whole.
+
+    Parameters
+    ----------
+    name : str
+        One of `available_recipes`, or the path of a TOML file.
+    overrides : sequence of str
+        ``section.key=value`` with the value in TOML, such as ``stage1.epochs=3``; a bare word is a string.
+
+    Raises
+    ------
+    UserError
+        Naming the unknown key or bad value and where it stands.
+    """
+    data = _inherit(_read(name))
+    for override in overrides:
+        _apply(data, override)
+    try:
+        recipe = Recipe.model_validate(data)
+        recipe.taxonomy  # noqa: B018 -- its own checks belong to the recipe's
+    except pydantic.ValidationError as error:
+        raise UserError(f"recipe {name!r}: {_explain(error)}") from None
+    return recipe
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no recipe file {name!r}")
+        text = path.read_text(encoding="utf-8")
+    elif name in available_recipes():
+        text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise UserError(
+            f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give the path of a .toml file"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {name!r} is not TOML: {error}") from None
+
+
+def _inherit(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill what ``[stage2]`` leaves out from ``[stage1]``, section by section."""
+    data = copy.deepcopy(data)
+    if isinstance(data.get("stage1"), dict) and isinstance(data.get("stage2", {}), dict):
+        data["stage2"] = _merge(data["stage1"], data.get("stage2", {}))
+    return data
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(parent)
+    for key, value in child.items():
+        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_sections else value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {override!r}: write section.key=value, such as stage1.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, key = path.strip().split(".")
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override!r}: {section!r} is not a section of the recipe")
+    place[key] = value
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    """The first problem in the user's words: where, what, and the mend."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place!r}{more}; keys there: {', '.join(_keys_beside(problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"missing key {place!r}{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    given = f", not {value!r}" if isinstance(value, str | int | float | list) else ""
+    return f"{place}: {message}{given}{more}" if place else f"{message}{more}"
+
+
+def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "stage1": StageRecipe,
+        "stage2": StageRecipe,
+        "augmentation": Augmentation,
+        "optimizer": Optimizer,
+        "taxonomy": TaxonomySection,
+    }
+    model: type[BaseModel] = Recipe if len(place) < 2 else sections.get(str(place[-2]), Recipe)
+    return [field.alias or name for name, field in model.model_fields.items()]

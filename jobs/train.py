@@ -1,0 +1,49 @@
+"""``hiwl train``: fit both stages of the cascade and bundle the best pair."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import VerbCommand, column_options
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--data", required=True, metavar="SHARDS", help="Labelled shards to train on.")
+@click.option("--val", required=True, metavar="SHARDS", help="Labelled shards to select checkpoints by.")
+@click.option("--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file.")
+@click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+@click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
+@column_options
+def main(data, val, recipe_name, out, overrides, workers, columns) -> None:  # type: ignore[no-untyped-def]
+    """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
+
+    SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on
+    from its last checkpoint. The run folder ends up with the bundle, a table of epochs for each stage and the
+    table of pairs.
+
+    \b
+    Examples:
+      hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
+      hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
+      hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --id-column GalaxyID --label-column class
+    """
+    # torch and Ray are slow to import: a wrong option should not wait for them.
+    from hiwl_core.recipe import load_recipe
+    from pipeline.train import train
+
+    result = train(data, val, load_recipe(recipe_name, overrides), out, columns, workers)
+    if result.pairs is None:
+        click.echo(f"this run is complete: its bundle is in {result.bundle}")
+        return
+    click.echo(result.pairs.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    best = result.pairs.iloc[0]
+    click.echo(f"best pair: validation accuracy {best['accuracy']:.4f}, after {result.seconds / 60:.1f} min")
+    click.echo(f"bundle: {result.bundle}")
+    click.echo(f"next: hiwl evaluate {result.bundle} '{val}'")
+
+
+if __name__ == "__main__":
+    main()

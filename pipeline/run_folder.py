@@ -1,0 +1,127 @@
+"""The folder of a training run: what it was started with, what is done, and its tables.
+
+    out/run.json                recipe and data of the run, to refuse another one in the same folder
+    out/stage1/epoch_0007/      checkpoints, kept by Ray Train
+    out/stage1_epochs.csv       metrics of each epoch
+    out/stage1.json             marker: the stage is trained; its best checkpoints
+    out/pairs.csv               the nine pairs on validation
+    out/bundle/                 the model bundle
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+
+__all__ = ["Candidate", "RunFolder"]
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of a stage's best checkpoints.
+
+    Parameters
+    ----------
+    epoch : int
+        Counted from 1.
+    accuracy : float
+        The stage's own, on validation.
+    path : str
+        Folder of the checkpoint.
+    """
+
+    epoch: int
+    accuracy: float
+    path: str
+
+    def weights(self) -> dict[str, Any]:
+        """The network's weights."""
+        return load(storage.read_bytes(f"{self.path}/{WEIGHTS}"))
+
+
+class RunFolder:
+    """Reads and writes the files of a run; safe to use from any worker."""
+
+    def __init__(self, path: str) -> None:
+        self.path = storage.absolute(path).rstrip("/")
+
+    def claim(self, description: dict[str, Any]) -> bool:
+        """Take the folder for a run, or recognize the same run to go on with.
+
+        Returns
+        -------
+        bool
+            Whether the run was begun before.
+
+        Raises
+        ------
+        UserError
+            If the folder holds a run with another recipe or other data.
+        """
+        file = f"{self.path}/run.json"
+        wanted = json.loads(json.dumps(description))
+        if not storage.exists(file):
+            storage.write_bytes(file, _json_bytes(wanted))
+            return False
+        begun = json.loads(storage.read_bytes(file))
+        for key, value in wanted.items():
+            if begun.get(key) != value:
+                where = next(iter(_differences(begun.get(key), value, key)), key)
+                raise UserError(f"{self.path} holds a run with another {where}: choose another --out, or remove it")
+        return True
+
+    @property
+    def bundle(self) -> str:
+        """Folder of the model bundle."""
+        return f"{self.path}/bundle"
+
+    def is_bundled(self) -> bool:
+        """Whether the run is complete."""
+        return storage.exists(f"{self.bundle}/bundle.json")
+
+    def write_epochs(self, stage: str, history: list[dict[str, Any]]) -> None:
+        """Write the table of a stage's epochs."""
+        self._write_table(f"{stage}_epochs.csv", pd.DataFrame(history))
+
+    def write_pairs(self, pairs: pd.DataFrame) -> None:
+        """Write the table of the pairs of checkpoints."""
+        self._write_table("pairs.csv", pairs)
+
+    def finish_stage(self, stage: str, candidates: list[Candidate], seconds: float) -> None:
+        """Mark a stage as trained."""
+        best = [{"epoch": c.epoch, "accuracy": c.accuracy, "checkpoint": c.path.rsplit("/", 1)[-1]} for c in candidates]
+        storage.write_bytes(f"{self.path}/{stage}.json", _json_bytes({"best": best, "seconds": round(seconds, 1)}))
+
+    def finished_stage(self, stage: str) -> list[Candidate] | None:
+        """The best checkpoints of a trained stage, best first; None if it is not trained."""
+        if not storage.exists(f"{self.path}/{stage}.json"):
+            return None
+        marker = json.loads(storage.read_bytes(f"{self.path}/{stage}.json"))
+        return [
+            Candidate(best["epoch"], best["accuracy"], f"{self.path}/{stage}/{best['checkpoint']}")
+            for best in marker["best"]
+        ]
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        storage.write_bytes(f"{self.path}/{name}", table.to_csv(index=False, float_format="%.6g").encode())
+
+
+def _json_bytes(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _differences(old: Any, new: Any, place: str) -> list[str]:
+    """Where two descriptions differ, as dotted paths with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [found for key in keys for found in _differences(old.get(key), new.get(key), f"{place}.{key}")]
+    return [] if old == new else [f"{place} ({old!r}, now {new!r})"]

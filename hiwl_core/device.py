@@ -20,15 +20,12 @@ class ComputePlan:
     device : torch.device
     autocast_dtype : torch.dtype or None
         Type of the forward pass's products; None for float32.
-    collectives : str
-        Backend by which data-parallel workers average gradients.
     can_compile : bool
         Whether `torch.compile` finds what it needs here.
     """
 
     device: torch.device
     autocast_dtype: torch.dtype | None
-    collectives: str
     can_compile: bool
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -58,7 +55,6 @@ def choose_compute(local_rank: int = 0) -> ComputePlan:
         return ComputePlan(
             device=torch.device("cuda", local_rank),
             autocast_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None,
-            collectives="nccl",
             can_compile=torch.cuda.get_device_capability(local_rank) >= (7, 0),
         )
     return ComputePlan(

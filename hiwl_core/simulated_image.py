@@ -47,7 +47,7 @@ def require_galsim() -> Any:
         If GalSim is not installed.
     """
     try:
-        import galsim  # noqa: PLC0415
+        import galsim
     except ImportError:
         raise UserError("simulating galaxies needs GalSim: pip install 'hiwl[simulate]'") from None
     return galsim
@@ -139,11 +139,9 @@ def _components(
     galsim: Any, rng: np.random.Generator, galaxy: Morphology, psf: Any, pixels: int, scale: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Color weights, shape (3,), and surface brightness, shape (n, n), of each component."""
-    # Both exponential and de Vaucouleurs profiles have R90 = 2.3 effective radii (Graham et al. 2005, AJ 130, 1535).
-    radius = galaxy.petrosian_r90 / 2.3
-    if galaxy.truth == "SPI":
-        # A disk of moderate brightness is cut off by the sky sooner than a spheroid: matched to real cutouts.
-        radius *= 1.1
+    # R90 is some 2.3 effective radii for both kinds of profile (Graham et al. 2005, AJ 130, 1535).
+    # SDSS measures it in round apertures: the major axis of an elongated galaxy is longer than that.
+    radius = galaxy.petrosian_r90 / 2.3 * max(galaxy.axis_ratio, 0.45) ** -0.45
     angle = galaxy.position_angle * galsim.radians
     # Seen edge-on, a transparent disk is brighter by its path length; dust keeps it from being all of that.
     flux = 2 * math.pi * radius**2 * max(galaxy.axis_ratio, 0.3) * galaxy.surface_brightness
@@ -155,13 +153,14 @@ def _components(
 
     def spheroid(index: float, effective_radius: float, axis_ratio: float) -> Any:
         # Dividing by the root keeps the given radius on the major axis.
-        circle = galsim.Sersic(index, half_light_radius=effective_radius * math.sqrt(axis_ratio), gsparams=_accuracy())
+        circle = galsim.Sersic(
+            index, half_light_radius=effective_radius * math.sqrt(axis_ratio), gsparams=_accuracy()
+        )
         return circle.shear(q=axis_ratio, beta=angle)
 
     disk_color, bulge_color = _color(galaxy.redness), _color(min(1.0, galaxy.redness + 0.35))
     if galaxy.truth not in ("EO", "SPI"):
-        elongation = 1.3 if galaxy.axis_ratio < 0.45 else 1.0
-        return [(disk_color, draw(spheroid(galaxy.sersic_index, elongation * radius, galaxy.axis_ratio), 1.0))]
+        return [(disk_color, draw(spheroid(galaxy.sersic_index, radius, galaxy.axis_ratio), 1.0))]
     components = []
     disk_share = 1 - galaxy.bulge_fraction
     if galaxy.bulge_fraction > 0:
@@ -173,7 +172,7 @@ def _components(
         for thickness, share, color in _edge_on_layers(galaxy, disk_share, disk_color):
             disk = galsim.InclinedExponential(
                 math.acos(cosine) * galsim.radians,
-                scale_radius=1.3 * radius / 1.678,
+                scale_radius=radius / 1.678,
                 scale_h_over_r=thickness,
                 gsparams=_accuracy(),
             )
@@ -190,7 +189,7 @@ def _components(
 def _edge_on_layers(
     galaxy: Morphology, share: float, color: np.ndarray
 ) -> list[tuple[float, float, np.ndarray]]:  # fmt: skip
-    """Thickness, flux and color of the disk and, with negative light, of its dust, which dims blue the most."""
+    """Thickness, flux and color of the disk and of its dust: negative light, and most so in blue."""
     layers = [(galaxy.thickness, share, color)]
     if galaxy.dust_lane:
         extinction = np.array([0.7, 1.0, 1.25], dtype=np.float32)
@@ -201,7 +200,7 @@ def _edge_on_layers(
 def _draw_arms(
     rng: np.random.Generator, galaxy: Morphology, psf: Any, pixels: int, scale: float, scale_length: float
 ) -> np.ndarray:
-    """Logarithmic spiral arms (and a bar) of unit flux on an inclined disk, surface brightness, shape (n, n)."""
+    """Surface brightness, shape (n, n), of logarithmic arms (and a bar) of unit flux on an inclined disk."""
     # Arms end well inside the frame, and half of it costs a quarter.
     inner = pixels // 2
     offset = (pixels - inner) // 2
@@ -209,6 +208,8 @@ def _draw_arms(
     cosine, sine = math.cos(galaxy.position_angle), math.sin(galaxy.position_angle)
     x = (axis * cosine + axis[:, None] * sine) / scale_length
     y = (axis[:, None] * cosine - axis * sine) / (galaxy.axis_ratio * scale_length)
+    turn = rng.uniform(0, 2 * math.pi)
+    x, y = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
     radius = np.hypot(x, y) + 1e-3
     start = 0.9 if galaxy.bar else 0.45
     phase = galaxy.arms * (np.arctan2(y, x) - np.log(radius / start) / math.tan(galaxy.pitch_angle))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def draw_morphology(rng: np.random.Generator, ambiguous_share: float) -> Morphol
     truth = str(rng.choice(list(CLASS_COUNTS), p=counts / counts.sum()))
     ambiguous = bool(rng.random() < ambiguous_share)
     low, high = PETROSIAN_R90_RANGE
-    common = {
+    common: dict[str, Any] = {
         "petrosian_r90": float(np.clip(9.5 * math.exp(0.42 * rng.standard_normal()), low, high)),
         "position_angle": float(rng.uniform(0, math.pi)),
         # People disagree most about the faint ones.
@@ -105,7 +106,7 @@ def draw_morphology(rng: np.random.Generator, ambiguous_share: float) -> Morphol
     return _draw_smooth(rng, truth, ambiguous, common)
 
 
-def _draw_smooth(rng: np.random.Generator, truth: str, ambiguous: bool, common: dict[str, float]) -> Morphology:
+def _draw_smooth(rng: np.random.Generator, truth: str, ambiguous: bool, common: dict[str, Any]) -> Morphology:
     clean_range = {"CRS": (0.88, 1.0), "IBS": (0.45, 0.70), "CSS": (0.20, 0.35)}[truth]
     between = {"CRS": (0.72, 0.88), "IBS": (0.66, 0.80), "CSS": (0.34, 0.45)}[truth]
     indices = [1.0, 1.5, 2.0, 2.5] if truth == "CSS" else [1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
@@ -121,9 +122,9 @@ def _draw_smooth(rng: np.random.Generator, truth: str, ambiguous: bool, common: 
     )
 
 
-def _draw_edge_on(rng: np.random.Generator, ambiguous: bool, common: dict[str, float]) -> Morphology:
+def _draw_edge_on(rng: np.random.Generator, ambiguous: bool, common: dict[str, Any]) -> Morphology:
     inclination = math.radians(rng.uniform(73, 80) if ambiguous else rng.uniform(84, 90))
-    thickness = float(rng.uniform(0.09, 0.20))
+    thickness = float(rng.uniform(0.10, 0.21))
     has_bulge = rng.random() < 0.65
     return Morphology(
         truth="EO",
@@ -139,7 +140,7 @@ def _draw_edge_on(rng: np.random.Generator, ambiguous: bool, common: dict[str, f
     )
 
 
-def _draw_spiral(rng: np.random.Generator, ambiguous: bool, common: dict[str, float]) -> Morphology:
+def _draw_spiral(rng: np.random.Generator, ambiguous: bool, common: dict[str, Any]) -> Morphology:
     return Morphology(
         truth="SPI",
         ambiguous=ambiguous,

@@ -14,11 +14,23 @@ from hiwl_core.simulated_morphology import Morphology
 __all__ = ["VOTE_COLUMNS", "clean_classes", "draw_votes"]
 
 ANSWERS = {1: 3, 2: 2, 3: 2, 4: 2, 5: 4, 6: 2, 7: 3, 8: 7, 9: 3, 10: 3, 11: 6}
-VOTE_COLUMNS = tuple(f"Class{task}.{answer + 1}" for task, count in ANSWERS.items() for answer in range(count))
+VOTE_COLUMNS = tuple(
+    f"Class{task}.{answer + 1}" for task, count in ANSWERS.items() for answer in range(count)
+)
 """``Class1.1`` to ``Class11.6``, in the order of the Kaggle table."""
 
 # The answer that leads to each question; questions 1 and 6 are put to everyone.
-PARENTS = {2: (1, 2), 3: (2, 2), 4: (2, 2), 5: (2, 2), 7: (1, 1), 8: (6, 1), 9: (2, 1), 10: (4, 1), 11: (4, 1)}
+PARENTS = {
+    2: (1, 2),
+    3: (2, 2),
+    4: (2, 2),
+    5: (2, 2),
+    7: (1, 1),
+    8: (6, 1),
+    9: (2, 1),
+    10: (4, 1),
+    11: (4, 1),
+}
 ASKING_ORDER = (1, 6, 2, 7, 8, 3, 4, 5, 9, 10, 11)
 MILLION = 1_000_000
 
@@ -36,7 +48,9 @@ def clean_classes(votes: dict[str, float]) -> list[str]:
 
     The thresholds are those of Willett et al. (2013), table 3, as used by Ye et al. (2023), table 1.
     """
-    return [name for name, rule in CLEAN_RULES.items() if all(votes[column] > least for column, least in rule)]
+    return [
+        name for name, rule in CLEAN_RULES.items() if all(votes[column] > least for column, least in rule)
+    ]
 
 
 def draw_votes(rng: np.random.Generator, galaxy: Morphology) -> dict[str, float]:
@@ -64,7 +78,9 @@ def draw_votes(rng: np.random.Generator, galaxy: Morphology) -> dict[str, float]
             return votes
 
 
-def _draw_tree(rng: np.random.Generator, expected: dict[int, list[float]], concentration: float) -> dict[str, float]:
+def _draw_tree(
+    rng: np.random.Generator, expected: dict[int, list[float]], concentration: float
+) -> dict[str, float]:
     # Whole millionths: six decimals in a table, and sums that rounding cannot break.
     millionths: dict[tuple[int, int], int] = {}
     for task in ASKING_ORDER:

@@ -93,7 +93,9 @@ def check_simulation(count: int, seed: int, size: int, ambiguous: float) -> None
     if not 1 <= count <= MAX_COUNT:
         raise UserError(f"count {count}: must be from 1 to {MAX_COUNT:,}")
     if not 0 <= seed < MAX_SEED:
-        raise UserError(f"seed {seed}: must be from 0 to {MAX_SEED - 1:,}, since it is a part of each object id")
+        raise UserError(
+            f"seed {seed}: must be from 0 to {MAX_SEED - 1:,}, since it is a part of each object id"
+        )
     if size < MIN_SIZE:
         raise UserError(f"size {size}: must be at least {MIN_SIZE} pixels")
     if not 0 <= ambiguous < 1:

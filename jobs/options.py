@@ -11,7 +11,7 @@ import click
 from hiwl_core.errors import UserError
 from pipeline.shards import Columns
 
-__all__ = ["VerbCommand", "column_options"]
+__all__ = ["VerbCommand", "column_options", "gpu_option"]
 
 
 class VerbCommand(click.Command):
@@ -41,3 +41,11 @@ def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         return verb(*args, columns=columns, **others)
 
     return with_columns
+
+
+gpu_option = click.option(
+    "--gpu/--no-gpu",
+    default=None,
+    help="Take a GPU for each worker; default: if the cluster has any now. An autoscaled cluster that starts GPU "
+    "nodes on demand needs --gpu and --workers.",
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobs.options import VerbCommand, column_options
+from jobs.options import VerbCommand, column_options, gpu_option
 
 __all__ = ["main"]
 
@@ -16,8 +16,9 @@ __all__ = ["main"]
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
+@gpu_option
 @column_options
-def main(data, val, recipe_name, out, overrides, workers, columns) -> None:  # type: ignore[no-untyped-def]
+def main(data, val, recipe_name, out, overrides, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
     """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
 
     SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on
@@ -34,7 +35,7 @@ def main(data, val, recipe_name, out, overrides, workers, columns) -> None:  # t
     from hiwl_core.recipe import load_recipe
     from pipeline.train import train
 
-    result = train(data, val, load_recipe(recipe_name, overrides), out, columns, workers)
+    result = train(data, val, load_recipe(recipe_name, overrides), out, columns, workers, gpu)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return

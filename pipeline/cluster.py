@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import ray.data
 
-__all__ = ["ClusterResources", "connected", "usable_cores"]
+__all__ = ["ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,18 @@ class ClusterResources:
 def usable_cores() -> int:
     """Cores that this process may use: a container or a batch queue often grants fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_ordered_streams() -> None:
+    """Have the Ray Data streams of this process keep their rows in order, and keep quiet.
+
+    Batches are cut from streams by count, so their order is part of the contract.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -44,17 +57,15 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """
     started = not ray.is_initialized()
     if started:
-        # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.
-        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         here = "RAY_ADDRESS" not in os.environ
         ray.init(
             num_cpus=max(min_cpus, usable_cores()) if here else None,
             include_dashboard=False if here else None,
             logging_level=logging.WARNING,
-            runtime_env={"env_vars": {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}},
         )
     try:
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.
+        use_ordered_streams()
         total = ray.cluster_resources()
         yield ClusterResources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
     finally:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hiwl_core.cutouts import EvalTransform, Preprocessing, TrainTransform, decode_cutout
 from hiwl_core.recipe import StageRecipe
 from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
+from pipeline.cluster import use_ordered_streams
 from pipeline.cutout_store import CutoutStore
 
 __all__ = ["Batch", "StageFeed", "epoch_plan"]
@@ -151,8 +152,7 @@ class StageFeed:
             pa.table({name: values[start : start + ROWS_A_TASK] for name, values in columns.items()})
             for start in range(0, len(rows), ROWS_A_TASK)
         ]
-        # Batches are cut from the stream by count, so its order is part of the contract.
-        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        use_ordered_streams()
         dataset = ray.data.from_blocks(tables).map_batches(
             load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
         )

@@ -22,7 +22,7 @@ from hiwl_core.device import choose_compute
 from hiwl_core.inference import StageNetwork
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
-from pipeline.cluster import usable_cores
+from pipeline.cluster import usable_cores, use_ordered_streams
 from pipeline.cutout_store import CutoutStore
 from pipeline.run_folder import Candidate
 
@@ -66,7 +66,7 @@ def score_pairs(
         pa.table({"row": np.arange(start, min(start + ROWS_A_BATCH, len(val.class_indices)))})
         for start in range(0, len(val.class_indices), ROWS_A_BATCH)
     ]
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    use_ordered_streams()
     scored = ray.data.from_blocks(rows).map_batches(
         _CandidateScorer,
         fn_constructor_args=(recipe, stages, val),
@@ -75,6 +75,8 @@ def score_pairs(
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
         num_gpus=num_gpus,
+        # Its arguments refer to the object store: what is lost there ends the run, which goes on from here.
+        max_restarts=0,
     )
     parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
     order = np.argsort(np.concatenate([part["row"] for part in parts]))

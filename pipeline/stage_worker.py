@@ -126,8 +126,10 @@ def stage_seed(seed: int, stage: str) -> int:
 
 
 def say(line: str) -> None:
-    """A line of progress; Ray brings what a worker prints to the user's terminal."""
-    print(line, file=sys.stderr, flush=True)
+    """A line of progress; Ray brings what a worker writes to the user's terminal."""
+    # Not `print`: Ray Train replaces it in workers, and each line would come twice.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _learner(job: StageJob, seed: int, steps_per_epoch: int, compute: ComputePlan, world_size: int) -> StageLearner:

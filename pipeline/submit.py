@@ -70,7 +70,7 @@ def dashboard_url(address: str | None = None) -> str:
             chosen = DEFAULT_URL
         elif not chosen.startswith(("http://", "https://")):
             raise UserError(
-                f"RAY_ADDRESS={_without_password(chosen)!r} is where programs connect to Ray; jobs are sent to the "
+                f"RAY_ADDRESS={_without_password(chosen)!r} is where programs connect to Ray, jobs go to the "
                 "dashboard of the head node: give its URL, such as --address http://HEAD:8265"
             )
     return (chosen if "://" in chosen else f"http://{chosen}").rstrip("/")
@@ -263,9 +263,8 @@ def _connect(url: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(url)
     finally:
-        if before is None:
-            del os.environ["RAY_API_SERVER_ADDRESS"]
-        else:
+        os.environ.pop("RAY_API_SERVER_ADDRESS")
+        if before is not None:
             os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 

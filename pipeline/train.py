@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 import pandas as pd
 import ray
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hiwl_core.backbones import create_backbone, spec
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
 from hiwl_core.cutouts import Preprocessing
-from hiwl_core.device import choose_compute
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, StageRecipe
 from pipeline import storage
@@ -54,7 +52,7 @@ class TrainingResult:
 
 
 def train(
-    data: str, val: str, recipe: Recipe, out: str, columns: Columns | None = None, workers: int | None = None
+    data: str, val: str, recipe: Recipe, out: str, columns: Columns | None = None, workers: int | None = None, gpu: bool | None = None
 ) -> TrainingResult:
     """Train both stages and bundle the pair that is best on validation.
 
@@ -71,6 +69,9 @@ def train(
         What the columns of the shards are called.
     workers : int, optional
         Data-parallel workers; default: one a GPU, or one in all without GPUs.
+    gpu : bool, optional
+        Whether each worker takes a GPU; default: if the cluster has any now. An autoscaled cluster that starts
+        GPU nodes on demand needs True, and `workers`.
 
     Raises
     ------
@@ -92,6 +93,7 @@ def train(
 
     # A training worker and its feed each take a slot.
     with connected(min_cpus=(workers or 1) + 1) as cluster:
+        use_gpu = cluster.gpus > 0 if gpu is None else gpu
         preprocessing = {name: stage_preprocessing(recipe.stage(name)) for name in STAGES}
         stores = _load(recipe, train_shards, val_shards)
         candidates: dict[str, list[Candidate]] = {}
@@ -107,13 +109,13 @@ def train(
                 out=folder.path,
                 feed_cpus=0.5,
             )
-            candidates[name] = folder.finished_stage(name) or _fit(job, folder, cluster, workers)
+            candidates[name] = folder.finished_stage(name) or _fit(job, folder, cluster, workers, use_gpu)
         stages = {
             name: StageCandidates(recipe.stage(name).backbone, preprocessing[name], candidates[name]) for name in STAGES
         }
         say(f"scoring {len(candidates['stage1'])} x {len(candidates['stage2'])} pairs on validation")
         frequencies = _member_frequencies(recipe, train_shards)
-        pairs = score_pairs(recipe, stages, stores["val"], frequencies, num_gpus=1 if cluster.gpus else 0)
+        pairs = score_pairs(recipe, stages, stores["val"], frequencies, num_gpus=1 if use_gpu else 0)
         folder.write_pairs(pairs)
         bundle = _bundle(recipe, stages, pairs, frequencies, train_shards, val_shards)
         for file, content in bundle_files(bundle).items():
@@ -173,17 +175,17 @@ def _load(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShar
     return stores
 
 
-def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: int | None) -> list[Candidate]:
+def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: int | None, gpu: bool) -> list[Candidate]:
     """Train one stage, going on from its last checkpoint if there is one; its best checkpoints, best first."""
     started = time.monotonic()
-    gpus = cluster.gpus > 0
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     trainer = TorchTrainer(
         train_stage,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpus else choose_compute().collectives),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers or (cluster.gpus if gpus else 1), use_gpu=gpus, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})}
+            num_workers=workers or max(1, cluster.gpus),
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             name=job.stage,
@@ -193,6 +195,7 @@ def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: i
             ),
             # A lost node or worker is a fault of the machine: tried again from the last checkpoint, with a bound.
             failure_config=FailureConfig(max_failures=3),
+            logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     result = trainer.fit()

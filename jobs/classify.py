@@ -1,0 +1,56 @@
+"""``hiwl classify``: shards in, a Parquet catalog out."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import VerbCommand, column_options, gpu_option
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("bundle", metavar="BUNDLE")
+@click.argument("shards", metavar="SHARDS")
+@click.argument("catalog", metavar="CATALOG")
+@click.option("--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable.")
+@click.option(
+    "--stage2",
+    type=click.Choice(["routed", "always"]),
+    default="routed",
+    show_default=True,
+    help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Actors at most; default all there is room for.")
+@gpu_option
+@column_options
+def main(bundle, shards, catalog, carry, stage2, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
+    """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
+
+    SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in the
+    catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there already are
+    skipped, so a killed run is simply started again.
+
+    \b
+    Examples:
+      hiwl classify run/bundle sky/cutouts catalog
+      hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
+    """
+    from pipeline.classify import classify, failures
+
+    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu)
+    click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
+    for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
+        click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")
+    for status, count in failures(summary).items():
+        click.echo(f"  not classified, {status}: {count}")
+    if summary.skipped_parts:
+        click.echo(f"{summary.skipped_parts} parts were there already and were skipped")
+    if summary.computed:
+        click.echo(
+            f"{summary.computed} images in {summary.seconds:.1f} s: {summary.computed / summary.seconds:.0f} images/s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""``hiwl ingest``: images or foreign tables to cutout shards."""
+
+from __future__ import annotations
+
+import click
+
+from hiwl_core.taxonomy import GALAXY_ZOO
+from jobs.options import VerbCommand, column_options
+from pipeline.ingest import IngestError, IngestSummary, ingest
+from pipeline.labels import UNLABELED
+from pipeline.shards import Columns
+
+__all__ = ["main"]
+
+NAMED_REJECTS = 10
+
+
+@click.command(cls=VerbCommand, name="ingest")
+@click.argument("source")
+@click.argument("out")
+@click.option("--labels", metavar="TABLE", help="CSV or Parquet with an id and a class, and maybe a split.")
+@click.option("--labels-id-column", help="Ids in TABLE.  [default: GalaxyID, object_id or id]")
+@click.option("--labels-class-column", help="Classes in TABLE.  [default: class or label]")
+@click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
+@click.option("--name", default="cutouts", show_default=True, help="Name of the shards without a split.")
+@click.option("--drop-unlabeled", is_flag=True, help="Leave out objects without a class.")
+@column_options
+def main(
+    source: str,
+    out: str,
+    labels: str | None,
+    labels_id_column: str | None,
+    labels_class_column: str | None,
+    carry: tuple[str, ...],
+    name: str,
+    drop_unlabeled: bool,
+    columns: Columns,
+) -> None:
+    """Pack images or foreign tables into cutout shards.
+
+    SOURCE is a folder (to any depth) or a zip of JPEG and PNG files, whose names are the object ids, or a
+    Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-* and
+    test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot be
+    read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths may
+    be URLs (s3://...).
+
+    \b
+    Examples:
+      hiwl ingest images data --labels classes.csv
+      hiwl ingest s3://survey/images.zip s3://survey/shards
+      hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
+    """
+    try:
+        summary = ingest(
+            source,
+            out,
+            labels,
+            columns=columns,
+            labels_id_column=labels_id_column,
+            labels_class_column=labels_class_column,
+            carry=carry,
+            name=name,
+            drop_unlabeled=drop_unlabeled,
+        )
+    except IngestError as error:
+        raise click.ClickException(str(error)) from None
+    _print_rejects(summary, out)
+    _print_summary(summary, out)
+    click.echo(f"next: {_next_command(summary, out)}")
+
+
+def _print_rejects(summary: IngestSummary, out: str) -> None:
+    for identifier, file, reason in summary.rejects[:NAMED_REJECTS]:
+        click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
+    if len(summary.rejects) > NAMED_REJECTS:
+        more = len(summary.rejects) - NAMED_REJECTS
+        click.echo(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv", err=True)
+
+
+def _print_summary(summary: IngestSummary, out: str) -> None:
+    resumed = f", {summary.resumed:,} of them from an earlier run" if summary.resumed else ""
+    click.echo(f"{summary.rows:,} rows in {summary.shards:,} shards in {out}{resumed}")
+    used = {name for counts in summary.classes.values() for name in counts}
+    names = [name for name in (*GALAXY_ZOO.classes, "") if name in used]
+    if used - {""}:
+        click.echo(f"{'':<10}" + "".join(f"{name or 'no class':>10}" for name in (*names, "all")))
+        for series, counts in summary.classes.items():
+            cells = [*(counts.get(name, 0) for name in names), sum(counts.values())]
+            click.echo(f"{series:<10}" + "".join(f"{count:>10,}" for count in cells))
+    unreadable = len(summary.rejects) - summary.without_image
+    click.echo(f"rejects: {unreadable:,} images, {summary.without_image:,} labels without an image")
+    if summary.unlabeled or summary.dropped:
+        click.echo(f"without a label: {summary.unlabeled:,} kept, {summary.dropped:,} left out")
+    if summary.other_files:
+        click.echo(f"other files in the source: {summary.other_files:,}")
+    click.echo(f"{summary.seconds:.1f} s")
+
+
+def _next_command(summary: IngestSummary, out: str) -> str:
+    out = out.rstrip("/")
+    if {"train", "val"} <= summary.classes.keys():
+        return f"hiwl train --data '{out}/train-*.parquet' --val '{out}/val-*.parquet' --recipe demo --out run"
+    labeled = [series for series in summary.classes if series != UNLABELED and set(summary.classes[series]) - {""}]
+    if labeled:
+        return f"hiwl evaluate BUNDLE '{out}/{labeled[0]}-*.parquet'"
+    return f"hiwl classify BUNDLE {out} catalog"
+
+
+if __name__ == "__main__":
+    main()

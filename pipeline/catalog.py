@@ -1,0 +1,203 @@
+"""The catalog: one Parquet part for each input shard, each input row in it exactly once.
+
+A part's name is a function of its shard's name alone and a part is written whole or not at all, so a retry
+overwrites itself and a resume skips what is there. Its footer says which model made it, from which shard and how;
+a part that would be skipped but was made otherwise is a mistake to report, not rows to lose.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hiwl_core.cascade import CascadePrediction
+from hiwl_core.cutouts import OK, STATUSES
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+
+__all__ = [
+    "PartRecord",
+    "catalog_schema",
+    "check_part",
+    "encode_part",
+    "part_name",
+    "part_table",
+    "probability_column",
+    "read_part",
+    "stage2_columns",
+]
+
+RECORD_KEY = b"hiwl.part"
+TRUE_LABEL = "true_label"
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What a part's footer says of its making.
+
+    Parameters
+    ----------
+    shard : str
+        File name of the shard.
+    shard_fingerprint : str
+    model_id : str
+    settings : dict
+        Whatever else decides what the part holds: carried columns, when stage 2 ran.
+    """
+
+    shard: str
+    shard_fingerprint: str
+    model_id: str
+    settings: dict[str, Any]
+
+
+def part_name(shard: str) -> str:
+    """File name of a shard's part: ``field3.tar`` and ``field3.parquet`` both become ``field3.parquet``."""
+    return re.sub(r"\.(parquet|tar)$", "", shard.rsplit("/", 1)[-1]) + ".parquet"
+
+
+def probability_column(class_name: str) -> str:
+    """``p_css`` for the class ``CSS``."""
+    return "p_" + re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
+
+
+def stage2_columns(taxonomy: Taxonomy) -> list[str]:
+    """Columns of stage 2's own probabilities: of all members but the last, which is one minus the others."""
+    return [f"p_stage2_{probability_column(name)[2:]}" for name in taxonomy.stage2_classes[:-1]]
+
+
+def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Columns of a catalog with their units, UCDs and descriptions.
+
+    Parameters
+    ----------
+    taxonomy : Taxonomy
+    id_type : pyarrow.DataType
+        Of the object ids: int64 or string.
+    carried : sequence of pyarrow.Field
+        Columns taken over from the shards.
+    """
+    members = " or ".join(taxonomy.combined)
+    descriptions = taxonomy.descriptions or taxonomy.classes
+    rows: list[tuple[str, pa.DataType, str, str, str]] = [
+        ("object_id", id_type, "", "meta.id;meta.main", "Identifier of the galaxy"),
+        ("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "Right ascension"),
+        ("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "Declination"),
+        ("label", pa.string(), "", "src.morph.type", "Class by the routing of the cascade"),
+        ("confidence", pa.float32(), "", "stat.probability", "Probability of the label"),
+        *(
+            (probability_column(name), pa.float32(), "", "stat.probability", f"Probability of {name}: {words}")
+            for name, words in zip(taxonomy.classes, descriptions, strict=True)
+        ),
+        ("p_stage1_combined", pa.float32(), "", "stat.probability", f"Stage 1's probability of {members}"),
+        *(
+            (column, pa.float32(), "", "stat.probability", f"Stage 2's probability of {name}; null where it did not run")
+            for column, name in zip(stage2_columns(taxonomy), taxonomy.stage2_classes, strict=False)
+        ),
+        ("status", pa.string(), "", "meta.code.status", "; ".join(f"{key}: {text}" for key, text in STATUSES.items())),
+        ("model_id", pa.string(), "", "meta.id;meta.software", "Hash of the model bundle"),
+    ]
+    fields = [
+        pa.field(name, kind, metadata={"unit": unit, "ucd": ucd, "description": text})
+        for name, kind, unit, ucd, text in rows
+    ]
+    return pa.schema([*fields, *carried])
+
+
+def part_table(
+    rows: pa.Table,
+    statuses: Sequence[str],
+    prediction: CascadePrediction,
+    taxonomy: Taxonomy,
+    model_id: str,
+    carried: Sequence[pa.Field],
+) -> pa.Table:
+    """Catalog rows of some shard rows: the same number, in the same order.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        `object_id`, `ra`, `dec` and the carried columns, N rows.
+    statuses : sequence of str, length N
+    prediction : CascadePrediction
+        Of the rows with status ``"ok"``, in order.
+    taxonomy : Taxonomy
+    model_id : str
+    carried : sequence of pyarrow.Field
+    """
+    ok = np.array([status == OK for status in statuses], dtype=bool)
+
+    def spread(values: np.ndarray) -> pa.Array:
+        """Values of the classified rows, null elsewhere and where they are NaN."""
+        column = np.full(len(ok), np.nan, dtype=np.float32)
+        column[ok] = values
+        return pa.array(column, mask=np.isnan(column))
+
+    labels = np.full(len(ok), None, dtype=object)
+    labels[ok] = np.array(taxonomy.classes, dtype=object)[prediction.class_indices]
+    columns: dict[str, Any] = {
+        "object_id": rows["object_id"],
+        "ra": rows["ra"],
+        "dec": rows["dec"],
+        "label": pa.array(labels, pa.string()),
+        "confidence": spread(prediction.confidence),
+        **{
+            probability_column(name): spread(prediction.probabilities[:, index])
+            for index, name in enumerate(taxonomy.classes)
+        },
+        "p_stage1_combined": spread(prediction.combined),
+        **{column: spread(prediction.stage2[:, index]) for index, column in enumerate(stage2_columns(taxonomy))},
+        "status": pa.array(statuses, pa.string()),
+        "model_id": pa.array([model_id] * len(ok), pa.string()),
+        **{field.name: rows[field.name] for field in carried},
+    }
+    schema = catalog_schema(taxonomy, rows["object_id"].type, carried)
+    return pa.table(columns).cast(schema)
+
+
+def encode_part(table: pa.Table, record: PartRecord) -> bytes:
+    """A part's file content, with its record in the footer."""
+    note = json.dumps(record.__dict__, sort_keys=True).encode()
+    table = table.replace_schema_metadata({RECORD_KEY: note})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a part; its record is in the schema's metadata."""
+    with storage.open_input(path) as file:
+        return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
+
+
+def check_part(path: str, record: PartRecord) -> None:
+    """Check that a part that is there already is what would be written now.
+
+    Raises
+    ------
+    UserError
+        If another model, another shard of the same name or other settings made it.
+    """
+    try:
+        with storage.open_input(path) as file:
+            metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
+        made = json.loads(metadata[RECORD_KEY])
+    except (pa.ArrowInvalid, KeyError):
+        raise UserError(f"{path} is not a part of a HIWL catalog: choose another folder for the catalog") from None
+    differences = {
+        "model_id": f"by another model ({made['model_id']}, now {record.model_id})",
+        "shard_fingerprint": f"from another shard named {record.shard}",
+        "settings": f"with other settings ({made['settings']}, now {record.settings})",
+    }
+    for key, words in differences.items():
+        if made[key] != getattr(record, key):
+            raise UserError(f"{path} was made {words}: choose another folder for the catalog, or remove the part")

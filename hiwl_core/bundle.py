@@ -154,7 +154,8 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
         data = json.loads(content)
         if data["format_version"] != FORMAT_VERSION:
             raise UserError(
-                f"model bundle {place!r} has format {data['format_version']}, this HIWL reads {FORMAT_VERSION}"
+                f"model bundle {place!r} has format {data['format_version']}, "
+                f"this HIWL reads {FORMAT_VERSION}"
             )
         stages = {name: _read_stage(read, stage, place) for name, stage in data["stages"].items()}
         return ModelBundle(
@@ -174,7 +175,11 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
 
 def library_versions() -> dict[str, str]:
     """Versions that a model's numbers may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
 
 
 def _read_stage(read: Any, data: dict[str, Any], place: str) -> StageModel:
@@ -182,8 +187,8 @@ def _read_stage(read: Any, data: dict[str, Any], place: str) -> StageModel:
     digest = hashlib.sha256(content).hexdigest()
     if digest != data["sha256"]:
         raise UserError(
-            f"model bundle {place!r}: {data['weights']} has sha256 {digest[:12]}..., not {data['sha256'][:12]}... "
-            "as when it was made; copy the bundle again from its source"
+            f"model bundle {place!r}: {data['weights']} has sha256 {digest[:12]}..., "
+            f"not {data['sha256'][:12]}... as when it was made; copy the bundle again from its source"
         )
     try:
         weights = load(content)

@@ -99,7 +99,7 @@ class TrainTransform:
     """The paper's train transform, steps (1) to (5); `normalize` is step (6).
 
     (1) center crop, (2) random rotation, (3) random resized crop, (4) horizontal and (5) vertical flip
-    (Ye et al. 2023, section 3.3). Each call with another seed is another draw.
+    (Ma et al. 2023, MNRAS 519, 4765). Each call with another seed is another draw.
     """
 
     def __init__(self, augmentation: Augmentation, input_size: int) -> None:
@@ -108,7 +108,9 @@ class TrainTransform:
             [
                 v2.CenterCrop(augmentation.center_crop),
                 v2.RandomRotation(augmentation.rotation, interpolation=interpolation),
-                v2.RandomResizedCrop(input_size, augmentation.scale, augmentation.aspect_ratio, antialias=True),
+                v2.RandomResizedCrop(
+                    input_size, augmentation.scale, augmentation.aspect_ratio, antialias=True
+                ),
                 v2.RandomHorizontalFlip(augmentation.horizontal_flip),
                 v2.RandomVerticalFlip(augmentation.vertical_flip),
             ]
@@ -122,7 +124,9 @@ class TrainTransform:
             return np.asarray(self._steps(image))
 
 
-def read_cutout(encoded: bytes | None, transforms: tuple[EvalTransform, ...], smallest: int) -> tuple[str, Any]:
+def read_cutout(
+    encoded: bytes | None, transforms: tuple[EvalTransform, ...], smallest: int
+) -> tuple[str, Any]:
     """Decode and transform one cutout, or say why not.
 
     Parameters

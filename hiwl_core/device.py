@@ -54,13 +54,14 @@ def choose_compute(local_rank: int = 0) -> ComputePlan:
     if torch.cuda.is_available():
         return ComputePlan(
             device=torch.device("cuda", local_rank),
-            autocast_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None,
+            autocast_dtype=torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else None,
             can_compile=torch.cuda.get_device_capability(local_rank) >= (7, 0),
         )
     return ComputePlan(
         device=torch.device("cpu"),
         autocast_dtype=None,
-        collectives="gloo",
         # Inductor writes C++ for CPUs and needs a compiler to turn it into code.
         can_compile=shutil.which("g++") is not None or shutil.which("clang++") is not None,
     )

@@ -34,9 +34,14 @@ class StageNetwork:
     """
 
     def __init__(
-        self, network: nn.Module, preprocessing: Preprocessing, views: int, compute: ComputePlan, batch_size: int = 64
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        views: int,
+        compute: ComputePlan,
+        batch_size: int = 64,
     ) -> None:
-        self._network = network.eval().to(compute.device, memory_format=torch.channels_last)
+        self._network = network.eval().to(compute.device).to(memory_format=torch.channels_last)
         self._preprocessing, self._views = preprocessing, views
         self._compute, self._batch_size = compute, batch_size
 
@@ -82,13 +87,20 @@ class CascadeClassifier:
     """
 
     def __init__(
-        self, bundle: ModelBundle, compute: ComputePlan | None = None, threads: int = 2, always_stage2: bool = False
+        self,
+        bundle: ModelBundle,
+        compute: ComputePlan | None = None,
+        threads: int = 2,
+        always_stage2: bool = False,
     ) -> None:
         self._bundle, self._always = bundle, always_stage2
         compute = compute or choose_compute()
         self._stages = {
             name: StageNetwork(
-                stage.network(len(bundle.taxonomy.stage_classes(name))), stage.preprocessing, bundle.views, compute
+                stage.network(len(bundle.taxonomy.stage_classes(name))),
+                stage.preprocessing,
+                bundle.views,
+                compute,
             )
             for name, stage in bundle.stages.items()
         }
@@ -122,7 +134,10 @@ class CascadeClassifier:
         decoded = (list(map(self._submit, batch)) for batch in batches)
         for reads, _ in pairwise(_with_end(decoded)):
             results = [read.result() for read in reads]
-            yield [status for status, _ in results], self._predict([pixels for status, pixels in results if status == OK])
+            yield (
+                [status for status, _ in results],
+                self._predict([pixels for status, pixels in results if status == OK]),
+            )
 
     def _submit(self, image: bytes | None):  # type: ignore[no-untyped-def]
         return self._threads.submit(read_cutout, image, self._transforms, self._bundle.smallest_cutout)
@@ -147,6 +162,6 @@ class CascadeClassifier:
 
 
 def _with_end(batches):  # type: ignore[no-untyped-def]
-    """The batches and a last None: `pairwise` then starts each batch's decoding before the one before is used."""
+    """The batches and a last None: `pairwise` then begins to decode a batch before it hands on the last."""
     yield from batches
     yield None

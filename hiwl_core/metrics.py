@@ -9,7 +9,16 @@ import pandas as pd
 
 from hiwl_core.errors import UserError
 
-__all__ = ["accuracy", "bootstrap_intervals", "class_table", "confusion_matrix", "f1", "precision", "recall", "wilson"]
+__all__ = [
+    "accuracy",
+    "bootstrap_intervals",
+    "class_table",
+    "confusion_matrix",
+    "f1",
+    "precision",
+    "recall",
+    "wilson",
+]
 
 Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -36,9 +45,11 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape or truth.ndim != 1:
-        raise UserError(f"truth and predictions must be of one length, not {truth.shape} and {predicted.shape}")
+        raise UserError(
+            f"truth and predictions must be of one length, not {truth.shape} and {predicted.shape}"
+        )
     both = np.concatenate([truth, predicted])
-    if both.size and not (0 <= both.min() and both.max() < num_classes):
+    if both.size and not (both.min() >= 0 and both.max() < num_classes):
         raise UserError(f"class indices must be in [0, {num_classes}), not {both.min()} to {both.max()}")
     flat = truth.astype(np.int64) * num_classes + predicted.astype(np.int64)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -81,7 +92,9 @@ def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
-def class_table(matrix: np.ndarray, classes: tuple[str, ...], resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def class_table(
+    matrix: np.ndarray, classes: tuple[str, ...], resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
     """Precision, recall and F1 of each class, their averages, and accuracy (the paper's Table 4).
 
     Recall, precision and accuracy are proportions and have Wilson intervals; F1 and the averages have
@@ -115,7 +128,9 @@ def class_table(matrix: np.ndarray, classes: tuple[str, ...], resamples: int = 2
         rows.append((name, "f1", float(f1(matrix)[index]), low, high, int(matrix.sum(1)[index])))
     total = int(matrix.sum())
     for metric, function in (("precision", precision), ("recall", recall), ("f1", f1)):
-        low, high = bootstrap_intervals(matrix, lambda m, f=function: np.nanmean(f(m), axis=-1), resamples, seed)
+        low, high = bootstrap_intervals(
+            matrix, lambda m, f=function: np.nanmean(f(m), axis=-1), resamples, seed
+        )
         rows.append(("average", metric, float(np.nanmean(function(matrix))), float(low), float(high), total))
     rows.append(("all", "accuracy", float(accuracy(matrix)), *wilson(int(right.sum()), total), total))
     return pd.DataFrame(rows, columns=["class", "metric", "value", "low", "high", "count"])

@@ -58,7 +58,9 @@ class Augmentation(Section):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be two numbers in (0, 1] in order, not {list(self.scale)}")
         if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
-            raise ValueError(f"aspect_ratio must be two positive numbers in order, not {list(self.aspect_ratio)}")
+            raise ValueError(
+                f"aspect_ratio must be two positive numbers in order, not {list(self.aspect_ratio)}"
+            )
         return self
 
 
@@ -84,12 +86,17 @@ class StageRecipe(Section):
     mean: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
     std: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
     epochs: int = Field(gt=0, description="Upper bound.")
-    patience: int = Field(ge=0, description="Epochs without a lower validation loss before stopping; 0: never.")
+    patience: int = Field(
+        ge=0, description="Epochs without a lower validation loss before stopping; 0: never."
+    )
     batch_size: int = Field(gt=0, description="Images a step, over all workers.")
     sampling: Literal["plain", "weighted"]
     label_smoothing: float = Field(ge=0, lt=1)
     ema_memory: float = Field(
-        default=0.0, ge=0, lt=1, description="Memory of the averaged weights, as a share of all steps; 0: none."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Memory of the averaged weights, as a share of all steps; 0: none.",
     )
     augmentation: Augmentation
     optimizer: Optimizer
@@ -181,7 +188,7 @@ def _read(name: str) -> dict[str, Any]:
         text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise UserError(
-            f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give the path of a .toml file"
+            f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give a .toml file's path"
         )
     try:
         return tomllib.loads(text)

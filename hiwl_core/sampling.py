@@ -17,7 +17,7 @@ def class_weights(targets: np.ndarray, num_classes: int) -> np.ndarray:
     """Sampling weight of each object: one over the number of objects of its class.
 
     With these weights every class is drawn equally often in expectation, whatever its size
-    (Ye et al. 2023, section 3.2).
+    (Ma et al. 2023, MNRAS 519, 4765).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The clean sample: which galaxies the volunteers agree on, and its split into train, val and test.
 
-Thresholds on Galaxy Zoo 2 vote fractions (Willett et al. 2013, MNRAS 435, 2835) as in section 2 of Ye et al.
+Thresholds on Galaxy Zoo 2 vote fractions (Willett et al. 2013, MNRAS 435, 2835) as in section 2 of Ma et al.
 (2023, MNRAS 519, 4765). The fractions are tree-cumulative, as in the Kaggle challenge's table: the answers to
 a question sum to the answer that led to it.
 """

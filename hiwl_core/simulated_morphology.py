@@ -1,7 +1,7 @@
 """What a simulated galaxy is like: its class and the shape, colors and brightness that go with it.
 
 All quantities are drawn, none is measured. Classes come in the proportions of the clean sample of
-Ye et al. (2023, MNRAS 519, 4765, table 1), and an ambiguous object is one whose shape lies between those of
+Ma et al. (2023, MNRAS 519, 4765), and an ambiguous object is one whose shape lies between those of
 two classes, so that people would not agree on it.
 """
 

@@ -46,7 +46,7 @@ CLEAN_RULES = {
 def clean_classes(votes: dict[str, float]) -> list[str]:
     """Classes whose clean-sample rule the votes meet: every fraction strictly above its threshold.
 
-    The thresholds are those of Willett et al. (2013), table 3, as used by Ye et al. (2023), table 1.
+    The thresholds are those of Willett et al. (2013), table 3, as used by Ma et al. (2023).
     """
     return [
         name for name, rule in CLEAN_RULES.items() if all(votes[column] > least for column, least in rule)

@@ -1,6 +1,6 @@
 """Label smoothing as the paper defines it, and what torch calls by the same name.
 
-The paper (Ye et al. 2023, equation 4) puts ``1 - e`` on the true class and ``e / (K - 1)`` on each other
+The paper (Ma et al. 2023, MNRAS 519, 4765) puts ``1 - e`` on the true class and ``e / (K - 1)`` on each other
 one. torch's ``label_smoothing=a`` (after Szegedy et al. 2016) puts ``a / K`` on every class and the rest on
 the true one; the two targets are equal for ``a = e K / (K - 1)``.
 """

@@ -2,7 +2,7 @@
 
 A taxonomy names the classes of a catalog and one *combined* class, a group of members that look alike.
 Stage 1 sees the combined class as one; stage 2 tells its members apart. Galaxy Zoo's five classes
-(Ye et al. 2023, MNRAS 519, 4765) are one instance, `GALAXY_ZOO`; any grouping of two layers is possible.
+(Ma et al. 2023, MNRAS 519, 4765) are one instance, `GALAXY_ZOO`; any grouping of two layers is possible.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Taxonomy:
         if len(self.combined) >= len(self.classes):
             raise UserError(f"taxonomy {self.name!r}: stage 1 needs a class beside the combined one")
         if self.combined_name in self.classes:
-            raise UserError(f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class")
+            raise UserError(
+                f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class"
+            )
         if self.descriptions and len(self.descriptions) != len(self.classes):
             raise UserError(f"taxonomy {self.name!r}: {len(self.descriptions)} descriptions for "
                             f"{len(self.classes)} classes")  # fmt: skip
@@ -176,4 +178,4 @@ GALAXY_ZOO = Taxonomy(
         "spiral",
     ),
 )
-"""The five Galaxy Zoo 2 classes of Ye et al. (2023), section 2; cigar-shaped and edge-on are combined."""
+"""The five Galaxy Zoo 2 classes of Ma et al. (2023); cigar-shaped and edge-on are combined."""

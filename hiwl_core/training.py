@@ -58,7 +58,7 @@ class StageLearner:
     ) -> None:
         self.recipe, self.preprocessing, self.compute = recipe, preprocessing, compute
         self.smoothing = torch_label_smoothing(num_classes, recipe.label_smoothing)
-        self.model = model.to(compute.device, memory_format=torch.channels_last)
+        self.model = model.to(compute.device).to(memory_format=torch.channels_last)
         self.averaged = _averaged_model(self.model, recipe, steps_per_epoch)
         self.optimizer = _optimizer(self.model, recipe)
         self.schedule = _schedule(self.optimizer, recipe, steps_per_epoch)
@@ -136,7 +136,7 @@ class StageLearner:
         """
         network = self.best_weights.eval()
         with self.compute.autocast():
-            return network(self._inputs(pixels)).float()  # type: ignore[no-any-return]
+            return network(self._inputs(pixels)).float()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a killed run needs to go on."""

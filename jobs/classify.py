@@ -9,7 +9,7 @@ from jobs.options import VerbCommand, column_options, gpu_option
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=VerbCommand)
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.argument("catalog", metavar="CATALOG")
@@ -21,15 +21,20 @@ __all__ = ["main"]
     show_default=True,
     help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Actors at most; default all there is room for.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Actors at most; default all there is room for.",
+)
 @gpu_option
 @column_options
 def main(bundle, shards, catalog, carry, stage2, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
 
-    SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in the
-    catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there already are
-    skipped, so a killed run is simply started again.
+    SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in
+    the catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there
+    already are skipped, so a killed run is simply started again.
 
     \b
     Examples:
@@ -47,9 +52,8 @@ def main(bundle, shards, catalog, carry, stage2, workers, gpu, columns) -> None:
     if summary.skipped_parts:
         click.echo(f"{summary.skipped_parts} parts were there already and were skipped")
     if summary.computed:
-        click.echo(
-            f"{summary.computed} images in {summary.seconds:.1f} s: {summary.computed / summary.seconds:.0f} images/s"
-        )
+        rate = summary.computed / summary.seconds
+        click.echo(f"{summary.computed} images in {summary.seconds:.1f} s: {rate:.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ class LazyVerbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(version("hiwl"), prog_name="hiwl")
 def main() -> None:
     """Classify the galaxies of a survey, more than people can look at.

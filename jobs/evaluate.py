@@ -11,18 +11,23 @@ from jobs.options import VerbCommand, column_options, gpu_option
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=VerbCommand)
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Actors at most; default all there is room for.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Actors at most; default all there is room for.",
+)
 @gpu_option
 @column_options
 def main(bundle, shards, out, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
     """Score a model BUNDLE on labelled SHARDS: confusion matrix, precision, recall, F1, accuracy.
 
-    Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1 and averages. The tables
-    are also written as CSV and JSON, beside the catalog that they are computed from.
+    Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1 and averages. The
+    tables are also written as CSV and JSON, beside the catalog that they are computed from.
 
     \b
     Examples:

@@ -7,7 +7,6 @@ import click
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
 from pipeline.ingest import IngestError, IngestSummary, ingest
-from pipeline.labels import UNLABELED
 from pipeline.shards import Columns
 
 __all__ = ["main"]
@@ -15,7 +14,7 @@ __all__ = ["main"]
 NAMED_REJECTS = 10
 
 
-@click.command(cls=VerbCommand, name="ingest")
+@click.command(cls=VerbCommand)
 @click.argument("source")
 @click.argument("out")
 @click.option("--labels", metavar="TABLE", help="CSV or Parquet with an id and a class, and maybe a split.")
@@ -39,10 +38,10 @@ def main(
     """Pack images or foreign tables into cutout shards.
 
     SOURCE is a folder (to any depth) or a zip of JPEG and PNG files, whose names are the object ids, or a
-    Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-* and
-    test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot be
-    read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths may
-    be URLs (s3://...).
+    Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
+    and test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot
+    be read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths
+    may be URLs (s3://...).
 
     \b
     Examples:
@@ -79,7 +78,8 @@ def _print_rejects(summary: IngestSummary, out: str) -> None:
 
 def _print_summary(summary: IngestSummary, out: str) -> None:
     resumed = f", {summary.resumed:,} of them from an earlier run" if summary.resumed else ""
-    click.echo(f"{summary.rows:,} rows in {summary.shards:,} shards in {out}{resumed}")
+    shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
+    click.echo(f"{summary.rows:,} rows in {shards} in {out}{resumed}")
     used = {name for counts in summary.classes.values() for name in counts}
     names = [name for name in (*GALAXY_ZOO.classes, "") if name in used]
     if used - {""}:
@@ -99,8 +99,9 @@ def _print_summary(summary: IngestSummary, out: str) -> None:
 def _next_command(summary: IngestSummary, out: str) -> str:
     out = out.rstrip("/")
     if {"train", "val"} <= summary.classes.keys():
-        return f"hiwl train --data '{out}/train-*.parquet' --val '{out}/val-*.parquet' --recipe demo --out run"
-    labeled = [series for series in summary.classes if series != UNLABELED and set(summary.classes[series]) - {""}]
+        data = f"--data '{out}/train-*.parquet' --val '{out}/val-*.parquet'"
+        return f"hiwl train {data} --recipe demo --out run"
+    labeled = [series for series, counts in summary.classes.items() if set(counts) - {""}]
     if labeled:
         return f"hiwl evaluate BUNDLE '{out}/{labeled[0]}-*.parquet'"
     return f"hiwl classify BUNDLE {out} catalog"

@@ -17,6 +17,11 @@ __all__ = ["VerbCommand", "column_options", "gpu_option"]
 class VerbCommand(click.Command):
     """A command that prints a `UserError` as one line, without a traceback, and exits with code 2."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        shared = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        settings["context_settings"] = {**shared, **settings.get("context_settings", {})}
+        super().__init__(*args, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -31,11 +36,19 @@ def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--id-column", default="object_id", show_default=True, help="Column with the object ids.")
     @click.option("--image-column", default="image", show_default=True, help="Column with JPEG or PNG bytes.")
     @click.option("--label-column", default="label", show_default=True, help="Column with the classes.")
-    @click.option("--ra-column", default="ra", show_default=True, help="Column with right ascensions, degrees.")
+    @click.option(
+        "--ra-column", default="ra", show_default=True, help="Column with right ascensions, degrees."
+    )
     @click.option("--dec-column", default="dec", show_default=True, help="Column with declinations, degrees.")
     @functools.wraps(verb)
     def with_columns(
-        *args: Any, id_column: str, image_column: str, label_column: str, ra_column: str, dec_column: str, **others: Any
+        *args: Any,
+        id_column: str,
+        image_column: str,
+        label_column: str,
+        ra_column: str,
+        dec_column: str,
+        **others: Any,
     ) -> Any:
         columns = Columns(id=id_column, image=image_column, label=label_column, ra=ra_column, dec=dec_column)
         return verb(*args, columns=columns, **others)
@@ -46,6 +59,6 @@ def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 gpu_option = click.option(
     "--gpu/--no-gpu",
     default=None,
-    help="Take a GPU for each worker; default: if the cluster has any now. An autoscaled cluster that starts GPU "
-    "nodes on demand needs --gpu and --workers.",
+    help="Take a GPU for each worker; default: if the cluster has any now. An autoscaled cluster that starts "
+    "GPU nodes on demand needs --gpu and --workers.",
 )

@@ -10,7 +10,7 @@ from pipeline.select import rejects_path, select
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand, name="select")
+@click.command(cls=VerbCommand)
 @click.argument("votes", metavar="VOTES.csv")
 @click.argument("out", metavar="OUT.csv")
 @click.option("--id-column", default="GalaxyID", show_default=True, help="Column of VOTES.csv with the ids.")

@@ -9,9 +9,7 @@ from jobs.options import VerbCommand
 __all__ = ["main"]
 
 
-@click.command(
-    cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)  # fmt: skip
+@click.command(cls=VerbCommand)
 @click.argument("out")
 @click.option("--count", type=int, required=True, help="Galaxies to render.")
 @click.option(

@@ -14,11 +14,8 @@ from pipeline.submit import STOPPED_EXIT_CODE, ClusterJob, submit
 __all__ = ["main"]
 
 
-@click.command(
-    cls=VerbCommand,
-    # What follows the verb belongs to the verb, options too.
-    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
-)
+# What follows the verb belongs to the verb, options too.
+@click.command(cls=VerbCommand, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--address",
     metavar="URL",

@@ -9,12 +9,16 @@ from jobs.options import VerbCommand, column_options, gpu_option
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=VerbCommand)
 @click.option("--data", required=True, metavar="SHARDS", help="Labelled shards to train on.")
 @click.option("--val", required=True, metavar="SHARDS", help="Labelled shards to select checkpoints by.")
-@click.option("--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file.")
+@click.option(
+    "--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file."
+)
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
+)
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
 @gpu_option
 @column_options
@@ -29,7 +33,7 @@ def main(data, val, recipe_name, out, overrides, workers, gpu, columns) -> None:
     Examples:
       hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
       hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
-      hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --id-column GalaxyID --label-column class
+      hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --label-column class
     """
     # torch and Ray are slow to import: a wrong option should not wait for them.
     from hiwl_core.recipe import load_recipe

@@ -1,8 +1,8 @@
 """The catalog: one Parquet part for each input shard, each input row in it exactly once.
 
-A part's name is a function of its shard's name alone and a part is written whole or not at all, so a retry
-overwrites itself and a resume skips what is there. Its footer says which model made it, from which shard and how;
-a part that would be skipped but was made otherwise is a mistake to report, not rows to lose.
+A part's name is a function of its shard's name alone and a part is written whole or not at all, so a
+retry overwrites itself and a resume skips what is there. Its footer says which model made it, from which
+shard and how; a part that would be skipped but was made otherwise is a mistake to report, not rows to lose.
 """
 
 from __future__ import annotations
@@ -95,15 +95,33 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
         ("label", pa.string(), "", "src.morph.type", "Class by the routing of the cascade"),
         ("confidence", pa.float32(), "", "stat.probability", "Probability of the label"),
         *(
-            (probability_column(name), pa.float32(), "", "stat.probability", f"Probability of {name}: {words}")
+            (
+                probability_column(name),
+                pa.float32(),
+                "",
+                "stat.probability",
+                f"Probability of {name}: {words}",
+            )
             for name, words in zip(taxonomy.classes, descriptions, strict=True)
         ),
         ("p_stage1_combined", pa.float32(), "", "stat.probability", f"Stage 1's probability of {members}"),
         *(
-            (column, pa.float32(), "", "stat.probability", f"Stage 2's probability of {name}; null where it did not run")
+            (
+                column,
+                pa.float32(),
+                "",
+                "stat.probability",
+                f"Stage 2's probability of {name}; null where it did not run",
+            )
             for column, name in zip(stage2_columns(taxonomy), taxonomy.stage2_classes, strict=False)
         ),
-        ("status", pa.string(), "", "meta.code.status", "; ".join(f"{key}: {text}" for key, text in STATUSES.items())),
+        (
+            "status",
+            pa.string(),
+            "",
+            "meta.code.status",
+            "; ".join(f"{key}: {text}" for key, text in STATUSES.items()),
+        ),
         ("model_id", pa.string(), "", "meta.id;meta.software", "Hash of the model bundle"),
     ]
     fields = [
@@ -155,7 +173,10 @@ def part_table(
             for index, name in enumerate(taxonomy.classes)
         },
         "p_stage1_combined": spread(prediction.combined),
-        **{column: spread(prediction.stage2[:, index]) for index, column in enumerate(stage2_columns(taxonomy))},
+        **{
+            column: spread(prediction.stage2[:, index])
+            for index, column in enumerate(stage2_columns(taxonomy))
+        },
         "status": pa.array(statuses, pa.string()),
         "model_id": pa.array([model_id] * len(ok), pa.string()),
         **{field.name: rows[field.name] for field in carried},
@@ -192,7 +213,9 @@ def check_part(path: str, record: PartRecord) -> None:
             metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
         made = json.loads(metadata[RECORD_KEY])
     except (pa.ArrowInvalid, KeyError):
-        raise UserError(f"{path} is not a part of a HIWL catalog: choose another folder for the catalog") from None
+        raise UserError(
+            f"{path} is not a part of a HIWL catalog: choose another folder for the catalog"
+        ) from None
     differences = {
         "model_id": f"by another model ({made['model_id']}, now {record.model_id})",
         "shard_fingerprint": f"from another shard named {record.shard}",
@@ -200,4 +223,6 @@ def check_part(path: str, record: PartRecord) -> None:
     }
     for key, words in differences.items():
         if made[key] != getattr(record, key):
-            raise UserError(f"{path} was made {words}: choose another folder for the catalog, or remove the part")
+            raise UserError(
+                f"{path} was made {words}: choose another folder for the catalog, or remove the part"
+            )

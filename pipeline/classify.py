@@ -1,7 +1,7 @@
 """Classify shards into a catalog: an actor pool holds the bundle, one shard is one unit of work.
 
-An actor reads a shard a few hundred rows at a time, decodes them with threads, runs the cascade and writes the
-shard's part whole. No image ever passes through the object store, and the driver sees one small row a shard.
+An actor reads a shard a few hundred rows at a time, decodes them with threads, runs the cascade and writes
+the shard's part whole. No image passes through the object store; the driver sees one small row a shard.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ def classify(
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     shards = list_shards(shards_path)
-    check_columns(shards, columns, required=("object_id", "image", *(["label"] if keep_truth else [])), carry=carry)
+    check_columns(
+        shards, columns, required=("object_id", "image", *(["label"] if keep_truth else [])), carry=carry
+    )
     _check_names(bundle.taxonomy, carry)
     tasks = _plan(shards, storage.absolute(catalog).rstrip("/"), bundle, columns, carry, stage2, keep_truth)
     existing = [task for task in tasks if storage.exists(task.part)]
@@ -166,7 +168,7 @@ def classify(
                 summary.statuses.update(done["statuses"])
                 rows = sum(done["statuses"].values())
                 summary.computed += rows
-                advance(rows, f"{summary.computed / (time.monotonic() - started):.0f} images/s")
+                advance(rows)
         summary.seconds = time.monotonic() - started
     return summary
 
@@ -212,7 +214,9 @@ def _run(
     use_gpu = cluster.gpus > 0 if gpu is None else gpu
     room = cluster.gpus if use_gpu else cluster.cpus // cpus
     # One block a shard: a block is a task, and a task is the unit that is retried.
-    dataset = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks)).map_batches(
+    dataset = ray.data.from_items(
+        [{"task": task} for task in tasks], override_num_blocks=len(tasks)
+    ).map_batches(
         _ShardClassifier,
         fn_constructor_args=(storage.absolute(bundle_path), model_id, columns, cpus),
         batch_size=1,
@@ -231,7 +235,9 @@ class _ShardClassifier:
     def __init__(self, bundle_path: str, model_id: str, columns: Columns, cpus: int) -> None:
         self._bundle = read_bundle(bundle_path)
         if self._bundle.model_id != model_id:
-            raise RuntimeError(f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}")
+            raise RuntimeError(
+                f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}"
+            )
         torch.set_num_threads(cpus)
         self._columns, self._threads = columns, cpus
         self._classifiers: dict[bool, CascadeClassifier] = {}
@@ -253,15 +259,19 @@ class _ShardClassifier:
         # Rows are read a batch ahead of the networks, so tables and results are joined by position.
         parts = [
             self._rows(tables[index], statuses, prediction, settings)
-            for index, (statuses, prediction) in enumerate(self._classifier(settings).classify_batches(images()))
+            for index, (statuses, prediction) in enumerate(
+                self._classifier(settings).classify_batches(images())
+            )
         ]
-        table = pa.concat_tables(parts) if parts else self._empty()
+        table = pa.concat_tables(parts)
         storage.write_bytes(task.part, encode_part(table, task.record))
         summary = CatalogSummary("", [])
         _count(summary, table)
         return {"classes": dict(summary.classes), "statuses": dict(summary.statuses)}
 
-    def _rows(self, rows: pa.Table, statuses: list[str], prediction: Any, settings: dict[str, Any]) -> pa.Table:
+    def _rows(
+        self, rows: pa.Table, statuses: list[str], prediction: Any, settings: dict[str, Any]
+    ) -> pa.Table:
         carried = [rows.schema.field(name).remove_metadata() for name in settings["carry"]]
         if settings["keep_truth"]:
             rows = rows.append_column(TRUE_LABEL, rows[self._columns.label].cast(pa.string()))
@@ -275,9 +285,6 @@ class _ShardClassifier:
                 self._bundle, threads=self._threads, always_stage2=always
             )  # fmt: skip
         return self._classifiers[always]
-
-    def _empty(self) -> pa.Table:
-        return catalog_schema(self._bundle.taxonomy, pa.int64()).empty_table()
 
 
 def _check_names(taxonomy: Taxonomy, carry: Sequence[str]) -> None:

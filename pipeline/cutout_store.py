@@ -95,7 +95,9 @@ def check_labelled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) 
             raise UserError(f"{error} ({shard}, column {columns.label!r})") from None
         counts.update(known)
     if not counts:
-        raise UserError(f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score")
+        raise UserError(
+            f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
+        )
     return LabelledShards(
         tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabelled
     )  # fmt: skip
@@ -121,7 +123,7 @@ def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) ->
         for shard, n in zip(labelled.shards, returns, strict=True)
     ]
     indexes = ray.get([task[0] for task in tasks])
-    left_out = sum((index["left_out"] for index in indexes), Counter())
+    left_out: Counter[str] = sum((index["left_out"] for index in indexes), Counter())
     sizes = [size for index in indexes for size in index["sizes"]]
     return CutoutStore(
         blocks=tuple(block for task in tasks for block in task[1:]),
@@ -131,7 +133,9 @@ def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) ->
     )
 
 
-def _read_shard(shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, num_blocks: int) -> tuple[Any, ...]:
+def _read_shard(
+    shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, num_blocks: int
+) -> tuple[Any, ...]:
     """The labelled, readable cutouts of a shard: an index, then exactly `num_blocks` arrays of images."""
     images: list[bytes] = []
     labels: list[str] = []

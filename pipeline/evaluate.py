@@ -70,7 +70,8 @@ def evaluate(
     bundle_path, shards_path, columns, workers, gpu
         As `pipeline.classify.classify`.
     out : str
-        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json`` and the catalog.
+        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json`` and the
+        catalog.
 
     Raises
     ------
@@ -81,7 +82,9 @@ def evaluate(
     bundle = read_bundle(bundle_path)
     check_labelled(list_shards(shards_path), columns, bundle.taxonomy)
     out = storage.absolute(out).rstrip("/")
-    summary = classify(bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True)
+    summary = classify(
+        bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True
+    )
     parts = [read_part(part, [TRUE_LABEL, "label", "status"]) for part in summary.parts]
     rows = pa.concat_tables(parts).to_pandas()
     evaluation = _score(rows, bundle.taxonomy, out, summary)
@@ -101,7 +104,9 @@ def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSum
     truth, predicted = (taxonomy.encode(scored[name].to_numpy()) for name in (TRUE_LABEL, "label"))
     matrix = confusion_matrix(truth, predicted, len(taxonomy.classes))
     return Evaluation(
-        confusion=pd.DataFrame(matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)),
+        confusion=pd.DataFrame(
+            matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)
+        ),
         metrics=class_table(matrix, taxonomy.classes),
         stages=_stage_tables(truth, predicted, taxonomy),
         left_out=left_out,
@@ -147,4 +152,4 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str) -> Non
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain data; JSON has no NaN, so a figure without objects is null."""
-    return json.loads(table.round(6).to_json(orient="records"))  # type: ignore[no-any-return]
+    return json.loads(table.round(6).to_json(orient="records"))

@@ -1,7 +1,7 @@
 """Streams of training and validation batches: Ray Data decodes and transforms, a worker iterates.
 
-What a worker gets is fixed by the draws, the seed and the epoch alone. Each row of a stream names a cutout and
-the seed of its augmentation, so one, two or four workers see the same images in the same global batches.
+What a worker gets is fixed by the draws, the seed and the epoch alone. Each row of a stream names a cutout
+and the seed of its augmentation, so one, two or four workers see the same images in the same global batches.
 """
 
 from __future__ import annotations
@@ -134,13 +134,17 @@ class StageFeed:
         bounds = [(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
         return self._stream(rows, None, [(stop - start, stop - start) for start, stop in bounds])
 
-    def _stream(self, rows: np.ndarray, seeds: np.ndarray | None, sizes: list[tuple[int, int]]) -> Iterator[Batch]:
+    def _stream(
+        self, rows: np.ndarray, seeds: np.ndarray | None, sizes: list[tuple[int, int]]
+    ) -> Iterator[Batch]:
         store, train, evaluate = self._store, self._train, self._eval
 
         def load(table: pa.Table) -> dict[str, np.ndarray]:
             images = map(decode_cutout, store.images(table["row"].to_numpy()))
             if "seed" in table.column_names:
-                pixels = [train(image, seed) for image, seed in zip(images, table["seed"].to_pylist(), strict=True)]
+                pixels = [
+                    train(image, seed) for image, seed in zip(images, table["seed"].to_pylist(), strict=True)
+                ]
             else:
                 pixels = [evaluate(image) for image in images]
             return {"pixels": np.stack(pixels), "target": table["target"].to_numpy()}
@@ -156,7 +160,9 @@ class StageFeed:
         dataset = ray.data.from_blocks(tables).map_batches(
             load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
         )
-        return _rebatch(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2), sizes)
+        return _rebatch(
+            dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2), sizes
+        )
 
 
 def _rebatch(blocks: Iterator[dict[str, np.ndarray]], sizes: list[tuple[int, int]]) -> Iterator[Batch]:

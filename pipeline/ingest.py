@@ -18,9 +18,9 @@ from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
 from pipeline.ingest_plan import IngestPlan, ShardPlan, make_plan, table_bytes
-from pipeline.ingest_progress import IngestProgress
 from pipeline.ingest_shard import IngestJob, ShardRecord, read_record, record_path, write_shard
 from pipeline.labels import SERIES_NAME, UNLABELED, read_labels
+from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 from pipeline.source import take_inventory
 
@@ -120,7 +120,7 @@ def ingest(
     started = time.monotonic()
     out = storage.absolute(out).rstrip("/")
     if not re.fullmatch(SERIES_NAME, name) or name == UNLABELED:
-        raise UserError(f"--name {name!r} cannot name shards: use letters, digits and dashes, such as cutouts")
+        raise UserError(f"--name {name!r} cannot name shards: use letters and digits, such as cutouts")
     carry = tuple(dict.fromkeys(carry))
     table = read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
     found = take_inventory(source, columns or Columns(), out, carry)
@@ -130,7 +130,7 @@ def ingest(
     _claim(out, plan, found.place)
 
     records = _finished(out, plan)
-    resumed = len(records)
+    resumed = sum(record.rows > 0 for record in records.values())
     missing = [shard for shard in plan.shards if shard.name not in records]
     if missing:
         job = IngestJob(found.kind, found.place, out, plan.carry, found.parquet)
@@ -158,8 +158,8 @@ def ingest(
     if not summary.rows:
         identifier, file, reason = rejects[0]
         raise UserError(
-            f"not one of the {plan.rows} images of {found.place} can be read (object {identifier}, {file}: {reason}); "
-            f"see {out}/rejects.csv, and ingest good images into another folder"
+            f"not one of the {plan.rows} images of {found.place} can be read (object {identifier}, {file}: "
+            f"{reason}); see {out}/rejects.csv, and ingest good images into another folder"
         )
     return summary
 
@@ -178,8 +178,8 @@ def _claim(out: str, plan: IngestPlan, place: str) -> None:
         begun = json.loads(storage.read_bytes(path))
         if begun["digest"] != plan.digest:
             raise UserError(
-                f"{out} holds an ingest of another plan, from {begun['source']}: the source, the labels or the "
-                "options are not the same; choose another folder, or remove this one"
+                f"{out} holds an ingest of another plan, from {begun['source']}: the source, the labels or "
+                "the options are not the same; choose another folder, or remove this one"
             )
         return
     if any(name.endswith(".parquet") for name in _names(out)):
@@ -210,12 +210,13 @@ def _names(folder: str) -> set[str]:
 
 def _write(shards: Sequence[ShardPlan], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
     plans = [
-        {"name": shard.name, "series": shard.series, "objects": table_bytes(shard.objects)} for shard in shards
+        {"name": shard.name, "series": shard.series, "objects": table_bytes(shard.objects)}
+        for shard in shards
     ]
     sizes = {shard.name: shard.objects.num_rows for shard in shards}
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
-    with connected(), IngestProgress(objects, objects - sum(sizes.values())) as progress:
+    with connected(), progress("ingesting", objects, objects - sum(sizes.values())) as advance:
         # A block a shard, so that a shard is a task: it starts, fails and is retried by itself.
         planned = ray.data.from_items(plans, override_num_blocks=len(plans))
         for row in planned.map(write_shard, fn_kwargs={"job": job}, num_cpus=1).iter_rows():
@@ -224,11 +225,11 @@ def _write(shards: Sequence[ShardPlan], job: IngestJob, objects: int) -> dict[st
                 continue
             record = ShardRecord(**json.loads(row["record"]))
             records[record.name] = record
-            progress.advance(sizes[record.name])
+            advance(sizes[record.name])
     if errors:
         raise IngestError(
-            f"{len(errors)} of {len(shards)} shards could not be written ({sorted(errors)[0]}); the others are kept: "
-            "run the same command again to write the missing ones"
+            f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
+            "kept: run the same command again to write the missing ones"
         )
     return records
 

@@ -1,4 +1,4 @@
-"""Which object goes to which shard: decided on the driver from ids, names and sizes, before any image is read."""
+"""Which object goes to which shard: decided on the driver, before any image is read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["IngestPlan", "ShardPlan", "make_plan", "table_bytes"]
 class ShardPlan:
     """A shard to write: its file name, its series (``train``, ...), and its objects in order.
 
-    `objects` has the columns of `pipeline.source.Source.objects`, then those that the labels table has: ``ra``,
-    ``dec``, ``pixel_scale`` and, as ``carry:<name>``, the carried ones.
+    `objects` has the columns of `pipeline.source.Source.objects`, then those that the labels table has:
+    ``ra``, ``dec``, ``pixel_scale`` and, as ``carry:<name>``, the carried ones.
     """
 
     name: str
@@ -110,10 +110,10 @@ def make_plan(
     if drop_unlabeled:
         objects, series = objects.filter(pa.array(~nulls)), series[~nulls]
         if not objects.num_rows:
-            raise UserError(f"no object of {source.place} has a label and --drop-unlabeled leaves out the others")
+            raise UserError(f"no object of {source.place} has a label, and --drop-unlabeled leaves out all")
 
     shards: list[ShardPlan] = []
-    # Training series first, by the order of their first object otherwise; what has no label comes last.
+    # Training first, then by name; what has no label comes last.
     for one in sorted(set(series), key=lambda one: (one == UNLABELED, one != "train", one)):
         members = objects.filter(pa.array(series == one)).combine_chunks()
         bounds = _cut(members["size"].to_numpy(), shard_rows, shard_bytes)
@@ -150,7 +150,8 @@ def _check_carry(source: Source, labels: Labels | None, carry: Sequence[str]) ->
         if column not in in_source | in_labels:
             tables = [labels.place] if labels else []
             tables += [source.place] if source.kind == "parquet" else []
-            raise UserError(f"no column {column!r} to carry in {' or '.join(tables) or 'the images: give --labels'}")
+            where = " or ".join(tables) or "the images: give --labels"
+            raise UserError(f"no column {column!r} to carry in {where}")
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:

@@ -20,7 +20,7 @@ __all__ = ["IngestJob", "ShardRecord", "read_record", "record_path", "write_shar
 
 @dataclass(frozen=True)
 class IngestJob:
-    """What all shards of an ingest have in common: the source, the folder to write and the carried columns."""
+    """What all shards of an ingest have in common: the source, the folder to write, the carried columns."""
 
     kind: str
     place: str
@@ -85,7 +85,8 @@ def write_shard(row: dict[str, Any], job: IngestJob) -> dict[str, str]:
         if record.rows:
             storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"ingest {job.place}"))
     except Exception as error:  # the other shards go on, and the driver reports
-        return {"record": "", "error": f"{row['name']}: {type(error).__name__}: {' '.join(str(error).split())}"}
+        words = " ".join(str(error).split())
+        return {"record": "", "error": f"{row['name']}: {type(error).__name__}: {words}"}
     return {"record": content, "error": ""}
 
 

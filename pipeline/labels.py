@@ -61,11 +61,14 @@ class Labels:
         check_id_texts(ids, self.place, self.id_column, known)
         repeated = first_duplicate(ids)
         if repeated is not None:
-            raise UserError(f"{self.id_column} {repeated!r} is in {self.place} twice: give each object one row")
-        if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
             raise UserError(
-                f"no {self.id_column} of {self.place} (such as {ids[0].as_py() if len(ids) else None!r}) names an "
-                f"object of the source (such as {known[0].as_py()!r}): check that they belong together"
+                f"{self.id_column} {repeated!r} is in {self.place} twice: give each object one row"
+            )
+        if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
+            first = ids[0].as_py() if len(ids) else None
+            raise UserError(
+                f"no {self.id_column} of {self.place} (such as {first!r}) names an object of the source "
+                f"(such as {known[0].as_py()!r}): check that they belong together"
             )
 
 
@@ -163,11 +166,12 @@ def _texts(path: str, table: pa.Table, name: str) -> pa.Array:
 def _check_splits(path: str, columns: dict[str, pa.Array]) -> None:
     for split in columns["split"].unique().to_pylist():
         if split and (split == UNLABELED or not re.fullmatch(SERIES_NAME, split)):
-            raise UserError(f"split {split!r} in {path} cannot name shards: use names such as train, val and test")
+            raise UserError(f"split {split!r} in {path} cannot name shards: use train, val and test")
     without = pc.and_(pc.is_valid(columns["label"]), pc.fill_null(pc.equal(columns["split"], ""), True))
     if pc.any(without, min_count=0).as_py():
         row = pc.index(without, True).as_py()
-        raise UserError(f"object {columns['id'][row].as_py()!r} in {path} has a class and no split: give it one")
+        identifier = columns["id"][row].as_py()
+        raise UserError(f"object {identifier!r} in {path} has a class and no split: give it one")
 
 
 def _position(path: str, column: pa.ChunkedArray, name: str) -> pa.Array:

@@ -1,7 +1,7 @@
 """The nine pairs: the best checkpoints of both stages, scored together on the validation galaxies.
 
-Each validation galaxy is decoded once and seen by every stage-1 candidate; a stage-2 candidate sees those that
-any stage-1 candidate calls combined. The pairs are then combined from the stored probabilities.
+Each validation galaxy is decoded once and seen by every stage-1 candidate; a stage-2 candidate sees those
+that any stage-1 candidate calls combined. The pairs are then combined from the stored probabilities.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import ray.data
 import torch
+from PIL import Image
 
 from hiwl_core.backbones import create_backbone
 from hiwl_core.cascade import combine_stages, routed
@@ -41,7 +42,11 @@ class StageCandidates:
 
 
 def score_pairs(
-    recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore, frequencies: np.ndarray, num_gpus: float
+    recipe: Recipe,
+    stages: dict[str, StageCandidates],
+    val: CutoutStore,
+    frequencies: np.ndarray,
+    num_gpus: float,
 ) -> pd.DataFrame:
     """Score each pair of a stage-1 and a stage-2 checkpoint.
 
@@ -59,8 +64,8 @@ def score_pairs(
     Returns
     -------
     pandas.DataFrame
-        A row a pair, best first: `stage1_epoch`, `stage2_epoch`, `accuracy`, `recall_<class>`. Of equal pairs the
-        one with the better mean recall comes first.
+        A row a pair, best first: `stage1_epoch`, `stage2_epoch`, `accuracy`, `mean_recall`, `recall_<class>`.
+        Of equally accurate pairs the one with the better mean recall comes first.
     """
     rows = [
         pa.table({"row": np.arange(start, min(start + ROWS_A_BATCH, len(val.class_indices)))})
@@ -80,7 +85,9 @@ def score_pairs(
     )
     parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
     order = np.argsort(np.concatenate([part["row"] for part in parts]))
-    stage1, stage2 = (np.concatenate([part[stage] for part in parts])[order] for stage in ("stage1", "stage2"))
+    stage1, stage2 = (
+        np.concatenate([part[stage] for part in parts])[order] for stage in ("stage1", "stage2")
+    )
     return _table(recipe, stages, val.class_indices, stage1, stage2, frequencies)
 
 
@@ -122,25 +129,31 @@ class _CandidateScorer:
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}
-        self._networks = {}
+        self._networks: dict[str, list[StageNetwork]] = {}
         for name, stage in stages.items():
             self._networks[name] = []
             for candidate in stage.candidates:
                 num_classes = len(recipe.taxonomy.stage_classes(name))
-                model = create_backbone(stage.backbone, num_classes, input_size=stage.preprocessing.input_size)
+                model = create_backbone(
+                    stage.backbone, num_classes, input_size=stage.preprocessing.input_size
+                )
                 model.load_state_dict(candidate.weights())
                 self._networks[name].append(StageNetwork(model, stage.preprocessing, recipe.views, compute))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = [decode_cutout(image) for image in self._val.images(batch["row"])]
-        stage1 = np.stack([net.probabilities(self._pixels("stage1", images)) for net in self._networks["stage1"]], 1)
+        stage1 = np.stack(
+            [net.probabilities(self._pixels("stage1", images)) for net in self._networks["stage1"]], 1
+        )
         wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)
         members = len(self._taxonomy.stage2_classes)
         stage2 = np.full((len(images), len(self._networks["stage2"]), members), np.nan, dtype=np.float32)
         if wanted.any():
-            pixels = self._pixels("stage2", [image for image, take in zip(images, wanted, strict=True) if take])
+            pixels = self._pixels(
+                "stage2", [image for image, take in zip(images, wanted, strict=True) if take]
+            )
             stage2[wanted] = np.stack([net.probabilities(pixels) for net in self._networks["stage2"]], 1)
         return {"row": batch["row"], "stage1": stage1, "stage2": stage2}
 
-    def _pixels(self, stage: str, images: list) -> np.ndarray:  # type: ignore[type-arg]
+    def _pixels(self, stage: str, images: list[Image.Image]) -> np.ndarray:
         return np.stack([self._transforms[stage](image) for image in images])

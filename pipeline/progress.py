@@ -4,54 +4,56 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Advance", "progress"]
+__all__ = ["progress"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Advance(Protocol):
-    """Say that some more of the work is done, with a note for the reader."""
-
-    def __call__(self, done: int, note: str = "") -> None: ...
-
-
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
+def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error for the length of a ``with`` block.
 
     Parameters
     ----------
     title : str
-        What is being done.
+        What is being done, such as ``"classifying"``.
     total : int
-        How much there is of it.
+        Galaxies in all.
+    done : int
+        Those of an earlier run, which do not count for the rate.
 
     Yields
     ------
-    Advance
-        Call it with the amount done since the last call.
+    callable
+        Takes the number of galaxies done since its last call.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda done, note="": bar.update(task, advance=done, note=note)
-        return
-    state = {"done": 0, "line": time.monotonic()}
+    started = last_line = time.monotonic()
+    now_done = done
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    task = bar.add_task(title, total=total, completed=done, rate="")
 
-    def advance(done: int, note: str = "") -> None:
-        state["done"] += done
+    def advance(galaxies: int) -> None:
+        nonlocal now_done, last_line
+        now_done += galaxies
         now = time.monotonic()
-        if now - state["line"] >= SECONDS_BETWEEN_LINES or state["done"] >= total:
-            state["line"] = now
-            print(f"{title}: {state['done']} of {total}{f', {note}' if note else ''}", file=sys.stderr, flush=True)
+        rate = f"{(now_done - done) / max(now - started, 1e-9):,.0f} images/s"
+        bar.update(task, completed=now_done, rate=rate)
+        if not console.is_terminal and (now - last_line >= SECONDS_BETWEEN_LINES or now_done >= total):
+            last_line = now
+            print(f"{title}: {now_done:,} of {total:,} galaxies, {rate}", file=sys.stderr, flush=True)
 
-    yield advance
+    with bar:
+        yield advance

@@ -1,11 +1,11 @@
 """The folder of a training run: what it was started with, what is done, and its tables.
 
-    out/run.json                recipe and data of the run, to refuse another one in the same folder
-    out/stage1/epoch_0007/      checkpoints, kept by Ray Train
-    out/stage1_epochs.csv       metrics of each epoch
-    out/stage1.json             marker: the stage is trained; its best checkpoints
-    out/pairs.csv               the nine pairs on validation
-    out/bundle/                 the model bundle
+out/run.json                recipe and data of the run, to refuse another one in the same folder
+out/stage1/epoch_0007/      checkpoints, kept by Ray Train
+out/stage1_epochs.csv       metrics of each epoch
+out/stage1.json             marker: the stage is trained; its best checkpoints
+out/pairs.csv               the nine pairs on validation
+out/bundle/                 the model bundle
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class RunFolder:
         for key, value in wanted.items():
             if begun.get(key) != value:
                 where = next(iter(_differences(begun.get(key), value, key)), key)
-                raise UserError(f"{self.path} holds a run with another {where}: choose another --out, or remove it")
+                raise UserError(
+                    f"{self.path} holds a run with another {where}: choose another --out, or remove it"
+                )
         return True
 
     @property
@@ -98,8 +100,13 @@ class RunFolder:
 
     def finish_stage(self, stage: str, candidates: list[Candidate], seconds: float) -> None:
         """Mark a stage as trained."""
-        best = [{"epoch": c.epoch, "accuracy": c.accuracy, "checkpoint": c.path.rsplit("/", 1)[-1]} for c in candidates]
-        storage.write_bytes(f"{self.path}/{stage}.json", _json_bytes({"best": best, "seconds": round(seconds, 1)}))
+        best = [
+            {"epoch": c.epoch, "accuracy": c.accuracy, "checkpoint": c.path.rsplit("/", 1)[-1]}
+            for c in candidates
+        ]
+        storage.write_bytes(
+            f"{self.path}/{stage}.json", _json_bytes({"best": best, "seconds": round(seconds, 1)})
+        )
 
     def finished_stage(self, stage: str) -> list[Candidate] | None:
         """The best checkpoints of a trained stage, best first; None if it is not trained."""

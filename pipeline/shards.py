@@ -115,7 +115,9 @@ def encode_shard(table: pa.Table, source: str) -> bytes:
     return buffer.getvalue()
 
 
-def check_columns(shards: Sequence[str], columns: Columns, required: Sequence[str], carry: Sequence[str] = ()) -> None:
+def check_columns(
+    shards: Sequence[str], columns: Columns, required: Sequence[str], carry: Sequence[str] = ()
+) -> None:
     """Check, before any work, that each shard can be read and has the columns that the work needs.
 
     Parameters
@@ -141,20 +143,26 @@ def check_columns(shards: Sequence[str], columns: Columns, required: Sequence[st
             if names[standard] not in schema.names:
                 option = {"object_id": "id", "pixel_scale": None}.get(standard, standard)
                 mend = f"; name it with --{option}-column" if option else ""
-                raise UserError(f"no column {names[standard]!r} in {shard}: it has {', '.join(schema.names)}{mend}")
+                raise UserError(
+                    f"no column {names[standard]!r} in {shard}: it has {', '.join(schema.names)}{mend}"
+                )
         for name in carry:
             if name not in schema.names:
                 raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
         id_type = schema.field(names["object_id"]).type if names["object_id"] in schema.names else pa.int64()
         if not _is_id_type(id_type):
             raise UserError(
-                f"column {names['object_id']!r} in {shard} is {id_type}: object ids must be integers or strings, "
-                "since a float loses the last digits of a survey's id"
+                f"column {names['object_id']!r} in {shard} is {id_type}: object ids must be integers or "
+                "strings, since a float loses the last digits of a survey's id"
             )
 
 
 def iter_rows(
-    shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = (), batch_rows: int = ROW_GROUP_ROWS
+    shard: str,
+    columns: Columns,
+    wanted: Sequence[str],
+    carry: Sequence[str] = (),
+    batch_rows: int = ROW_GROUP_ROWS,
 ) -> Iterator[pa.Table]:
     """The rows of a shard in order, a few at a time, under the contract's names and types.
 
@@ -174,7 +182,7 @@ def iter_rows(
     Yields
     ------
     pyarrow.Table
-        Columns `wanted` then `carry`.
+        Columns `wanted` then `carry`. At least one, which is empty if the shard is.
     """
     if shard.endswith(".tar"):
         yield from _iter_tar(shard, columns, wanted, carry, batch_rows)
@@ -184,8 +192,12 @@ def iter_rows(
         parquet = pq.ParquetFile(file)
         present = set(parquet.schema_arrow.names)
         read = [name for name in [*(names[standard] for standard in wanted), *carry] if name in present]
-        for batch in parquet.iter_batches(batch_size=batch_rows, columns=list(dict.fromkeys(read))):
+        read = list(dict.fromkeys(read))
+        for batch in parquet.iter_batches(batch_size=batch_rows, columns=read):
             yield _standard_table(pa.Table.from_batches([batch]), names, wanted, carry)
+        if parquet.metadata.num_rows == 0:
+            # One table without rows, so that an empty shard has columns and becomes an empty part.
+            yield _standard_table(parquet.read(columns=read), names, wanted, carry)
 
 
 def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = ()) -> pa.Table:
@@ -231,7 +243,9 @@ def _is_id_type(id_type: pa.DataType) -> bool:
     return pa.types.is_integer(id_type) or pa.types.is_string(id_type) or pa.types.is_large_string(id_type)
 
 
-def _standard_table(table: pa.Table, names: dict[str, str], wanted: Sequence[str], carry: Sequence[str]) -> pa.Table:
+def _standard_table(
+    table: pa.Table, names: dict[str, str], wanted: Sequence[str], carry: Sequence[str]
+) -> pa.Table:
     arrays: dict[str, Any] = {}
     for standard in wanted:
         target = SHARD_SCHEMA.field(standard).type
@@ -259,7 +273,8 @@ def _iter_tar(
     names = columns.standard_names()
     rows: list[dict[str, Any]] = []
     with storage.open_input(shard) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-        key, sample = None, {}
+        key: str | None = None
+        sample: dict[str, bytes] = {}
         for member in tar:
             if not member.isfile():
                 continue
@@ -275,11 +290,13 @@ def _iter_tar(
                 rows = []
         if key is not None:
             rows.append(_tar_row(key, sample, names, carry))
-    if rows:
+    if rows or key is None:
         yield _rows_table(rows, wanted, carry)
 
 
-def _tar_row(key: str, sample: dict[str, bytes], names: dict[str, str], carry: Sequence[str]) -> dict[str, Any]:
+def _tar_row(
+    key: str, sample: dict[str, bytes], names: dict[str, str], carry: Sequence[str]
+) -> dict[str, Any]:
     fields = json.loads(sample["json"]) if "json" in sample else {}
     row = {standard: fields.get(name) for standard, name in names.items()}
     image = next((sample[suffix] for suffix in ("jpg", "jpeg", "png") if suffix in sample), None)

@@ -11,17 +11,12 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data  # now: importing it resets its logger, which `connected` quiets
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import ray.data
 
 from hiwl_core.errors import UserError
 from hiwl_core.simulated_image import require_galsim
@@ -30,12 +25,12 @@ from hiwl_core.simulated_votes import VOTE_COLUMNS
 from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_galaxy
 from pipeline import storage
 from pipeline.cluster import connected
+from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
 
 __all__ = ["SimulationSummary", "simulate"]
 
 MANIFEST = "_simulation.json"
-REPORT_SECONDS = 10.0
 
 CUTOUT_SCHEMA = pa.schema(
     [
@@ -186,9 +181,9 @@ def _render(shards: list[_Shard], count: int, done: int) -> None:
     """Run one task a shard, and show how far they are; only numbers come back to the driver."""
     plans = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
     results = plans.map_batches(_render_shard, batch_size=1, batch_format="pyarrow")
-    with _progress(count, done) as report:
+    with progress("rendering", count, done) as advance:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            report(sum(batch["rows"].to_pylist()))
+            advance(sum(batch["rows"].to_pylist()))
 
 
 def _render_shard(batch: pa.Table) -> pa.Table:
@@ -247,33 +242,3 @@ def _write_votes(shards: list[_Shard], path: str) -> tuple[dict[str, int], int]:
         votes.to_csv(content, index=False, header=shard is shards[0], float_format="%.6f")
     storage.write_bytes(path, content.getvalue())
     return {name: clean[name] for name in CLASS_COUNTS}, ambiguous
-
-
-class _Report(Protocol):
-    def __call__(self, rows: int) -> None: ...
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[_Report]:
-    """A bar on a terminal; otherwise, as in a log file, a line now and then."""
-    console = Console(stderr=True)
-    begin = last = time.perf_counter()
-    before = done
-    bar = Progress(
-        TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
-    task = bar.add_task("rendering", total=total, completed=done, rate="")
-
-    def report(rows: int) -> None:
-        nonlocal done, last
-        done += rows
-        now = time.perf_counter()
-        rate = (done - before) / (now - begin)
-        bar.update(task, completed=done, rate=f"{rate:.0f} images/s")
-        if not console.is_terminal and now - last >= REPORT_SECONDS:
-            last = now
-            console.print(f"rendered {done:,} of {total:,} galaxies, {rate:.0f} images/s", highlight=False)
-
-    with bar:
-        yield report

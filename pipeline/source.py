@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -79,9 +78,11 @@ def take_inventory(source: str, columns: Columns, out: str, carry: Iterable[str]
     place = storage.absolute(source)
     if not storage.exists(source) and not storage.GLOB_CHARACTERS & set(source):
         raise UserError(f"no file or folder {source!r}: check the path (globs need quotes)")
+    if _within(place, out) or _plain(place) == _plain(out):
+        raise UserError(f"{out!r} is where the source is: choose another folder for the shards")
     if source.lower().endswith(".zip"):
         return _images("zip", place, _list_zip(source))
-    files = [(name, size) for name, size in _list_files(source) if not _within(name, out)]
+    files = [(name, size) for name, size in storage.list_files(source) if not _within(name, out)]
     images = [name for name, _ in files if name.lower().endswith(IMAGE_SUFFIXES)]
     tables = [name for name, _ in files if name.lower().endswith(".parquet")]
     if tables and not images:
@@ -94,8 +95,8 @@ def _images(kind: Literal["files", "zip"], place: str, files: list[tuple[str, in
     images = sorted((name, size) for name, size in files if name.lower().endswith(IMAGE_SUFFIXES))
     if not images:
         raise UserError(
-            f"no image in {place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or .parquet files are "
-            f"wanted, and there are {len(files)} other files (globs need quotes)"
+            f"no image in {place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or .parquet files "
+            f"are wanted, and there are {len(files)} other files (globs need quotes)"
         )
     # The last dot ends the id: names such as J1234+56.7.jpg hold dots of their own.
     stems = pa.array([posixpath.basename(name).rpartition(".")[0] for name, _ in images], pa.string())
@@ -120,44 +121,26 @@ def _checked(objects: pa.Table) -> pa.Table:
             file if row is None else f"row {row + 1} of {file}"
             for file, row in zip(where["file"].to_pylist(), where["row"].to_pylist(), strict=True)
         )
-        raise UserError(f"object id {repeated!r} stands for two images, {first} and {second}: rename or remove one")
+        raise UserError(
+            f"object id {repeated!r} stands for two images, {first} and {second}: rename or remove one"
+        )
     return objects
 
 
 def _list_zip(source: str) -> list[tuple[str, int]]:
     try:
         with storage.open_input(source) as file, zipfile.ZipFile(file) as archive:
-            members = [(member.filename, member.file_size) for member in archive.infolist() if not member.is_dir()]
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            members = [(info.filename, info.file_size) for info in infos]
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{source!r} is a broken zip file: {error}; make or fetch it again") from None
-    return [(name, size) for name, size in members if not _hidden(name)]
-
-
-def _list_files(source: str) -> list[tuple[str, int]]:
-    """Names and sizes of the files in a folder, searched to the bottom, or of those that a glob names."""
-    filesystem, place = fsspec.core.url_to_fs(storage.absolute(source))
-    if storage.GLOB_CHARACTERS & set(place):
-        found, root = filesystem.glob(place, detail=True), None
-    elif filesystem.isfile(place):
-        return [(_full_name(filesystem, place), int(filesystem.size(place) or 0))]
-    else:
-        found, root = filesystem.find(place, detail=True), place
-    return [
-        (_full_name(filesystem, name), int(info.get("size") or 0))
-        for name, info in sorted(found.items())
-        if info.get("type") != "directory"
-        and not _hidden(posixpath.relpath(name, root) if root else posixpath.basename(name))
-    ]
-
-
-def _full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
-    return name if "file" in filesystem.protocol else filesystem.unstrip_protocol(name)
-
-
-def _hidden(name: str) -> bool:
-    """Markers, manifests, and what some systems add to zip files."""
-    return any(part.startswith(("_", ".")) for part in name.split("/"))
+    return [(name, size) for name, size in members if not storage.hidden(name)]
 
 
 def _within(name: str, folder: str) -> bool:
-    return name.startswith(storage.absolute(folder).rstrip("/") + "/")
+    return _plain(name).startswith(_plain(folder) + "/")
+
+
+def _plain(path: str) -> str:
+    """A path to compare: absolute, without the prefix that local paths may have."""
+    return storage.absolute(path).removeprefix("file://").rstrip("/")

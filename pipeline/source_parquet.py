@@ -41,7 +41,9 @@ class ParquetColumns:
     has_label: bool = False
 
 
-def list_rows(files: Sequence[str], columns: Columns, carry: Iterable[str]) -> tuple[pa.Table, ParquetColumns]:
+def list_rows(
+    files: Sequence[str], columns: Columns, carry: Iterable[str]
+) -> tuple[pa.Table, ParquetColumns]:
     """The objects of Parquet files, from their footers, id and label columns.
 
     Returns
@@ -57,23 +59,23 @@ def list_rows(files: Sequence[str], columns: Columns, carry: Iterable[str]) -> t
         is null.
     """
     check_columns(files, columns, ["object_id", "image"])
-    found: ParquetColumns | None = None
+    described: list[ParquetColumns] = []
     parts, all_integers = [], True
     for file in files:
         with storage.open_input(file) as handle:
             parquet = pq.ParquetFile(handle)
-            described = _describe(file, parquet.schema_arrow, columns, carry)
-            if found is not None and described != found:
+            described.append(_describe(file, parquet.schema_arrow, columns, carry))
+            if described[-1] != described[0]:
                 raise UserError(f"{file} has other columns or types than {files[0]}: ingest them one by one")
-            found = described
-            read = [columns.id, *([columns.label] if described.has_label else [])]
+            has_label = described[0].has_label
+            read = [columns.id, *([columns.label] if has_label else [])]
             part = parquet.read(columns=read)
             ids = part[columns.id]
             if ids.null_count:
                 row = pc.index(pc.is_null(ids), True).as_py()
                 raise UserError(f"row {row + 1} of {file} has no {columns.id}: give each row an id")
             all_integers &= pa.types.is_integer(ids.type)
-            label = part[columns.label] if described.has_label else pa.nulls(len(ids))
+            label = part[columns.label] if has_label else pa.nulls(len(ids))
             parts.append(
                 pa.table(
                     {
@@ -85,14 +87,13 @@ def list_rows(files: Sequence[str], columns: Columns, carry: Iterable[str]) -> t
                     }
                 )
             )
-    assert found is not None, "a source lists at least one file"
     objects = pa.concat_tables(parts).combine_chunks()
     if not objects.num_rows:
         raise UserError(f"no row in {files[0]}" + (f" and {len(files) - 1} more files" if files[1:] else ""))
     texts = objects["object_id"]
     # Strings of digits stay strings here, as the file's type says; integers beyond 64 bits become strings.
     integers = _as_int64(texts) if all_integers else None
-    return (objects if integers is None else objects.set_column(0, "object_id", integers)), found
+    return (objects if integers is None else objects.set_column(0, "object_id", integers)), described[0]
 
 
 def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
@@ -155,8 +156,8 @@ def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[st
         image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
     if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
         raise UserError(
-            f"column {columns.image!r} in {file} is {image}: the bytes of JPEG or PNG files are wanted; name their "
-            "column with --image-column"
+            f"column {columns.image!r} in {file} is {image}: the bytes of JPEG or PNG files are wanted; name "
+            "their column with --image-column"
         )
     names = columns.standard_names()
     optional = tuple((standard, names[standard]) for standard in OPTIONAL if names[standard] in schema.names)
@@ -170,8 +171,8 @@ def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[st
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
             raise UserError(
-                f"column {columns.label!r} in {file} is {kind}: class names are wanted; name their column with "
-                "--label-column"
+                f"column {columns.label!r} in {file} is {kind}: class names are wanted; name their column "
+                "with --label-column"
             )
     carried = tuple((name, schema.field(name).type) for name in carry if name in schema.names)
     return ParquetColumns(columns.image, optional, carried, has_label)

@@ -132,7 +132,9 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _learner(job: StageJob, seed: int, steps_per_epoch: int, compute: ComputePlan, world_size: int) -> StageLearner:
+def _learner(
+    job: StageJob, seed: int, steps_per_epoch: int, compute: ComputePlan, world_size: int
+) -> StageLearner:
     recipe = job.recipe.stage(job.stage)
     num_classes = len(job.recipe.taxonomy.stage_classes(job.stage))
     # Every worker starts from the same weights, the random head among them.
@@ -170,7 +172,9 @@ def _report(learner: StageLearner, history: list[dict[str, Any]], rank: int) -> 
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
-        weights = {name: tensor.cpu().contiguous() for name, tensor in learner.best_weights.state_dict().items()}
+        weights = {
+            name: tensor.cpu().contiguous() for name, tensor in learner.best_weights.state_dict().items()
+        }
         save_file(weights, Path(folder) / WEIGHTS)
         torch.save({"learner": learner.state_dict(), "history": history}, Path(folder) / STATE)
         ray.train.report(
@@ -232,6 +236,6 @@ def _say_epoch(stage: str, epochs: int, history: list[dict[str, Any]]) -> None:
     best = max(r["val_accuracy"] for r in history)
     say(
         f"{stage} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.4f}, validation loss "
-        f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f} (best {best:.4f}), {row['seconds']:.0f} s, "
-        f"{row['images_per_second']:.0f} images/s"
+        f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f} (best {best:.4f}), "
+        f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"
     )

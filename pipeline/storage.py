@@ -16,7 +16,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
 
-__all__ = ["absolute", "exists", "find_files", "open_input", "read_bytes", "remove", "write_bytes"]
+__all__ = [
+    "absolute",
+    "exists",
+    "find_files",
+    "hidden",
+    "is_file",
+    "list_files",
+    "open_input",
+    "read_bytes",
+    "remove",
+    "write_bytes",
+]
 
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -35,14 +46,12 @@ def exists(path: str) -> bool:
 def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
     """Files behind a command-line argument: a file, a folder (searched to the bottom) or a glob.
 
-    Names that begin with ``_`` or ``.`` are left out, at every level: manifests and markers live there.
-
     Parameters
     ----------
     path : str
         Local or URL.
     suffixes : sequence of str
-        Endings of the wanted files in a folder or glob, such as ``".parquet"``.
+        Endings of the wanted files in a folder or glob, such as ``".parquet"``; a file is wanted as it is.
 
     Returns
     -------
@@ -54,23 +63,51 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
     UserError
         If there is nothing at the path, or nothing with a wanted ending.
     """
+    if not GLOB_CHARACTERS & set(path) and not exists(path):
+        raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
+    names = [name for name, _ in list_files(path)]
+    if is_file(path):
+        return names
+    wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
+    if not wanted:
+        raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
+    return wanted
+
+
+def list_files(path: str) -> list[tuple[str, int]]:
+    """Names and sizes of a file, of the files in a folder, searched to the bottom, or of those a glob names.
+
+    Names that begin with ``_`` or ``.`` are left out, at every level: manifests and markers live there.
+
+    Returns
+    -------
+    list of (str, int)
+        Absolute paths or URLs with their bytes, sorted; empty if there is nothing.
+    """
     filesystem, place = _resolve(path)
     if GLOB_CHARACTERS & set(place):
-        root, found = place, filesystem.glob(place)
-        visible = [name for name in found if not _hidden(posixpath.basename(name))]
-    elif not filesystem.exists(place):
-        raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
+        found, root = filesystem.glob(place, detail=True), None
     elif filesystem.isfile(place):
-        return [_full_name(filesystem, place)]
+        return [(_full_name(filesystem, place), int(filesystem.size(place) or 0))]
     else:
-        root, found = place, filesystem.find(place)
-        visible = [
-            name for name in found if not any(map(_hidden, posixpath.relpath(name, root).split("/")))
-        ]  # fmt: skip
-    names = [name for name in visible if name.lower().endswith(tuple(suffixes))]
-    if not names:
-        raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
-    return [_full_name(filesystem, name) for name in sorted(names)]
+        found, root = filesystem.find(place, detail=True), place
+    return [
+        (_full_name(filesystem, name), int(info.get("size") or 0))
+        for name, info in sorted(found.items())
+        if info.get("type") != "directory"
+        and not hidden(posixpath.relpath(name, root) if root else posixpath.basename(name))
+    ]
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file, not a folder, at a path or URL."""
+    filesystem, place = _resolve(path)
+    return bool(filesystem.isfile(place))
+
+
+def hidden(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is a marker or a manifest by its name."""
+    return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def open_input(path: str) -> fsspec.core.OpenFile:
@@ -135,7 +172,3 @@ def _resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def _full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
     return name if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(name)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(("_", "."))

@@ -36,7 +36,7 @@ def read_text_table(path: str) -> pa.Table:
     """
     content = storage.read_bytes(path)
     try:
-        header = next(csv.reader(io.StringIO(content[: 2**20].decode("utf-8-sig", errors="strict"))), [])
+        header = next(csv.reader(io.StringIO(content[: 2**20].decode("utf-8-sig", errors="replace"))), [])
         if not header:
             raise UserError(f"{path} is empty: a CSV table with a header line is wanted")
         if len(set(header)) != len(header):
@@ -46,13 +46,17 @@ def read_text_table(path: str) -> pa.Table:
             pa.BufferReader(content),
             parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                column_types={name: pa.string() for name in header}, null_values=NULLS, strings_can_be_null=True
+                column_types={name: pa.string() for name in header},
+                null_values=NULLS,
+                strings_can_be_null=True,
             ),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV table: {str(error).splitlines()[0]}") from None
     # Names as in the header line, stripped like the values: a space after a comma is no part of a name.
-    columns = {name.strip(): pc.utf8_trim_whitespace(table[name]).combine_chunks() for name in table.column_names}
+    columns = {
+        name.strip(): pc.utf8_trim_whitespace(table[name]).combine_chunks() for name in table.column_names
+    }
     return pa.table(columns)
 
 

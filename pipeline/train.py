@@ -52,7 +52,13 @@ class TrainingResult:
 
 
 def train(
-    data: str, val: str, recipe: Recipe, out: str, columns: Columns | None = None, workers: int | None = None, gpu: bool | None = None
+    data: str,
+    val: str,
+    recipe: Recipe,
+    out: str,
+    columns: Columns | None = None,
+    workers: int | None = None,
+    gpu: bool | None = None,
 ) -> TrainingResult:
     """Train both stages and bundle the pair that is best on validation.
 
@@ -70,8 +76,8 @@ def train(
     workers : int, optional
         Data-parallel workers; default: one a GPU, or one in all without GPUs.
     gpu : bool, optional
-        Whether each worker takes a GPU; default: if the cluster has any now. An autoscaled cluster that starts
-        GPU nodes on demand needs True, and `workers`.
+        Whether each worker takes a GPU; default: if the cluster has any now. An autoscaled cluster that
+        starts GPU nodes on demand needs True, and `workers`.
 
     Raises
     ------
@@ -80,10 +86,17 @@ def train(
     """
     started = time.monotonic()
     columns = columns or Columns()
-    train_shards, val_shards = (check_labelled(list_shards(path), columns, recipe.taxonomy) for path in (data, val))
+    train_shards, val_shards = (
+        check_labelled(list_shards(path), columns, recipe.taxonomy) for path in (data, val)
+    )
     _check_classes(recipe, train_shards)
-    if workers is not None and not 1 <= workers <= min(recipe.stage1.batch_size, recipe.stage2.batch_size) // 2:
-        raise UserError(f"--workers {workers}: a batch must hold two images for each worker, and one worker is least")
+    if (
+        workers is not None
+        and not 1 <= workers <= min(recipe.stage1.batch_size, recipe.stage2.batch_size) // 2
+    ):
+        raise UserError(
+            f"--workers {workers}: a batch must hold two images for each worker, and one worker is least"
+        )
     initial = {name: _initial_weights(recipe.stage(name)) for name in STAGES}
     folder = RunFolder(out)
     resumed = folder.claim(_description(recipe, train_shards, val_shards))
@@ -98,7 +111,9 @@ def train(
         stores = _load(recipe, train_shards, val_shards)
         candidates: dict[str, list[Candidate]] = {}
         for name in STAGES:
-            weights = candidates["stage1"][0].weights() if recipe.stage(name).init == "stage1" else initial[name]
+            weights = (
+                candidates["stage1"][0].weights() if recipe.stage(name).init == "stage1" else initial[name]
+            )
             job = StageJob(
                 stage=name,
                 recipe=recipe,
@@ -111,7 +126,8 @@ def train(
             )
             candidates[name] = folder.finished_stage(name) or _fit(job, folder, cluster, workers, use_gpu)
         stages = {
-            name: StageCandidates(recipe.stage(name).backbone, preprocessing[name], candidates[name]) for name in STAGES
+            name: StageCandidates(recipe.stage(name).backbone, preprocessing[name], candidates[name])
+            for name in STAGES
         }
         say(f"scoring {len(candidates['stage1'])} x {len(candidates['stage2'])} pairs on validation")
         frequencies = _member_frequencies(recipe, train_shards)
@@ -124,9 +140,11 @@ def train(
 
 
 def stage_preprocessing(recipe: StageRecipe) -> Preprocessing:
-    """What a stage does to a cutout at prediction; the normalization is the backbone's unless the recipe says."""
+    """What a stage does to a cutout at prediction, with the backbone's normalization if none is given."""
     entry = spec(recipe.backbone)
-    return Preprocessing(recipe.center_crop, recipe.input_size, recipe.mean or entry.mean, recipe.std or entry.std)
+    return Preprocessing(
+        recipe.center_crop, recipe.input_size, recipe.mean or entry.mean, recipe.std or entry.std
+    )
 
 
 def _initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
@@ -135,18 +153,24 @@ def _initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
     if recipe.init in ("random", "stage1"):
         return None
     pretrained = True if recipe.init == "imagenet" else recipe.init
-    return create_backbone(recipe.backbone, 2, pretrained, recipe.input_size).trunk.state_dict(prefix="trunk.")
+    return create_backbone(recipe.backbone, 2, pretrained, recipe.input_size).trunk.state_dict(
+        prefix="trunk."
+    )
 
 
 def _check_classes(recipe: Recipe, labelled: LabelledShards) -> None:
     missing = [name for name, count in labelled.class_counts.items() if count == 0]
     if missing:
         counts = ", ".join(f"{name} {count}" for name, count in labelled.class_counts.items())
-        raise UserError(f"no training galaxy of class {', '.join(missing)} (there are {counts}): nothing to learn it from")
+        raise UserError(
+            f"no training galaxy of class {', '.join(missing)} (there are {counts}): nothing to learn it from"
+        )
     for name in STAGES:
         stage = recipe.stage(name)
         if stage.augmentation.center_crop < stage.input_size // 4:
-            raise UserError(f"{name}.augmentation.center_crop {stage.augmentation.center_crop} is too small to scale up")
+            raise UserError(
+                f"{name}.augmentation.center_crop {stage.augmentation.center_crop} is too small to scale up"
+            )
 
 
 def _description(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShards) -> dict[str, Any]:
@@ -175,8 +199,10 @@ def _load(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShar
     return stores
 
 
-def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: int | None, gpu: bool) -> list[Candidate]:
-    """Train one stage, going on from its last checkpoint if there is one; its best checkpoints, best first."""
+def _fit(
+    job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: int | None, gpu: bool
+) -> list[Candidate]:
+    """Train one stage, going on from its last checkpoint if there is one; returns the best, best first."""
     started = time.monotonic()
     trainer = TorchTrainer(
         train_stage,
@@ -193,14 +219,16 @@ def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: i
             checkpoint_config=CheckpointConfig(
                 num_to_keep=BEST_KEPT, checkpoint_score_attribute="val_accuracy", checkpoint_score_order="max"
             ),
-            # A lost node or worker is a fault of the machine: tried again from the last checkpoint, with a bound.
+            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
             failure_config=FailureConfig(max_failures=3),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
     result = trainer.fit()
     # Ray keeps the latest checkpoint beside the best ones, to go on from.
-    kept = sorted(result.best_checkpoints, key=lambda kept: (-kept[1]["val_accuracy"], kept[1]["epoch"]))[:BEST_KEPT]
+    kept = sorted(result.best_checkpoints, key=lambda kept: (-kept[1]["val_accuracy"], kept[1]["epoch"]))[
+        :BEST_KEPT
+    ]
     candidates = [
         Candidate(
             int(metrics["epoch"]),
@@ -214,7 +242,9 @@ def _fit(job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: i
 
 
 def _member_frequencies(recipe: Recipe, labelled: LabelledShards) -> np.ndarray:
-    counts = np.array([labelled.class_counts[name] for name in recipe.taxonomy.stage2_classes], dtype=np.float64)
+    counts = np.array(
+        [labelled.class_counts[name] for name in recipe.taxonomy.stage2_classes], dtype=np.float64
+    )
     return counts / counts.sum()
 
 

@@ -1,15 +1,95 @@
-"""Shared by the tests: one local Ray for the whole session, since starting one takes seconds."""
+"""Shared by the tests: one local Ray, one small data set and one small trained bundle for the session."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import ray
 
+from hiwl_core.recipe import Recipe, load_recipe
+from tests.drawings import write_labelled_shard
+
+# The demo recipe made small: seconds to train on the drawings of `tests.drawings`.
+TINY = (
+    "stage1.input_size=32",
+    "stage2.input_size=32",
+    "stage1.center_crop=64",
+    "stage2.center_crop=64",
+    "stage1.augmentation.center_crop=72",
+    "stage2.augmentation.center_crop=72",
+    "stage1.batch_size=16",
+    "stage2.batch_size=16",
+    "stage1.epochs=4",
+    "stage2.epochs=4",
+)
+
+
+@dataclass(frozen=True)
+class TinyData:
+    """Shards of drawings: 140 to train on, in two files, and 50 to validate on."""
+
+    train: str
+    val: str
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
+    """A local Ray with more slots than cores: they are for scheduling, not threads."""
     ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    folder = tmp_path_factory.mktemp("tiny")
+    counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
+    for index in range(2):
+        write_labelled_shard(
+            folder / "train" / f"train-{index:05d}-of-00002.parquet", counts, first_id=1000 * index
+        )
+    per_class = dict.fromkeys(counts, 10)
+    write_labelled_shard(folder / "val" / "val-00000-of-00001.parquet", per_class, first_id=9000)
+    return TinyData(str(folder / "train"), str(folder / "val"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    return load_recipe("demo", TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    ray_session: None, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run folder, with its bundle."""
+    from pipeline.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_data.train, tiny_data.val, tiny_recipe, str(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path) -> str:
+    return str(tiny_run / "bundle")
+
+
+def hiwl(*arguments: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, in a process group of its own, with a Ray of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        cwd=Path(__file__).parents[1],
+    )

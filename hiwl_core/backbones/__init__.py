@@ -14,7 +14,14 @@ from hiwl_core.backbones import efficientnet, efficientnet_lite
 from hiwl_core.backbones.classifier import ImageClassifier
 from hiwl_core.errors import UserError
 
-__all__ = ["BackboneSpec", "ImageClassifier", "available_backbones", "create_backbone", "load_weights", "spec"]
+__all__ = [
+    "BackboneSpec",
+    "ImageClassifier",
+    "available_backbones",
+    "create_backbone",
+    "load_weights",
+    "spec",
+]
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,12 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str
         if name not in weights:
             raise UserError(f"{source}: no tensor {name!r}; are these weights of another backbone?")
         if weights[name].shape != tensor.shape:
-            raise UserError(f"{source}: {name!r} has shape {tuple(weights[name].shape)}, not {tuple(tensor.shape)}")
-    fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
+            raise UserError(
+                f"{source}: {name!r} has shape {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+            )
+    fitting = {
+        name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape
+    }
     model.load_state_dict(fitting, strict=False)
 
 

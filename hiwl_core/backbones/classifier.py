@@ -28,8 +28,8 @@ class ImageClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features, shape (N, feature_width)."""
-        return self.trunk(images)  # type: ignore[no-any-return]
+        return self.trunk(images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, num_classes)."""
-        return self.head(self.dropout(self.trunk(images)))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.trunk(images)))

@@ -38,8 +38,8 @@ def imagenet_trunk(name: str) -> dict[str, torch.Tensor]:
         return rename(weights.get_state_dict(progress=False, check_hash=True))
     except OSError as error:
         raise UserError(
-            f"no ImageNet weights for {name}: {weights.url} is out of reach ({error}); fetch it elsewhere and set "
-            "stage1.init to the file's path, or train from scratch with stage1.init=random"
+            f"no ImageNet weights for {name}: {weights.url} is out of reach ({error}); fetch it elsewhere "
+            "and set stage1.init to the file's path, or train from scratch with stage1.init=random"
         ) from None
 
 

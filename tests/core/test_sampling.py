@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
+
+# The paper's stage 2: 462 CSS and 3,122 EO among the training galaxies.
+TARGETS = np.repeat([0, 1], [462, 3122])
+
+
+def test_each_class_has_the_same_total_weight() -> None:
+    weights = class_weights(TARGETS, 2)
+    assert weights[TARGETS == 0].sum() == pytest.approx(0.5)
+    assert weights[TARGETS == 1].sum() == pytest.approx(0.5)
+
+
+def test_a_class_without_objects_cannot_be_drawn() -> None:
+    with pytest.raises(UserError, match="no object of class index \\[1\\]"):
+        class_weights(np.array([0, 0, 2]), 3)
+
+
+def test_css_is_half_of_a_hundred_epochs_of_draws() -> None:
+    weights = class_weights(TARGETS, 2)
+    draws = np.concatenate(
+        [epoch_draws(len(TARGETS), seed=0, epoch=epoch, weights=weights) for epoch in range(100)]
+    )
+    share = (TARGETS[draws] == 0).mean()
+    assert len(draws) == 358_400
+    # A binomial share of 358,400 draws has a standard deviation of 0.00084.
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(len(draws))
+
+
+def test_draws_are_with_replacement_and_reach_nearly_all_of_a_small_class() -> None:
+    draws = epoch_draws(len(TARGETS), 0, 0, class_weights(TARGETS, 2))
+    css = draws[TARGETS[draws] == 0]
+    assert len(css) > len(np.unique(css)) > 0.95 * 462
+
+
+def test_plain_epochs_see_each_object_once_in_an_order_of_their_own() -> None:
+    first, second = (epoch_draws(1000, 0, epoch) for epoch in (0, 1))
+    assert sorted(first) == list(range(1000))
+    assert not np.array_equal(first, second)
+
+
+def test_draws_depend_on_seed_and_epoch_alone() -> None:
+    weights = class_weights(TARGETS, 2)
+    assert np.array_equal(epoch_draws(3584, 7, 3, weights), epoch_draws(3584, 7, 3, weights))
+    assert not np.array_equal(epoch_draws(3584, 7, 3, weights), epoch_draws(3584, 8, 3, weights))
+
+
+@pytest.mark.parametrize("num_draws", [1, 23, 24, 25, 47, 48, 3584, 23031])
+def test_batches_cover_all_draws_and_none_is_tiny(num_draws: int) -> None:
+    bounds = batch_bounds(num_draws, 48)
+    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(num_draws))
+    assert all(24 <= stop - start < 72 for start, stop in bounds) or num_draws < 24
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_workers_share_each_global_batch_exactly(world_size: int) -> None:
+    for start, stop in batch_bounds(3584, 48):
+        shares = [rank_share(start, stop, rank, world_size) for rank in range(world_size)]
+        assert sorted(np.concatenate(shares)) == list(range(start, stop))
+
+
+def test_a_batch_smaller_than_the_workers_is_refused() -> None:
+    with pytest.raises(UserError, match="cannot be shared by 4 workers"):
+        rank_share(0, 3, 0, 4)

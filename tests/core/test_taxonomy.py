@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+
+
+def test_galaxy_zoo_stages() -> None:
+    assert GALAXY_ZOO.stage1_classes == ("CRS", "IBS", "SPI", "CSS+EO")
+    assert GALAXY_ZOO.stage2_classes == ("CSS", "EO")
+    indices = GALAXY_ZOO.encode(["CRS", "IBS", "CSS", "EO", "SPI"])
+    assert GALAXY_ZOO.stage_targets("stage1", indices).tolist() == [0, 1, 3, 3, 2]
+    assert GALAXY_ZOO.stage_targets("stage2", indices).tolist() == [-1, -1, 0, 1, -1]
+
+
+def test_another_grouping() -> None:
+    taxonomy = Taxonomy(
+        "mergers", ("merger", "pair", "ring", "single"), ("merger", "pair", "ring"), "disturbed"
+    )
+    assert taxonomy.stage1_classes == ("single", "disturbed")
+    assert taxonomy.stage_targets("stage1", np.arange(4)).tolist() == [1, 1, 1, 0]
+    assert taxonomy.stage_targets("stage2", np.arange(4)).tolist() == [0, 1, 2, -1]
+    assert Taxonomy.from_dict(taxonomy.to_dict()) == taxonomy
+
+
+def test_unknown_label_names_itself_and_the_classes() -> None:
+    with pytest.raises(UserError, match="unknown class 'BAR' in the labels.*CRS, IBS, CSS, EO, SPI"):
+        GALAXY_ZOO.encode(["CRS", "BAR"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "combined", "combined_name"),
+    [
+        (("a", "a", "b"), ("a", "b"), "ab"),
+        (("a", "b", "c"), ("a",), "ab"),
+        (("a", "b", "c"), ("a", "d"), "ad"),
+        (("a", "b"), ("a", "b"), "ab"),
+        (("a", "b", "c"), ("a", "b"), "c"),
+    ],
+)
+def test_impossible_taxonomies_are_refused(classes: tuple, combined: tuple, combined_name: str) -> None:
+    with pytest.raises(UserError, match="taxonomy 'x'"):
+        Taxonomy("x", classes, combined, combined_name)

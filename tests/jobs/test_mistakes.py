@@ -1,0 +1,113 @@
+"""A user's mistake is one clear line and exit code 2, before any Ray work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TinyData
+from tests.drawings import write_labelled_shard
+
+# Runs command lines in one process, since imports take seconds, and says whether Ray was ever started.
+RUNNER = """
+import json, sys
+from click.testing import CliRunner
+import ray
+from jobs.cli import main
+results = {}
+for name, arguments in json.load(sys.stdin).items():
+    result = CliRunner().invoke(main, arguments)
+    results[name] = [result.exit_code, result.stdout, result.stderr, ray.is_initialized()]
+json.dump(results, sys.stdout)
+"""
+
+
+def test_each_mistake_is_one_line_and_exit_code_2(
+    tiny_bundle: str, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_bundle, changed)
+    weights = (changed / "stage1.safetensors").read_bytes()
+    (changed / "stage1.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    strange = str(write_labelled_shard(tmp_path / "strange.parquet", {"CRS": 2}))
+    _relabel(Path(strange), "BAR")
+    out, here = str(tmp_path / "out"), str(tmp_path)
+    train = ["train", "--data", tiny_data.train, "--val", tiny_data.val, "--out", out, "--recipe"]
+    cases = {
+        "missing folder": (
+            ["train", "--data", f"{here}/nowhere", "--val", here, "--recipe", "demo", "--out", out],
+            "no file or folder",
+        ),
+        "missing shards": (["classify", tiny_bundle, f"{here}/nowhere", out], "no file or folder"),
+        "missing bundle": (["classify", f"{here}/nowhere", tiny_data.val, out], "no model bundle at"),
+        "missing source": (["ingest", f"{here}/nowhere", out], "nowhere"),
+        "missing votes": (["select", f"{here}/nowhere.csv", f"{out}.csv"], "nowhere.csv"),
+        "wrong column": ([*train, "demo", "--label-column", "klass"], "no column 'klass' in"),
+        "wrong id column": (
+            ["evaluate", tiny_bundle, tiny_data.val, "--id-column", "ID"],
+            "no column 'ID' in",
+        ),
+        "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, paper"),
+        "unknown recipe key": ([*train, "demo", "--set", "stage1.epocs=3"], "unknown key 'stage1.epocs'"),
+        "unknown backbone": (
+            [*train, "demo", "--set", "stage1.backbone=vgg", "--set", "stage2.backbone=vgg"],
+            "no backbone 'vgg'",
+        ),
+        "unknown class": (
+            ["train", "--data", strange, "--val", strange, "--recipe", "demo", "--out", out],
+            "unknown class 'BAR' in the labels",
+        ),
+        "unknown class to score": (["evaluate", tiny_bundle, strange], "unknown class 'BAR' in the labels"),
+        "changed bundle": (["classify", str(changed), tiny_data.val, out], "stage1.safetensors has sha256"),
+        "count": (["simulate", out, "--count", "0"], "0"),
+        "unknown verb on a cluster": (["submit", "--", "clasify"], "clasify"),
+    }
+    results = _run({name: arguments for name, (arguments, _) in cases.items()})
+    for name, (_, message) in cases.items():
+        code, stdout, stderr, ray_started = results[name]
+        assert (code, stdout, ray_started) == (2, "", False), (name, results[name])
+        assert message in stderr, (name, stderr)
+        assert stderr.startswith("Error: "), (name, stderr)
+        assert len(stderr.splitlines()) == 1, (name, stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "verb", ["simulate", "select", "ingest", "train", "evaluate", "classify", "submit", None]
+)
+def test_help_has_an_example(verb: str | None) -> None:
+    from click.testing import CliRunner
+
+    from jobs.cli import main
+
+    result = CliRunner().invoke(main, [*([verb] if verb else []), "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"hiwl {verb or 'train'}" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+
+
+def _relabel(path: Path, label: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    position = table.column_names.index("label")
+    pq.write_table(table.set_column(position, "label", pa.array([label] * len(table))), path)
+
+
+def _run(command_lines: dict[str, list[str]]) -> dict[str, list]:  # type: ignore[type-arg]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(command_lines),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    return json.loads(done.stdout)

@@ -1,0 +1,133 @@
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hiwl_core.bundle import load_bundle
+from hiwl_core.errors import UserError
+from hiwl_core.recipe import Recipe, load_recipe
+from pipeline.train import train
+from tests.conftest import TINY, TinyData, hiwl
+
+
+def test_a_run_leaves_its_tables_and_a_whole_bundle(tiny_run: Path, tiny_recipe: Recipe) -> None:
+    for stage in ("stage1", "stage2"):
+        epochs = pd.read_csv(tiny_run / f"{stage}_epochs.csv")
+        assert epochs["epoch"].tolist() == [1, 2, 3, 4]
+        assert epochs["train_loss"].iloc[-1] < epochs["train_loss"].iloc[0]
+        best = json.loads((tiny_run / f"{stage}.json").read_text())["best"]
+        assert len(best) == 3
+        assert [entry["accuracy"] for entry in best] == pytest.approx(
+            sorted(epochs["val_accuracy"], reverse=True)[:3], abs=1e-5
+        )
+    pairs = pd.read_csv(tiny_run / "pairs.csv")
+    assert len(pairs) == 9
+    assert pairs["accuracy"].is_monotonic_decreasing
+    bundle = load_bundle(tiny_run / "bundle")
+    assert bundle.provenance["class_counts"] == {"CRS": 36, "IBS": 36, "CSS": 12, "EO": 24, "SPI": 32}
+    assert bundle.member_frequencies == pytest.approx([1 / 3, 2 / 3])
+    assert bundle.metrics["validation"]["accuracy"] == pytest.approx(pairs["accuracy"].iloc[0], abs=1e-5)
+    assert bundle.provenance["recipe"] == tiny_recipe.to_dict()
+
+
+def test_the_cascade_learns(tiny_run: Path) -> None:
+    assert pd.read_csv(tiny_run / "pairs.csv")["accuracy"].iloc[0] > 0.6  # a fifth by chance
+
+
+def test_a_complete_run_is_not_run_again(
+    ray_session: None, tiny_run: Path, tiny_data: TinyData, tiny_recipe: Recipe
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in tiny_run.rglob("*") if file.is_file()}
+    result = train(tiny_data.train, tiny_data.val, tiny_recipe, str(tiny_run))
+    assert result.pairs is None
+    assert {file: file.stat().st_mtime_ns for file in tiny_run.rglob("*") if file.is_file()} == before
+
+
+def test_another_run_in_the_same_folder_is_refused(tiny_run: Path, tiny_data: TinyData) -> None:
+    other = load_recipe("demo", [*TINY, "stage1.optimizer.lr=0.5"])
+    with pytest.raises(UserError, match=r"another recipe\.stage1\.optimizer\.lr \(0\.001, now 0\.5\)"):
+        train(tiny_data.train, tiny_data.val, other, str(tiny_run))
+    with pytest.raises(UserError, match=r"another train\."):
+        train(tiny_data.val, tiny_data.val, load_recipe("demo", TINY), str(tiny_run))
+
+
+def test_two_workers_train_on_the_same_batches(
+    ray_session: None, tiny_run: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    recipe = load_recipe("demo", [*TINY, "stage1.epochs=2", "stage2.epochs=1"])
+    train(tiny_data.train, tiny_data.val, recipe, str(tmp_path / "two"), workers=2)
+    two = pd.read_csv(tmp_path / "two" / "stage1_epochs.csv")
+    assert two["workers"].tolist() == [2, 2]
+    # Batch normalization sees half batches and the schedule is shorter: alike, not equal.
+    one = pd.read_csv(tiny_run / "stage1_epochs.csv")
+    assert two["train_loss"].iloc[0] == pytest.approx(one["train_loss"].iloc[0], rel=0.2)
+    assert load_bundle(tmp_path / "two" / "bundle").model_id
+
+
+def test_too_many_workers_for_a_batch_are_refused(
+    tiny_data: TinyData, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="--workers 9"):
+        train(tiny_data.train, tiny_data.val, tiny_recipe, str(tmp_path), workers=9)
+
+
+def test_a_class_without_a_galaxy_is_refused(
+    tiny_data: TinyData, tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    from tests.drawings import write_labelled_shard
+
+    shard = write_labelled_shard(tmp_path / "a.parquet", {"CRS": 4, "IBS": 4, "EO": 4, "SPI": 4})
+    with pytest.raises(UserError, match=r"no training galaxy of class CSS \(there are CRS 4"):
+        train(str(shard), tiny_data.val, tiny_recipe, str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_stage_2_goes_on_from_its_last_checkpoint(
+    tiny_data: TinyData, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = [*TINY, "stage1.epochs=1", "stage2.epochs=6"]
+    arguments = [
+        "train",
+        "--data",
+        tiny_data.train,
+        "--val",
+        tiny_data.val,
+        "--recipe",
+        "demo",
+        "--out",
+        str(out),
+    ]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    first = hiwl(*arguments)
+    table = out / "stage2_epochs.csv"
+    deadline = time.monotonic() + 240
+    while not (table.exists() and len(pd.read_csv(table)) >= 2):
+        assert first.poll() is None, first.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert not (out / "bundle").exists()
+    checkpoints = sorted((out / "stage2").glob("epoch_*"))
+    stage1_before = {file: file.stat().st_mtime_ns for file in (out / "stage1").rglob("*") if file.is_file()}
+
+    second = hiwl(*arguments)
+    output, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, output
+    assert "going on with the run" in output
+    assert "stage1 epoch" not in output
+    assert f"stage2 epoch {max(1, len(checkpoints) - 1)}/6" not in output or len(checkpoints) < 2
+    assert "stage2 epoch 6/6" in output
+    assert pd.read_csv(table)["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert {
+        file: file.stat().st_mtime_ns for file in (out / "stage1").rglob("*") if file.is_file()
+    } == stage1_before
+    assert load_bundle(out / "bundle").model_id
+    shutil.rmtree(out)
+    os.sync()

@@ -1,7 +1,7 @@
 """The cascade at prediction: routing, and five probabilities from two stages.
 
-The label follows the paper's hard routing (Ma et al. 2023, MNRAS 519, 4765): an image goes through stage 1, and
-only if that calls it *combined* does stage 2 see it. The probabilities follow the product rule,
+The label follows the paper's hard routing (Ma et al. 2023, MNRAS 519, 4765): an image goes through stage 1,
+and only if that calls it *combined* does stage 2 see it. The probabilities follow the product rule,
 p(member) = p1(combined) * p2(member); where stage 2 did not run, p1(combined) is divided by the frequencies
 of the members among the training galaxies.
 """

@@ -40,27 +40,31 @@ class ComputePlan:
         return f"{self.device.type} {precision}"
 
 
-def choose_compute(local_rank: int = 0) -> ComputePlan:
-    """The best this process can do: a CUDA device with bfloat16 where it has it, else the CPU.
+def choose_compute(device: torch.device | None = None) -> ComputePlan:
+    """How to compute on a device; by default the first GPU that this process sees, else the CPU.
+
+    A GPU computes in bfloat16 where it has the instructions.
 
     On a CPU everything stays float32: bfloat16 is some ten times slower without the instructions for it,
     and a catalog should not depend on which node of a cluster computed a row.
 
     Parameters
     ----------
-    local_rank : int
-        Which of the process's visible CUDA devices to use.
+    device : torch.device, optional
+        Given by whoever hands out devices, such as Ray Train to its workers.
     """
-    if torch.cuda.is_available():
+    if device is None:
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
         return ComputePlan(
-            device=torch.device("cuda", local_rank),
+            device=device,
             autocast_dtype=torch.bfloat16
             if torch.cuda.is_bf16_supported(including_emulation=False)
             else None,
-            can_compile=torch.cuda.get_device_capability(local_rank) >= (7, 0),
+            can_compile=torch.cuda.get_device_capability(device) >= (7, 0),
         )
     return ComputePlan(
-        device=torch.device("cpu"),
+        device=device,
         autocast_dtype=None,
         # Inductor writes C++ for CPUs and needs a compiler to turn it into code.
         can_compile=shutil.which("g++") is not None or shutil.which("clang++") is not None,

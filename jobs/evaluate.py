@@ -50,7 +50,7 @@ def main(bundle, shards, out, workers, gpu, columns) -> None:  # type: ignore[no
     scored = int(result.confusion.to_numpy().sum())
     best = result.metrics.iloc[-1]
     click.echo(f"accuracy {best['value']:.4f} [{best['low']:.4f}, {best['high']:.4f}] on {scored} galaxies")
-    click.echo(f"tables: {result.out}")
+    click.echo(f"tables: {result.out}, and to look at: {result.out}/evaluation.html")
 
 
 def _by_stage(stages):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cutouts import OK
@@ -22,9 +23,12 @@ from pipeline import storage
 from pipeline.catalog import TRUE_LABEL, read_part
 from pipeline.classify import CatalogSummary, classify, read_bundle
 from pipeline.cutout_store import check_labelled
-from pipeline.shards import Columns, list_shards
+from pipeline.evaluation_page import Mistake, render_page
+from pipeline.shards import Columns, iter_rows, list_shards
 
 __all__ = ["Evaluation", "evaluate"]
+
+MISTAKES_SHOWN = 14
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def evaluate(
     bundle_path, shards_path, columns, workers, gpu
         As `pipeline.classify.classify`.
     out : str
-        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json`` and the
-        catalog.
+        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json``,
+        ``evaluation.html`` and the catalog.
 
     Raises
     ------
@@ -80,15 +84,18 @@ def evaluate(
     """
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
-    check_labelled(list_shards(shards_path), columns, bundle.taxonomy)
+    shards = list_shards(shards_path)
+    check_labelled(shards, columns, bundle.taxonomy)
     out = storage.absolute(out).rstrip("/")
     summary = classify(
         bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True
     )
-    parts = [read_part(part, [TRUE_LABEL, "label", "status"]) for part in summary.parts]
+    wanted = ["object_id", TRUE_LABEL, "label", "confidence", "status"]
+    parts = [read_part(part, wanted) for part in summary.parts]
     rows = pa.concat_tables(parts).to_pandas()
     evaluation = _score(rows, bundle.taxonomy, out, summary)
-    _write(evaluation, bundle, shards_path)
+    rows["shard"] = np.repeat(shards, [part.num_rows for part in parts])
+    _write(evaluation, bundle, shards_path, _confident_mistakes(rows, columns))
     return evaluation
 
 
@@ -128,7 +135,29 @@ def _stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) 
     return table[["stage", *[name for name in table.columns if name != "stage"]]]
 
 
-def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str) -> None:
+def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
+    """The wrong labels with the highest confidence, with their cutouts; only their shards are read."""
+    wrong = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna() & (rows[TRUE_LABEL] != rows["label"])]
+    shown = wrong.nlargest(MISTAKES_SHOWN, "confidence")
+    images: dict[Any, bytes] = {}
+    for shard, group in shown.groupby("shard"):
+        ids = pa.array(group["object_id"].tolist())
+        for table in iter_rows(str(shard), columns, ["object_id", "image"]):
+            found = table.filter(pc.is_in(table["object_id"], value_set=ids))
+            images.update(zip(found["object_id"].to_pylist(), found["image"].to_pylist(), strict=True))
+    return [
+        Mistake(
+            str(row.object_id),
+            str(row.true_label),
+            str(row.label),
+            float(row.confidence),
+            images[row.object_id],
+        )
+        for row in shown.itertuples()
+    ]
+
+
+def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Mistake]) -> None:
     def write_table(name: str, table: pd.DataFrame, index: bool = False) -> None:
         text = table.to_csv(index=index, float_format="%.6f")
         storage.write_bytes(f"{evaluation.out}/{name}", text.encode())
@@ -148,6 +177,12 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str) -> Non
     }
     content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     storage.write_bytes(f"{evaluation.out}/evaluation.json", content.encode())
+    facts = [
+        f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
+        *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
+    ]
+    page = render_page("How good is the cascade?", facts, evaluation.confusion, evaluation.metrics, mistakes)
+    storage.write_bytes(f"{evaluation.out}/evaluation.html", page.encode())
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

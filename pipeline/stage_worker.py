@@ -71,7 +71,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     recipe, taxonomy = job.recipe.stage(job.stage), job.recipe.taxonomy
     classes = taxonomy.stage_classes(job.stage)
-    compute = choose_compute(context.get_local_rank() if torch.cuda.device_count() > 1 else 0)
+    compute = choose_compute(ray.train.torch.get_device())
     if compute.device.type == "cpu":
         # Ray grants a worker one thread for each logical CPU; training wants the cores of the machine.
         torch.set_num_threads(max(1, usable_cores() // context.get_local_world_size()))

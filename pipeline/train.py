@@ -89,7 +89,7 @@ def train(
     train_shards, val_shards = (
         check_labelled(list_shards(path), columns, recipe.taxonomy) for path in (data, val)
     )
-    _check_classes(recipe, train_shards)
+    _check_classes(recipe, train_shards, val_shards)
     if (
         workers is not None
         and not 1 <= workers <= min(recipe.stage1.batch_size, recipe.stage2.batch_size) // 2
@@ -158,19 +158,16 @@ def _initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
     )
 
 
-def _check_classes(recipe: Recipe, labelled: LabelledShards) -> None:
+def _check_classes(recipe: Recipe, labelled: LabelledShards, val: LabelledShards) -> None:
     missing = [name for name, count in labelled.class_counts.items() if count == 0]
     if missing:
         counts = ", ".join(f"{name} {count}" for name, count in labelled.class_counts.items())
         raise UserError(
             f"no training galaxy of class {', '.join(missing)} (there are {counts}): nothing to learn it from"
         )
-    for name in STAGES:
-        stage = recipe.stage(name)
-        if stage.augmentation.center_crop < stage.input_size // 4:
-            raise UserError(
-                f"{name}.augmentation.center_crop {stage.augmentation.center_crop} is too small to scale up"
-            )
+    if not any(val.class_counts[name] for name in recipe.taxonomy.combined):
+        members = " or ".join(recipe.taxonomy.combined)
+        raise UserError(f"no validation galaxy of class {members}: stage 2 cannot be validated")
 
 
 def _description(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShards) -> dict[str, Any]:

@@ -25,10 +25,12 @@ def test_a_gpu_is_chosen_with_what_it_can_do(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    compute = choose_compute(local_rank=1)
+    compute = choose_compute(torch.device("cuda", 1))
     assert compute.device == torch.device("cuda", 1)
     assert compute.autocast_dtype == dtype
     assert compute.can_compile is compiles
+    assert choose_compute().device == torch.device("cuda", 0)
+    assert choose_compute(torch.device("cpu")).autocast_dtype is None
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,10 @@ def test_evaluate_scores_the_catalog_that_classify_writes(
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     names = {path.name for path in (tmp_path / "scores").iterdir()}
     assert names >= {"confusion_matrix.csv", "metrics.csv", "stages.csv", "evaluation.json"}
+    page = (tmp_path / "scores" / "evaluation.html").read_text()
+    wrong = (scored["true_label"] != scored["label"]).sum()
+    assert page.count("<figure>") == min(wrong, 14)
+    assert f"{accuracy['value']:.4f}" in page
 
 
 @pytest.mark.slow

@@ -147,13 +147,9 @@ def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
             images.update(zip(found["object_id"].to_pylist(), found["image"].to_pylist(), strict=True))
     return [
         Mistake(
-            str(row.object_id),
-            str(row.true_label),
-            str(row.label),
-            float(row.confidence),
-            images[row.object_id],
-        )
-        for row in shown.itertuples()
+            str(row["object_id"]), row[TRUE_LABEL], row["label"], row["confidence"], images[row["object_id"]]
+        )  # fmt: skip
+        for row in shown.to_dict("records")
     ]
 
 

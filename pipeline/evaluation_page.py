@@ -9,6 +9,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,14 +102,15 @@ def _metrics(metrics: pd.DataFrame) -> str:
     names = [name for name in ("precision", "recall", "f1", "accuracy") if name in set(metrics["metric"])]
     rows = ["<tr><th></th>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"]
     for class_name, figures in metrics.groupby("class", sort=False):
-        by_metric = figures.set_index("metric")
+        by_metric: dict[Any, Any] = figures.set_index("metric")[["value", "low", "high"]].to_dict("index")
         cells = ""
         for name in names:
-            if name not in by_metric.index or np.isnan(by_metric.loc[name, "value"]):
+            figure = by_metric.get(name)
+            if figure is None or np.isnan(figure["value"]):
                 cells += "<td></td>"
-                continue
-            value, low, high = by_metric.loc[name, ["value", "low", "high"]]
-            cells += f"<td>{value:.4f}<small>{low:.4f} to {high:.4f}</small></td>"
+            else:
+                interval = f"{figure['low']:.4f} to {figure['high']:.4f}"
+                cells += f"<td>{figure['value']:.4f}<small>{interval}</small></td>"
         total = " class='total'" if class_name in ("average", "all") else ""
         rows.append(f"<tr{total}><th>{escape(str(class_name))}</th>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"

@@ -32,7 +32,7 @@ class ComputePlan:
         """Context of the forward pass and the loss."""
         return torch.autocast(
             self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
-        )  # fmt: skip
+        )
 
     def describe(self) -> str:
         """A few words for logs and metrics tables."""

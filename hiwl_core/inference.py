@@ -68,7 +68,7 @@ class StageNetwork:
         with self._compute.autocast():
             logits: torch.Tensor = self._network(
                 normalize(pixels, self._preprocessing.mean, self._preprocessing.std)
-            )  # fmt: skip
+            )
         return logits
 
 

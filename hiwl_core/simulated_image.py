@@ -188,7 +188,7 @@ def _components(
 
 def _edge_on_layers(
     galaxy: Morphology, share: float, color: np.ndarray
-) -> list[tuple[float, float, np.ndarray]]:  # fmt: skip
+) -> list[tuple[float, float, np.ndarray]]:
     """Thickness, flux and color of the disk and of its dust: negative light, and most so in blue."""
     layers = [(galaxy.thickness, share, color)]
     if galaxy.dust_lane:

@@ -113,13 +113,18 @@ def _expected_answers(galaxy: Morphology) -> dict[int, list[float]]:
         4: [0.93, 0.07] if galaxy.truth == "SPI" else [0.15, 0.85],
         5: [0.30, 0.55, 0.13, 0.02] if bulge < 0.1 else [0.05, 0.50, 0.40, 0.05],
         6: [0.10, 0.90],
-        7: {"CRS": [0.90, 0.09, 0.01], "IBS": [0.08, 0.87, 0.05], "CSS": [0.01, 0.11, 0.88],
-            "EO": [0.02, 0.28, 0.70], "SPI": [0.35, 0.60, 0.05]}[galaxy.truth],
+        7: {
+            "CRS": [0.90, 0.09, 0.01],
+            "IBS": [0.08, 0.87, 0.05],
+            "CSS": [0.01, 0.11, 0.88],
+            "EO": [0.02, 0.28, 0.70],
+            "SPI": [0.35, 0.60, 0.05],
+        }[galaxy.truth],
         8: [0.05, 0.05, 0.12, 0.18, 0.40, 0.15, 0.05],
         9: [0.75, 0.05, 0.20] if bulge > 0 else [0.20, 0.05, 0.75],
         10: [float(tight), 0.35, float(1 - tight)],
         11: arm_numbers,
-    }  # fmt: skip
+    }
     if galaxy.ambiguous:
         expected[1] = [0.42, 0.53, 0.05] if disk else [0.55, 0.40, 0.05]
         expected[2] = [0.55, 0.45] if galaxy.truth == "EO" else [0.15, 0.85]

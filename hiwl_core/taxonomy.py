@@ -62,8 +62,10 @@ class Taxonomy:
                 f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class"
             )
         if self.descriptions and len(self.descriptions) != len(self.classes):
-            raise UserError(f"taxonomy {self.name!r}: {len(self.descriptions)} descriptions for "
-                            f"{len(self.classes)} classes")  # fmt: skip
+            raise UserError(
+                f"taxonomy {self.name!r}: {len(self.descriptions)} descriptions for "
+                f"{len(self.classes)} classes"
+            )
 
     @property
     def stage1_classes(self) -> tuple[str, ...]:

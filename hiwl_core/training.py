@@ -197,7 +197,7 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: StageRecipe, steps_per_e
     if settings.schedule == "one_cycle":
         return OneCycleLR(
             optimizer, settings.lr, total_steps=recipe.epochs * steps_per_epoch, pct_start=settings.warmup
-        )  # fmt: skip
+        )
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=settings.t_max or recipe.epochs, eta_min=0.0)
     return ConstantLR(optimizer, factor=1.0)

@@ -283,7 +283,7 @@ class _ShardClassifier:
         if always not in self._classifiers:
             self._classifiers[always] = CascadeClassifier(
                 self._bundle, threads=self._threads, always_stage2=always
-            )  # fmt: skip
+            )
         return self._classifiers[always]
 
 

@@ -100,7 +100,7 @@ def check_labelled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) 
         )
     return LabelledShards(
         tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabelled
-    )  # fmt: skip
+    )
 
 
 def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) -> CutoutStore:

@@ -148,7 +148,7 @@ def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
     return [
         Mistake(
             str(row["object_id"]), row[TRUE_LABEL], row["label"], row["confidence"], images[row["object_id"]]
-        )  # fmt: skip
+        )
         for row in shown.to_dict("records")
     ]
 

@@ -145,7 +145,7 @@ def simulate(
     classes, ambiguous_count = _write_votes(shards, f"{out}/votes.csv")
     return SimulationSummary(
         count, rendered, classes, ambiguous_count, seconds, f"{out}/cutouts", f"{out}/votes.csv"
-    )  # fmt: skip
+    )
 
 
 def _claim(out: str, parameters: dict[str, Any]) -> None:

@@ -259,7 +259,7 @@ def _bundle(
         candidate = next(c for c in stage.candidates if c.epoch == best[f"{name}_epoch"])
         models[name] = StageModel(
             stage.backbone, stage.preprocessing, recipe.stage(name).label_smoothing, candidate.weights()
-        )  # fmt: skip
+        )
     return ModelBundle(
         taxonomy=recipe.taxonomy,
         stages=models,

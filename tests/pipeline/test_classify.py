@@ -37,9 +37,17 @@ def test_every_row_is_in_the_catalog_once_with_its_columns(tiny_bundle: str, tmp
     ]
     assert sorted(catalog["object_id"]) == [100 * i + j for i in range(3) for j in range(10)]
     assert list(catalog.columns) == [
-        "object_id", "ra", "dec", "label", "confidence", *PROBABILITIES, "p_stage1_combined", "p_stage2_css",
-        "status", "model_id",
-    ]  # fmt: skip
+        "object_id",
+        "ra",
+        "dec",
+        "label",
+        "confidence",
+        *PROBABILITIES,
+        "p_stage1_combined",
+        "p_stage2_css",
+        "status",
+        "model_id",
+    ]
     assert np.abs(catalog[PROBABILITIES].astype("float64").sum(axis=1) - 1).max() < 1e-5
     assert (catalog["p_stage2_css"].notna() == catalog["label"].isin(["CSS", "EO"])).all()
     assert summary.rows == 30

@@ -46,9 +46,18 @@ class StageModel:
     weights: dict[str, torch.Tensor]
 
     def network(self, num_classes: int) -> ImageClassifier:
-        """The network with its trained weights, in eval mode."""
+        """The network with its trained weights, in eval mode.
+
+        Raises
+        ------
+        UserError
+            If the backbone's package is missing or the weights do not fit.
+        """
         model = create_backbone(self.backbone, num_classes, input_size=self.preprocessing.input_size)
-        model.load_state_dict(self.weights)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise UserError(f"the weights are not those of a {self.backbone}: {error}") from None
         return model.eval()
 
 
@@ -169,7 +178,7 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"model bundle {place!r}: {DESCRIPTION} is not JSON ({error})") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"model bundle {place!r}: {DESCRIPTION} lacks {error}") from None
 
 

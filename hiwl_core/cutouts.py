@@ -120,7 +120,7 @@ class TrainTransform:
         """Transform one image to uint8 of shape (input_size, input_size, 3), the same for the same seed."""
         # torchvision draws from torch's global generator; what the caller draws from it stays untouched.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return np.asarray(self._steps(image))
 
 

@@ -1,6 +1,6 @@
-"""The one exception that stands for a user's mistake."""
+"""What can go wrong in words for the user: a mistake of theirs, or work that could not be finished."""
 
-__all__ = ["UserError"]
+__all__ = ["IncompleteError", "UserError"]
 
 
 class UserError(ValueError):
@@ -8,4 +8,12 @@ class UserError(ValueError):
 
     The message is one line that names the value, the place and the mend. The command line prints it
     without a traceback and exits with code 2; in a notebook it is an ordinary `ValueError`.
+    """
+
+
+class IncompleteError(RuntimeError):
+    """Work that a fault of the machine or of a file left unfinished; what was done is kept.
+
+    The message is one line that says what is missing, what was kept and how to go on. The command line
+    prints it and exits with code 1.
     """

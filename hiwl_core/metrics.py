@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -112,7 +115,8 @@ def class_table(
     -------
     pandas.DataFrame
         Columns `class`, `metric`, `value`, `low`, `high`, `count`: the objects that the figure is a share of.
-        The averages over classes are rows of the class ``average``, accuracy of the class ``all``.
+        The averages over classes are rows of the class ``average``, accuracy of the class ``all``. A class
+        without objects is in no average; one that is never predicted counts with precision 0.
     """
     rows: list[tuple[str, str, float, float, float, int]] = []
     right = np.diagonal(matrix)
@@ -128,15 +132,16 @@ def class_table(
         rows.append((name, "f1", float(f1(matrix)[index]), low, high, int(matrix.sum(1)[index])))
     total = int(matrix.sum())
     for metric, function in (("precision", precision), ("recall", recall), ("f1", f1)):
-        low, high = bootstrap_intervals(
-            matrix, lambda m, f=function: np.nanmean(f(m), axis=-1), resamples, seed
-        )
-        rows.append(("average", metric, float(np.nanmean(function(matrix))), float(low), float(high), total))
+        average = partial(_average, function)
+        low, high = bootstrap_intervals(matrix, average, resamples, seed)
+        rows.append(("average", metric, float(average(matrix)), float(low), float(high), total))
     rows.append(("all", "accuracy", float(accuracy(matrix)), *wilson(int(right.sum()), total), total))
     return pd.DataFrame(rows, columns=["class", "metric", "value", "low", "high", "count"])
 
 
-def bootstrap_intervals(matrix: np.ndarray, function, resamples: int, seed: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+def bootstrap_intervals(
+    matrix: np.ndarray, function: Callable[[np.ndarray], np.ndarray], resamples: int, seed: int
+) -> np.ndarray:
     """95 % percentile bootstrap intervals of figures of a confusion matrix (Efron 1979).
 
     Resampling N objects with replacement is a multinomial draw of the matrix's cells.
@@ -155,11 +160,20 @@ def bootstrap_intervals(matrix: np.ndarray, function, resamples: int, seed: int)
     total = int(matrix.sum())
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(total, matrix.ravel() / total, size=resamples).reshape(-1, *matrix.shape)
-    return np.moveaxis(np.nanpercentile(function(draws), [2.5, 97.5], axis=0), 0, -1)
+    with warnings.catch_warnings():
+        # A class that is absent from all resamples has no interval: NaN says so.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.moveaxis(np.nanpercentile(function(draws), [2.5, 97.5], axis=0), 0, -1)
 
 
 def _diagonal(matrix: np.ndarray) -> np.ndarray:
     return np.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _average(metric: Callable[[np.ndarray], np.ndarray], matrix: np.ndarray) -> np.ndarray:
+    """Unweighted mean over the classes that there are; a class that is never predicted has precision 0."""
+    there = matrix.sum(-1) > 0
+    return _ratio((np.nan_to_num(metric(matrix)) * there).sum(-1), there.sum(-1))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

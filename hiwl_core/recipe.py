@@ -21,8 +21,6 @@ from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
 __all__ = ["Augmentation", "Optimizer", "Recipe", "StageRecipe", "available_recipes", "load_recipe"]
 
-STAGES = ("stage1", "stage2")
-
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are mistakes, values do not change."""
@@ -183,16 +181,16 @@ def _read(name: str) -> dict[str, Any]:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"no recipe file {name!r}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     elif name in available_recipes():
-        text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_bytes()
     else:
         raise UserError(
             f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give a .toml file's path"
         )
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name!r} is not TOML: {error}") from None
 
 

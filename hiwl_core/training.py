@@ -195,8 +195,10 @@ def _optimizer(model: nn.Module, recipe: StageRecipe) -> torch.optim.Optimizer:
 def _schedule(optimizer: torch.optim.Optimizer, recipe: StageRecipe, steps_per_epoch: int) -> LRScheduler:
     settings = recipe.optimizer
     if settings.schedule == "one_cycle":
+        total = recipe.epochs * steps_per_epoch
+        # torch divides by the number of warmup steps less one.
         return OneCycleLR(
-            optimizer, settings.lr, total_steps=recipe.epochs * steps_per_epoch, pct_start=settings.warmup
+            optimizer, settings.lr, total_steps=total, pct_start=max(settings.warmup, 1.5 / total)
         )
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=settings.t_max or recipe.epochs, eta_min=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hiwl_core.errors import IncompleteError
 from jobs.options import VerbCommand, column_options, gpu_option
 
 __all__ = ["main"]
@@ -23,7 +24,7 @@ __all__ = ["main"]
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=int,
     metavar="N",
     help="Actors at most; default all there is room for.",
 )
@@ -54,6 +55,13 @@ def main(bundle, shards, catalog, carry, stage2, workers, gpu, columns) -> None:
     if summary.computed:
         rate = summary.computed / summary.seconds
         click.echo(f"{summary.computed} images in {summary.seconds:.1f} s: {rate:.0f} images/s")
+    if summary.failed:
+        for line in summary.failed:
+            click.echo(f"not read: {line}", err=True)
+        raise IncompleteError(
+            f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog: mend them and "
+            "start the same command again"
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,11 @@ OUT=${OUT:-.demo}
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
-# Without this, a second `make demo` would only say that all is done.
+# Without this, a second demo would only say that all is done. Another folder's content is left alone.
+if [ -e "$OUT" ] && [ ! -e "$OUT/sky/_simulation.json" ]; then
+    echo "$OUT exists and is no demo's: remove it, or set OUT" >&2
+    exit 2
+fi
 rm -rf "$OUT"
 step "$BIN/hiwl" simulate "$OUT/sky" --count 3000 --seed 1
 step "$BIN/hiwl" select "$OUT/sky/votes.csv" "$OUT/classes.csv"

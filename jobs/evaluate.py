@@ -17,7 +17,7 @@ __all__ = ["main"]
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=int,
     metavar="N",
     help="Actors at most; default all there is room for.",
 )

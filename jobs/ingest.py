@@ -6,7 +6,7 @@ import click
 
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
-from pipeline.ingest import IngestError, IngestSummary, ingest
+from pipeline.ingest import IngestSummary, ingest
 from pipeline.shards import Columns
 
 __all__ = ["main"]
@@ -49,20 +49,17 @@ def main(
       hiwl ingest s3://survey/images.zip s3://survey/shards
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
     """
-    try:
-        summary = ingest(
-            source,
-            out,
-            labels,
-            columns=columns,
-            labels_id_column=labels_id_column,
-            labels_class_column=labels_class_column,
-            carry=carry,
-            name=name,
-            drop_unlabeled=drop_unlabeled,
-        )
-    except IngestError as error:
-        raise click.ClickException(str(error)) from None
+    summary = ingest(
+        source,
+        out,
+        labels,
+        columns=columns,
+        labels_id_column=labels_id_column,
+        labels_class_column=labels_class_column,
+        carry=carry,
+        name=name,
+        drop_unlabeled=drop_unlabeled,
+    )
     _print_rejects(summary, out)
     _print_summary(summary, out)
     click.echo(f"next: {_next_command(summary, out)}")

@@ -8,14 +8,20 @@ from typing import Any
 
 import click
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
 from pipeline.shards import Columns
+
+PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 __all__ = ["VerbCommand", "column_options", "gpu_option"]
 
 
 class VerbCommand(click.Command):
-    """A command that prints a `UserError` as one line, without a traceback, and exits with code 2."""
+    """A command that prints mistakes and unfinished work as one line, without a traceback.
+
+    The exit code is 2 for a mistake of the user, a folder that cannot be written among them, and 1 for
+    unfinished work.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         shared = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -25,9 +31,11 @@ class VerbCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(2)
+        except (UserError, IncompleteError, *PATH_ERRORS) as error:
+            # What a Ray task raises comes wrapped, with the whole remote traceback in its text.
+            words = str(getattr(error, "cause", error))
+            click.echo(f"Error: {' '.join(words.split())}", err=True)
+            ctx.exit(1 if isinstance(error, IncompleteError) else 2)
 
 
 def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:

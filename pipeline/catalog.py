@@ -62,7 +62,7 @@ class PartRecord:
 
 def part_name(shard: str) -> str:
     """File name of a shard's part: ``field3.tar`` and ``field3.parquet`` both become ``field3.parquet``."""
-    return re.sub(r"\.(parquet|tar)$", "", shard.rsplit("/", 1)[-1]) + ".parquet"
+    return re.sub(r"\.(parquet|tar)$", "", shard.rsplit("/", 1)[-1], flags=re.IGNORECASE) + ".parquet"
 
 
 def probability_column(class_name: str) -> str:
@@ -212,7 +212,7 @@ def check_part(path: str, record: PartRecord) -> None:
         with storage.open_input(path) as file:
             metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
         made = json.loads(metadata[RECORD_KEY])
-    except (pa.ArrowInvalid, KeyError):
+    except (pa.ArrowException, OSError, KeyError):
         raise UserError(
             f"{path} is not a part of a HIWL catalog: choose another folder for the catalog"
         ) from None

@@ -1,7 +1,7 @@
 """Classify shards into a catalog: an actor pool holds the bundle, one shard is one unit of work.
 
-An actor reads a shard a few hundred rows at a time, decodes them with threads, runs the cascade and writes
-the shard's part whole. No image passes through the object store; the driver sees one small row a shard.
+The driver checks everything that can be checked before, hands out the shards whose parts are missing, and
+counts; `pipeline.shard_classifier` does the work.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
-import torch
+from ray.exceptions import RayError
 
-from hiwl_core.bundle import ModelBundle, bundle_from_files
+from hiwl_core.bundle import ModelBundle
 from hiwl_core.cutouts import OK
-from hiwl_core.errors import UserError
-from hiwl_core.inference import CascadeClassifier
+from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog import (
@@ -28,27 +26,19 @@ from pipeline.catalog import (
     PartRecord,
     catalog_schema,
     check_part,
-    encode_part,
     part_name,
-    part_table,
     read_part,
 )
 from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import progress
-from pipeline.shards import Columns, check_columns, count_rows, fingerprint, iter_rows, list_shards
+from pipeline.shard_classifier import ShardClassifier, ShardTask, counted, read_bundle
+from pipeline.shards import Columns, check_columns, count_rows, fingerprint, list_shards
 
-__all__ = ["CatalogSummary", "ShardTask", "classify", "read_bundle"]
+__all__ = ["CatalogSummary", "classify", "failures"]
 
 CPUS_AN_ACTOR = 2
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One unit of work: a shard and the part it becomes."""
-
-    shard: str
-    part: str
-    record: PartRecord
+MAX_RETRIES = 3
+MAX_AUTOSCALED_ACTORS = 64
 
 
 @dataclass
@@ -68,6 +58,8 @@ class CatalogSummary:
         Parts that were there already.
     seconds : float
         Time of the classification alone.
+    failed : list of str
+        A line for each shard that could not be read or whose part could not be written; it has no part.
     """
 
     catalog: str
@@ -77,29 +69,12 @@ class CatalogSummary:
     computed: int = 0
     skipped_parts: int = 0
     seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         """Rows in all of `parts`."""
         return self.statuses.total()
-
-
-def read_bundle(path: str) -> ModelBundle:
-    """A model bundle from a local folder or a URL, its hashes checked.
-
-    Raises
-    ------
-    UserError
-        If it is not whole or was changed.
-    """
-    folder = storage.absolute(path).rstrip("/")
-
-    def read(name: str) -> bytes:
-        if not storage.exists(f"{folder}/{name}"):
-            raise UserError(f"no model bundle at {path!r}: {name} is missing")
-        return storage.read_bytes(f"{folder}/{name}")
-
-    return bundle_from_files(read, path)
 
 
 def classify(
@@ -141,36 +116,60 @@ def classify(
     UserError
         Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
         a part made by another model.
+    IncompleteError
+        If Ray gave up; whole parts are kept.
     """
-    columns = columns or Columns()
+    columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: one worker is least")
     bundle = read_bundle(bundle_path)
+    for name, stage in bundle.stages.items():
+        stage.network(len(bundle.taxonomy.stage_classes(name)))
     shards = list_shards(shards_path)
+    _check_names(bundle.taxonomy, columns, carry)
     check_columns(
         shards, columns, required=("object_id", "image", *(["label"] if keep_truth else [])), carry=carry
     )
-    _check_names(bundle.taxonomy, carry)
-    tasks = _plan(shards, storage.absolute(catalog).rstrip("/"), bundle, columns, carry, stage2, keep_truth)
-    existing = [task for task in tasks if storage.exists(task.part)]
-    for task in existing:
-        check_part(task.part, task.record)
-    summary = CatalogSummary(catalog, [task.part for task in tasks], skipped_parts=len(existing))
-    for task in existing:
-        _count(summary, read_part(task.part, ["label", "status"]))
-    todo = [task for task in tasks if task not in existing]
+    folder = storage.absolute(catalog).rstrip("/")
+    _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
+    tasks = _plan(shards, folder, bundle, columns, carry, stage2, keep_truth)
+    summary = CatalogSummary(catalog, [task.part for task in tasks])
+    todo = []
+    for task, rows in zip(tasks, storage.in_threads(_existing_rows, tasks), strict=True):
+        if rows is None:
+            todo.append(task)
+        else:
+            summary.skipped_parts += 1
+            summary.classes.update(counted(rows, "label"))
+            summary.statuses.update(counted(rows, "status"))
     if not todo:
         return summary
 
+    storage.prepare_folder(folder)
     with connected() as cluster:
         started = time.monotonic()
-        with progress("classifying", sum(count_rows(task.shard) for task in todo)) as advance:
+        counts = [count_rows(task.shard) for task in todo]
+        total = None if None in counts else sum(count or 0 for count in counts)
+        with progress("classifying", total) as advance:
             for done in _run(bundle_path, bundle.model_id, todo, columns, cluster, workers, gpu):
+                if done["failed"]:
+                    summary.failed.append(done["failed"])
+                    continue
                 summary.classes.update(done["classes"])
                 summary.statuses.update(done["statuses"])
-                rows = sum(done["statuses"].values())
-                summary.computed += rows
-                advance(rows)
+                rows_done = sum(done["statuses"].values())
+                summary.computed += rows_done
+                advance(rows_done)
         summary.seconds = time.monotonic() - started
     return summary
+
+
+def _existing_rows(task: ShardTask) -> pa.Table | None:
+    """Labels and statuses of a part that is there already, checked; None if it is not there."""
+    if not storage.exists(task.part):
+        return None
+    check_part(task.part, task.record)
+    return read_part(task.part, ["label", "status"])
 
 
 def _plan(
@@ -189,14 +188,14 @@ def _plan(
         "keep_truth": keep_truth,
     }
     tasks: dict[str, ShardTask] = {}
-    for shard in shards:
+    for shard, mark in zip(shards, storage.in_threads(fingerprint, shards), strict=True):
         name = part_name(shard)
         if name in tasks:
             raise UserError(
                 f"{tasks[name].shard} and {shard} would both become {name}: a part is named after its shard, "
                 "so classify them into two catalogs or rename one"
             )
-        record = PartRecord(shard.rsplit("/", 1)[-1], fingerprint(shard), bundle.model_id, settings)
+        record = PartRecord(shard.rsplit("/", 1)[-1], mark, bundle.model_id, settings)
         tasks[name] = ShardTask(shard, f"{catalog}/{name}", record)
     return list(tasks.values())
 
@@ -210,95 +209,58 @@ def _run(
     workers: int | None,
     gpu: bool | None,
 ) -> Iterator[dict[str, Any]]:
-    cpus = max(1, min(CPUS_AN_ACTOR, cluster.cpus))
     use_gpu = cluster.gpus > 0 if gpu is None else gpu
-    room = cluster.gpus if use_gpu else cluster.cpus // cpus
+    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
+    cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
     # One block a shard: a block is a task, and a task is the unit that is retried.
     dataset = ray.data.from_items(
         [{"task": task} for task in tasks], override_num_blocks=len(tasks)
     ).map_batches(
-        _ShardClassifier,
-        fn_constructor_args=(storage.absolute(bundle_path), model_id, columns, cpus),
+        ShardClassifier,
+        fn_constructor_args=(storage.absolute(bundle_path), model_id, columns, cpus, use_gpu),
         batch_size=1,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(len(tasks), workers or max(1, room))),
+        compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
         num_cpus=cpus,
         num_gpus=1 if use_gpu else 0,
+        max_restarts=MAX_RETRIES,
+        max_task_retries=MAX_RETRIES,
     )
-    for row in dataset.iter_rows():
-        yield row["done"]
+    try:
+        for row in dataset.iter_rows():
+            yield row["done"]
+    # An actor or a node that was lost more often than it is tried again.
+    except RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IncompleteError(
+            f"the classification broke off ({reason}); whole parts are kept: start the same command again"
+        ) from error
 
 
-class _ShardClassifier:
-    """An actor that holds the bundle and turns one shard after the other into parts."""
-
-    def __init__(self, bundle_path: str, model_id: str, columns: Columns, cpus: int) -> None:
-        self._bundle = read_bundle(bundle_path)
-        if self._bundle.model_id != model_id:
-            raise RuntimeError(
-                f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}"
-            )
-        torch.set_num_threads(cpus)
-        self._columns, self._threads = columns, cpus
-        self._classifiers: dict[bool, CascadeClassifier] = {}
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {"done": [self._classify(task) for task in batch["task"]]}
-
-    def _classify(self, task: ShardTask) -> dict[str, Any]:
-        settings = task.record.settings
-        carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
-        tables: list[pa.Table] = []
-
-        def images() -> Iterator[list[bytes | None]]:
-            wanted = ["object_id", "ra", "dec", "image"]
-            for table in iter_rows(task.shard, self._columns, wanted, list(dict.fromkeys(carried))):
-                tables.append(table.drop_columns(["image"]))
-                yield table["image"].to_pylist()
-
-        # Rows are read a batch ahead of the networks, so tables and results are joined by position.
-        parts = [
-            self._rows(tables[index], statuses, prediction, settings)
-            for index, (statuses, prediction) in enumerate(
-                self._classifier(settings).classify_batches(images())
-            )
-        ]
-        table = pa.concat_tables(parts)
-        storage.write_bytes(task.part, encode_part(table, task.record))
-        summary = CatalogSummary("", [])
-        _count(summary, table)
-        return {"classes": dict(summary.classes), "statuses": dict(summary.statuses)}
-
-    def _rows(
-        self, rows: pa.Table, statuses: list[str], prediction: Any, settings: dict[str, Any]
-    ) -> pa.Table:
-        carried = [rows.schema.field(name).remove_metadata() for name in settings["carry"]]
-        if settings["keep_truth"]:
-            rows = rows.append_column(TRUE_LABEL, rows[self._columns.label].cast(pa.string()))
-            carried.append(pa.field(TRUE_LABEL, pa.string()))
-        return part_table(rows, statuses, prediction, self._bundle.taxonomy, self._bundle.model_id, carried)
-
-    def _classifier(self, settings: dict[str, Any]) -> CascadeClassifier:
-        always = settings["stage2"] == "always"
-        if always not in self._classifiers:
-            self._classifiers[always] = CascadeClassifier(
-                self._bundle, threads=self._threads, always_stage2=always
-            )
-        return self._classifiers[always]
+def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStrategy:
+    """As many actors as there is room for; where there is none yet, as many as the autoscaler grants."""
+    if workers is None and room:
+        workers = room
+    wanted = min(shards, workers or MAX_AUTOSCALED_ACTORS)
+    if wanted <= room:
+        # A shard is minutes of work: none waits in the queue of a busy actor while another is idle.
+        return ray.data.ActorPoolStrategy(size=wanted, max_tasks_in_flight_per_actor=1)
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
 
 
-def _check_names(taxonomy: Taxonomy, carry: Sequence[str]) -> None:
-    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL}
+def _check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
     taken = [name for name in carry if name in own]
     if taken:
-        raise UserError(f"--carry {taken[0]}: the catalog has a column of that name; rename it in the shards")
+        raise UserError(f"--carry {taken[0]}: that name is taken in the catalog; rename the shards' column")
 
 
-def _count(summary: CatalogSummary, table: pa.Table) -> None:
-    for column, counter in (("label", summary.classes), ("status", summary.statuses)):
-        for entry in pc.value_counts(table[column]).to_pylist():
-            if column == "status" or entry["values"] is not None:
-                counter[entry["values"]] += entry["counts"]
+def _check_apart(catalog: str, shards: str) -> None:
+    """A catalog among its shards would be classified itself the next time."""
+    if f"{catalog}/".startswith(f"{shards}/") or f"{shards}/".startswith(f"{catalog}/"):
+        raise UserError(
+            f"the catalog {catalog} and the shards {shards} lie in each other: choose another folder"
+        )
 
 
 def failures(summary: CatalogSummary) -> dict[str, int]:

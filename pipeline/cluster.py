@@ -57,8 +57,9 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """
     started = not ray.is_initialized()
     if started:
-        here = "RAY_ADDRESS" not in os.environ
+        here = not os.environ.get("RAY_ADDRESS")
         ray.init(
+            address="local" if here else None,
             num_cpus=max(min_cpus, usable_cores()) if here else None,
             include_dashboard=False if here else None,
             logging_level=logging.WARNING,

@@ -115,7 +115,7 @@ def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) ->
     """
     read = ray.remote(_read_shard)
     # A shard of a stranger's making can be large: more objects of a bounded size serve better than one.
-    returns = [1 + max(1, -(-count_rows(shard) // MAX_SHARD_ROWS)) for shard in labelled.shards]
+    returns = [1 + max(1, -(-(count_rows(shard) or 0) // MAX_SHARD_ROWS)) for shard in labelled.shards]
     tasks = [
         read.options(num_returns=n, name=f"read {shard.rsplit('/', 1)[-1]}").remote(
             shard, labelled.columns, taxonomy, smallest, n - 1

@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cutouts import OK
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog import TRUE_LABEL, read_part
-from pipeline.classify import CatalogSummary, classify, read_bundle
+from pipeline.classify import CatalogSummary, classify
 from pipeline.cutout_store import check_labelled
 from pipeline.evaluation_page import Mistake, render_page
+from pipeline.shard_classifier import read_bundle
 from pipeline.shards import Columns, iter_rows, list_shards
 
 __all__ = ["Evaluation", "evaluate"]
@@ -81,6 +82,8 @@ def evaluate(
     ------
     UserError
         As `pipeline.classify.classify`, and for labels that are not classes of the bundle's taxonomy.
+    IncompleteError
+        If a shard could not be classified.
     """
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
@@ -90,9 +93,15 @@ def evaluate(
     summary = classify(
         bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True
     )
+    if summary.failed:
+        raise IncompleteError(
+            f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
+            f"{summary.failed[0]}"
+        )
     wanted = ["object_id", TRUE_LABEL, "label", "confidence", "status"]
     parts = [read_part(part, wanted) for part in summary.parts]
-    rows = pa.concat_tables(parts).to_pandas()
+    # Ids may be integers in one shard and strings in another.
+    rows = pd.concat([part.to_pandas() for part in parts], ignore_index=True)
     evaluation = _score(rows, bundle.taxonomy, out, summary)
     rows["shard"] = np.repeat(shards, [part.num_rows for part in parts])
     _write(evaluation, bundle, shards_path, _confident_mistakes(rows, columns))

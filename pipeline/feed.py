@@ -64,7 +64,13 @@ class EpochPlan:
 
 
 def epoch_plan(
-    targets: np.ndarray, recipe: StageRecipe, seed: int, epoch: int, rank: int, world_size: int
+    targets: np.ndarray,
+    num_classes: int,
+    recipe: StageRecipe,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
 ) -> EpochPlan:
     """What one worker trains on in one epoch; over all workers, the same for any number of them.
 
@@ -72,12 +78,13 @@ def epoch_plan(
     ----------
     targets : numpy.ndarray of int64, shape (N,)
         The stage's targets.
+    num_classes : int
     recipe : StageRecipe
     seed, epoch : int
         Fix the draws and the augmentation.
     rank, world_size : int
     """
-    weights = class_weights(targets, int(targets.max()) + 1) if recipe.sampling == "weighted" else None
+    weights = class_weights(targets, num_classes) if recipe.sampling == "weighted" else None
     draws = epoch_draws(len(targets), seed, epoch, weights)
     seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(draws))
     shares = [
@@ -96,6 +103,7 @@ class StageFeed:
     store : CutoutStore
     targets : numpy.ndarray of int64, shape (N,)
         The stage's target of each row of the store; -1 leaves a row out.
+    num_classes : int
     recipe : StageRecipe
     preprocessing : Preprocessing
     seed : int
@@ -107,12 +115,14 @@ class StageFeed:
         self,
         store: CutoutStore,
         targets: np.ndarray,
+        num_classes: int,
         recipe: StageRecipe,
         preprocessing: Preprocessing,
         seed: int,
         num_cpus: float,
     ) -> None:
         self._store, self._recipe, self._seed, self._num_cpus = store, recipe, seed, num_cpus
+        self._num_classes = num_classes
         self._rows = np.flatnonzero(targets >= 0)
         self.targets = targets[self._rows]
         self._train = TrainTransform(recipe.augmentation, recipe.input_size)
@@ -125,7 +135,7 @@ class StageFeed:
 
     def train_batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         """One worker's batches of an epoch, freshly drawn and augmented."""
-        plan = epoch_plan(self.targets, self._recipe, self._seed, epoch, rank, world_size)
+        plan = epoch_plan(self.targets, self._num_classes, self._recipe, self._seed, epoch, rank, world_size)
         return self._stream(plan.rows, plan.seeds, plan.sizes)
 
     def eval_batches(self, rank: int, world_size: int, batch_size: int = 128) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import ray
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
@@ -24,11 +24,7 @@ from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 from pipeline.source import take_inventory
 
-__all__ = ["IngestError", "IngestSummary", "ingest"]
-
-
-class IngestError(RuntimeError):
-    """Shards that could not be written for a fault of the machine; the others are kept."""
+__all__ = ["IngestSummary", "ingest"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def ingest(
     ------
     UserError
         For mistakes in the arguments and tables, found before any work; and if no image can be read.
-    IngestError
+    IncompleteError
         If shards could not be written; what was written is kept.
     """
     started = time.monotonic()
@@ -227,7 +223,7 @@ def _write(shards: Sequence[ShardPlan], job: IngestJob, objects: int) -> dict[st
             records[record.name] = record
             advance(sizes[record.name])
     if errors:
-        raise IngestError(
+        raise IncompleteError(
             f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
             "kept: run the same command again to write the missing ones"
         )

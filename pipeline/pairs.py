@@ -46,7 +46,7 @@ def score_pairs(
     stages: dict[str, StageCandidates],
     val: CutoutStore,
     frequencies: np.ndarray,
-    num_gpus: float,
+    use_gpu: bool,
 ) -> pd.DataFrame:
     """Score each pair of a stage-1 and a stage-2 checkpoint.
 
@@ -58,8 +58,8 @@ def score_pairs(
     val : CutoutStore
     frequencies : numpy.ndarray of float, shape (M,)
         Shares of the members in the combined class.
-    num_gpus : float
-        GPUs for the scoring actor.
+    use_gpu : bool
+        Whether the scoring actor takes a GPU.
 
     Returns
     -------
@@ -74,12 +74,12 @@ def score_pairs(
     use_ordered_streams()
     scored = ray.data.from_blocks(rows).map_batches(
         _CandidateScorer,
-        fn_constructor_args=(recipe, stages, val),
+        fn_constructor_args=(recipe, stages, val, use_gpu),
         batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
-        num_gpus=num_gpus,
+        num_gpus=1 if use_gpu else 0,
         # Its arguments refer to the object store: what is lost there ends the run, which goes on from here.
         max_restarts=0,
     )
@@ -123,9 +123,11 @@ def _table(
 class _CandidateScorer:
     """An actor that holds all candidates of both stages."""
 
-    def __init__(self, recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore) -> None:
+    def __init__(
+        self, recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore, use_gpu: bool
+    ) -> None:
         self._val, self._taxonomy = val, recipe.taxonomy
-        compute = choose_compute()
+        compute = choose_compute(None if use_gpu else torch.device("cpu"))
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}
@@ -142,9 +144,8 @@ class _CandidateScorer:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = [decode_cutout(image) for image in self._val.images(batch["row"])]
-        stage1 = np.stack(
-            [net.probabilities(self._pixels("stage1", images)) for net in self._networks["stage1"]], 1
-        )
+        pixels = self._pixels("stage1", images)
+        stage1 = np.stack([net.probabilities(pixels) for net in self._networks["stage1"]], 1)
         wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)
         members = len(self._taxonomy.stage2_classes)
         stage2 = np.full((len(images), len(self._networks["stage2"]), members), np.nan, dtype=np.float32)

@@ -16,15 +16,15 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error for the length of a ``with`` block.
 
     Parameters
     ----------
     title : str
         What is being done, such as ``"classifying"``.
-    total : int
-        Galaxies in all.
+    total : int or None
+        Galaxies in all, if that is known.
     done : int
         Those of an earlier run, which do not count for the rate.
 
@@ -51,9 +51,10 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
         now = time.monotonic()
         rate = f"{(now_done - done) / max(now - started, 1e-9):,.0f} images/s"
         bar.update(task, completed=now_done, rate=rate)
-        if not console.is_terminal and (now - last_line >= SECONDS_BETWEEN_LINES or now_done >= total):
+        if not console.is_terminal and (now - last_line >= SECONDS_BETWEEN_LINES or now_done == total):
             last_line = now
-            print(f"{title}: {now_done:,} of {total:,} galaxies, {rate}", file=sys.stderr, flush=True)
+            of_all = f" of {total:,}" if total is not None else ""
+            print(f"{title}: {now_done:,}{of_all} galaxies, {rate}", file=sys.stderr, flush=True)
 
     with bar:
         yield advance

@@ -54,32 +54,28 @@ class RunFolder:
     def __init__(self, path: str) -> None:
         self.path = storage.absolute(path).rstrip("/")
 
-    def claim(self, description: dict[str, Any]) -> bool:
-        """Take the folder for a run, or recognize the same run to go on with.
-
-        Returns
-        -------
-        bool
-            Whether the run was begun before.
+    def check(self, description: dict[str, Any]) -> bool:
+        """Whether the folder holds this run already, begun or complete.
 
         Raises
         ------
         UserError
-            If the folder holds a run with another recipe or other data.
+            If it holds a run with another recipe or other data.
         """
-        file = f"{self.path}/run.json"
-        wanted = json.loads(json.dumps(description))
-        if not storage.exists(file):
-            storage.write_bytes(file, _json_bytes(wanted))
+        if not storage.exists(f"{self.path}/run.json"):
             return False
-        begun = json.loads(storage.read_bytes(file))
-        for key, value in wanted.items():
-            if begun.get(key) != value:
-                where = next(iter(_differences(begun.get(key), value, key)), key)
-                raise UserError(
-                    f"{self.path} holds a run with another {where}: choose another --out, or remove it"
-                )
+        begun = json.loads(storage.read_bytes(f"{self.path}/run.json"))
+        wanted = json.loads(json.dumps(description))
+        differences = _differences(begun, wanted, "")
+        if differences:
+            raise UserError(
+                f"{self.path} holds a run with another {differences[0]}: choose another --out, or remove it"
+            )
         return True
+
+    def claim(self, description: dict[str, Any]) -> None:
+        """Take the folder for a run."""
+        storage.write_bytes(f"{self.path}/run.json", _json_bytes(description))
 
     @property
     def bundle(self) -> str:
@@ -130,5 +126,9 @@ def _differences(old: Any, new: Any, place: str) -> list[str]:
     """Where two descriptions differ, as dotted paths with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [found for key in keys for found in _differences(old.get(key), new.get(key), f"{place}.{key}")]
+        return [
+            found
+            for key in keys
+            for found in _differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
     return [] if old == new else [f"{place} ({old!r}, now {new!r})"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.webdataset import iter_samples
 
 __all__ = [
     "MAX_SHARD_BYTES",
@@ -29,6 +28,7 @@ __all__ = [
     "SHARD_SCHEMA",
     "Columns",
     "check_columns",
+    "count_rows",
     "encode_shard",
     "fingerprint",
     "iter_rows",
@@ -134,27 +134,9 @@ def check_columns(
     UserError
         Naming the column, the shard and the columns it has.
     """
-    names = columns.standard_names()
-    for shard in shards:
-        schema = _shard_schema(shard)
-        if schema is None:
-            continue
-        for standard in required:
-            if names[standard] not in schema.names:
-                option = {"object_id": "id", "pixel_scale": None}.get(standard, standard)
-                mend = f"; name it with --{option}-column" if option else ""
-                raise UserError(
-                    f"no column {names[standard]!r} in {shard}: it has {', '.join(schema.names)}{mend}"
-                )
-        for name in carry:
-            if name not in schema.names:
-                raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
-        id_type = schema.field(names["object_id"]).type if names["object_id"] in schema.names else pa.int64()
-        if not _is_id_type(id_type):
-            raise UserError(
-                f"column {names['object_id']!r} in {shard} is {id_type}: object ids must be integers or "
-                "strings, since a float loses the last digits of a survey's id"
-            )
+    for shard, schema in zip(shards, storage.in_threads(_shard_schema, shards), strict=True):
+        if schema is not None:
+            _check_schema(shard, schema, columns, required, carry)
 
 
 def iter_rows(
@@ -184,8 +166,9 @@ def iter_rows(
     pyarrow.Table
         Columns `wanted` then `carry`. At least one, which is empty if the shard is.
     """
-    if shard.endswith(".tar"):
-        yield from _iter_tar(shard, columns, wanted, carry, batch_rows)
+    if _is_tar(shard):
+        types = {standard: SHARD_SCHEMA.field(standard).type for standard in wanted}
+        yield from iter_samples(shard, columns.standard_names(), types, carry, batch_rows)
         return
     names = columns.standard_names()
     with storage.open_input(shard) as file:
@@ -205,10 +188,10 @@ def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Seq
     return pa.concat_tables(iter_rows(shard, columns, wanted, carry, batch_rows=65536))
 
 
-def count_rows(shard: str) -> int:
-    """Rows of a shard, from its footer where it has one."""
-    if shard.endswith(".tar"):
-        return sum(table.num_rows for table in iter_rows(shard, Columns(), ["object_id"]))
+def count_rows(shard: str) -> int | None:
+    """Rows of a shard, from its footer; None for a tar, which would have to be read to its end."""
+    if _is_tar(shard):
+        return None
     with storage.open_input(shard) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
@@ -228,19 +211,59 @@ def fingerprint(shard: str, tail_bytes: int = 65536) -> str:
     return digest.hexdigest()[:16]
 
 
+def _is_tar(shard: str) -> bool:
+    return shard.lower().endswith(".tar")
+
+
 def _shard_schema(shard: str) -> pa.Schema | None:
     """The schema of a Parquet shard; None for a tar, whose members each have their own."""
-    if shard.endswith(".tar"):
+    if _is_tar(shard):
         return None
     try:
         with storage.open_input(shard) as file:
             return pq.ParquetFile(file).schema_arrow
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{shard} is not a Parquet file: {str(error).splitlines()[0]}") from None
 
 
+def _check_schema(
+    shard: str, schema: pa.Schema, columns: Columns, required: Sequence[str], carry: Sequence[str]
+) -> None:
+    names = columns.standard_names()
+    for standard in required:
+        if names[standard] not in schema.names:
+            option = {"object_id": "id"}.get(standard, standard)
+            there = ", ".join(schema.names)
+            raise UserError(
+                f"no column {names[standard]!r} in {shard}: it has {there}; name it with --{option}-column"
+            )
+    for name in carry:
+        if name not in schema.names:
+            raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
+    if names["object_id"] in schema.names and not _is_id_type(schema.field(names["object_id"]).type):
+        raise UserError(
+            f"column {names['object_id']!r} in {shard} is {schema.field(names['object_id']).type}: "
+            "object ids must be signed integers or strings, since a float loses a survey id's last digits"
+        )
+    if "image" in required and not _is_image_type(schema.field(names["image"]).type):
+        raise UserError(
+            f"column {names['image']!r} in {shard} is {schema.field(names['image']).type}: "
+            "the bytes of JPEG or PNG files are wanted; name their column with --image-column"
+        )
+
+
+def _is_image_type(image_type: pa.DataType) -> bool:
+    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
+        image_type = image_type.field("bytes").type
+    return pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)
+
+
 def _is_id_type(id_type: pa.DataType) -> bool:
-    return pa.types.is_integer(id_type) or pa.types.is_string(id_type) or pa.types.is_large_string(id_type)
+    return (
+        pa.types.is_signed_integer(id_type)
+        or pa.types.is_string(id_type)
+        or pa.types.is_large_string(id_type)
+    )
 
 
 def _standard_table(
@@ -260,56 +283,4 @@ def _standard_table(
         arrays[standard] = array.cast(target)
     for name in carry:
         arrays[name] = table[name]
-    return pa.table(arrays)
-
-
-def _iter_tar(
-    shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str], batch_rows: int
-) -> Iterator[pa.Table]:
-    """Rows of a WebDataset tar: members that share a name up to the last dot are one sample.
-
-    The last dot, not the first, ends the key: names such as ``J1234+56.7.jpg`` hold dots of their own.
-    """
-    names = columns.standard_names()
-    rows: list[dict[str, Any]] = []
-    with storage.open_input(shard) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-        key: str | None = None
-        sample: dict[str, bytes] = {}
-        for member in tar:
-            if not member.isfile():
-                continue
-            stem, _, suffix = member.name.rpartition(".")
-            if stem != key:
-                if key is not None:
-                    rows.append(_tar_row(key, sample, names, carry))
-                key, sample = stem, {}
-            content = tar.extractfile(member)
-            sample[suffix.lower()] = content.read() if content else b""
-            if len(rows) >= batch_rows:
-                yield _rows_table(rows, wanted, carry)
-                rows = []
-        if key is not None:
-            rows.append(_tar_row(key, sample, names, carry))
-    if rows or key is None:
-        yield _rows_table(rows, wanted, carry)
-
-
-def _tar_row(
-    key: str, sample: dict[str, bytes], names: dict[str, str], carry: Sequence[str]
-) -> dict[str, Any]:
-    fields = json.loads(sample["json"]) if "json" in sample else {}
-    row = {standard: fields.get(name) for standard, name in names.items()}
-    image = next((sample[suffix] for suffix in ("jpg", "jpeg", "png") if suffix in sample), None)
-    # An id in the JSON may be a number of any length: Python's integers keep all its digits.
-    identifier = row["object_id"] if row["object_id"] is not None else key.rsplit("/", 1)[-1]
-    return {**row, "object_id": str(identifier), "image": image, **{name: fields.get(name) for name in carry}}
-
-
-def _rows_table(rows: list[dict[str, Any]], wanted: Sequence[str], carry: Sequence[str]) -> pa.Table:
-    arrays: dict[str, Any] = {}
-    for standard in wanted:
-        target = pa.string() if standard == "object_id" else SHARD_SCHEMA.field(standard).type
-        arrays[standard] = pa.array([row[standard] for row in rows], target)
-    for name in carry:
-        arrays[name] = pa.array([row[name] for row in rows])
     return pa.table(arrays)

@@ -81,6 +81,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
         part: StageFeed(
             store,
             taxonomy.stage_targets(job.stage, store.class_indices),
+            len(classes),
             recipe,
             job.preprocessing,
             seed,
@@ -91,6 +92,11 @@ def train_stage(config: dict[str, StageJob]) -> None:
     learner = _learner(job, seed, feeds["train"].steps_per_epoch, compute, world_size)
     history = _resume(learner)
     for epoch in range(len(history), recipe.epochs):
+        # Before an epoch, not after one: a run that was killed where it should stop does not train on.
+        if early_stop([row["val_loss"] for row in history], recipe.patience):
+            if rank == 0:
+                say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
+            break
         started = time.monotonic()
         # A new seed for dropout in each epoch, so that a resumed epoch is the one that was interrupted.
         torch.manual_seed(seed + 1000 * epoch + rank)
@@ -114,10 +120,6 @@ def train_stage(config: dict[str, StageJob]) -> None:
             RunFolder(job.out).write_epochs(job.stage, history)
             _say_epoch(job.stage, recipe.epochs, history)
         _report(learner, history, rank)
-        if early_stop([row["val_loss"] for row in history], recipe.patience):
-            if rank == 0:
-                say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
-            break
 
 
 def stage_seed(seed: int, stage: str) -> int:
@@ -210,6 +212,10 @@ def _validate(
 ) -> dict[str, float]:
     """Accuracy, loss and recall of each class on the validation galaxies of the stage."""
     device = learner.compute.device
+    if world_size > 1:
+        # Each worker's batch normalization has seen its own images; what is kept, and so judged, is rank 0's.
+        for buffer in learner.best_weights.buffers():
+            torch.distributed.broadcast(buffer, 0)
     matrix = torch.zeros((len(classes), len(classes)), dtype=torch.float64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for batch in feed.eval_batches(rank, world_size):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -21,15 +24,22 @@ __all__ = [
     "exists",
     "find_files",
     "hidden",
+    "in_threads",
     "is_file",
     "list_files",
     "open_input",
+    "prepare_folder",
     "read_bytes",
     "remove",
     "write_bytes",
 ]
 
 GLOB_CHARACTERS = frozenset("*?[")
+# Object storage answers after tens of milliseconds: many requests wait at once.
+READERS = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def absolute(path: str) -> str:
@@ -153,6 +163,29 @@ def write_bytes(path: str, content: bytes) -> None:
         if os.path.exists(partial):
             os.remove(partial)
         raise
+
+
+def prepare_folder(path: str) -> None:
+    """Make a folder ready for parts: it can be written, and what a killed run left half written is removed.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    probe = f"{path}/_probe"
+    write_bytes(probe, b"")
+    remove(probe)
+    filesystem, place = _resolve(path)
+    if isinstance(filesystem, LocalFileSystem):
+        for partial in Path(place).glob(".*.partial"):
+            partial.unlink()
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results of a function of a small file, in order; object storage answers many requests at once."""
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(function, items)
 
 
 def remove(path: str) -> None:

@@ -10,25 +10,26 @@ import numpy as np
 import pandas as pd
 import ray
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from hiwl_core.backbones import create_backbone, spec
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, StageRecipe
+from hiwl_core.sampling import batch_bounds
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
 from pipeline.cutout_store import CutoutStore, LabelledShards, check_labelled, load_cutouts
 from pipeline.pairs import StageCandidates, score_pairs
 from pipeline.run_folder import Candidate, RunFolder
 from pipeline.shards import Columns, fingerprint, list_shards
-from pipeline.stage_worker import StageJob, say, train_stage
+from pipeline.stage_fit import StageSetup, fit_stage
+from pipeline.stage_worker import StageJob, say
 
 __all__ = ["TrainingResult", "train"]
 
-BEST_KEPT = 3
+# Decoding feeds a worker with a fraction of a core; Ray's CPUs are slots, not cores.
+FEED_CPUS = 0.5
 STAGES = ("stage1", "stage2")
 
 
@@ -83,32 +84,35 @@ def train(
     ------
     UserError
         Before any work: for missing files, columns or classes, and for a run folder of another run.
+    IncompleteError
+        If a stage failed again and again; its checkpoints are kept.
     """
     started = time.monotonic()
     columns = columns or Columns()
     train_shards, val_shards = (
         check_labelled(list_shards(path), columns, recipe.taxonomy) for path in (data, val)
     )
-    _check_classes(recipe, train_shards, val_shards)
-    if (
-        workers is not None
-        and not 1 <= workers <= min(recipe.stage1.batch_size, recipe.stage2.batch_size) // 2
-    ):
-        raise UserError(
-            f"--workers {workers}: a batch must hold two images for each worker, and one worker is least"
-        )
+    for part, labelled in (("train", train_shards), ("val", val_shards)):
+        _check_classes(recipe, part, labelled.class_counts)
+    if workers is not None:
+        _check_workers(recipe, train_shards.class_counts, workers)
     initial = {name: _initial_weights(recipe.stage(name)) for name in STAGES}
     folder = RunFolder(out)
-    resumed = folder.claim(_description(recipe, train_shards, val_shards))
+    description = _description(recipe, train_shards, val_shards)
+    resumed = folder.check(description)
     if folder.is_bundled():
         return TrainingResult(folder.bundle, None, time.monotonic() - started)
-    say(f"{'going on with' if resumed else 'starting'} the run in {folder.path}")
 
     # A training worker and its feed each take a slot.
-    with connected(min_cpus=(workers or 1) + 1) as cluster:
-        use_gpu = cluster.gpus > 0 if gpu is None else gpu
-        preprocessing = {name: stage_preprocessing(recipe.stage(name)) for name in STAGES}
+    with connected(min_cpus=(workers or torch.cuda.device_count() or 1) + 1) as cluster:
+        setup = _setup(recipe, train_shards.class_counts, cluster, workers, gpu)
         stores = _load(recipe, train_shards, val_shards)
+        counts = {part: _class_counts(recipe, store) for part, store in stores.items()}
+        for part in stores:
+            _check_classes(recipe, part, counts[part])
+        folder.claim(description)
+        say(f"{'going on with' if resumed else 'starting'} the run in {folder.path}")
+        preprocessing = {name: stage_preprocessing(recipe.stage(name)) for name in STAGES}
         candidates: dict[str, list[Candidate]] = {}
         for name in STAGES:
             weights = (
@@ -122,21 +126,38 @@ def train(
                 val=stores["val"],
                 initial_weights=weights,
                 out=folder.path,
-                feed_cpus=0.5,
+                feed_cpus=FEED_CPUS,
             )
-            candidates[name] = folder.finished_stage(name) or _fit(job, folder, cluster, workers, use_gpu)
+            candidates[name] = folder.finished_stage(name) or fit_stage(job, folder, setup)
         stages = {
             name: StageCandidates(recipe.stage(name).backbone, preprocessing[name], candidates[name])
             for name in STAGES
         }
         say(f"scoring {len(candidates['stage1'])} x {len(candidates['stage2'])} pairs on validation")
-        frequencies = _member_frequencies(recipe, train_shards)
-        pairs = score_pairs(recipe, stages, stores["val"], frequencies, num_gpus=1 if use_gpu else 0)
+        members = np.array([counts["train"][name] for name in recipe.taxonomy.stage2_classes], dtype=float)
+        frequencies = members / members.sum()
+        pairs = score_pairs(recipe, stages, stores["val"], frequencies, use_gpu=setup.gpu)
         folder.write_pairs(pairs)
-        bundle = _bundle(recipe, stages, pairs, frequencies, train_shards, val_shards)
+        provenance = {**description, "class_counts": counts["train"], "ray": ray.__version__}
+        bundle = _bundle(recipe, stages, pairs, frequencies, provenance)
         for file, content in bundle_files(bundle).items():
             storage.write_bytes(f"{folder.bundle}/{file}", content)
     return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
+
+
+def _setup(
+    recipe: Recipe, counts: dict[str, int], cluster: ClusterResources, workers: int | None, gpu: bool | None
+) -> StageSetup:
+    gpu = cluster.gpus > 0 if gpu is None else gpu
+    workers = workers or (max(1, cluster.gpus) if gpu else 1)
+    _check_workers(recipe, counts, workers)
+    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
+    if 0 < cluster.cpus < workers + FEED_CPUS:
+        raise UserError(
+            f"{workers} workers and the decoding of their images need {workers + 1} CPUs, the cluster has "
+            f"{cluster.cpus}: give fewer --workers"
+        )
+    return StageSetup(workers, gpu)
 
 
 def stage_preprocessing(recipe: StageRecipe) -> Preprocessing:
@@ -158,23 +179,49 @@ def _initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
     )
 
 
-def _check_classes(recipe: Recipe, labelled: LabelledShards, val: LabelledShards) -> None:
-    missing = [name for name, count in labelled.class_counts.items() if count == 0]
-    if missing:
-        counts = ", ".join(f"{name} {count}" for name, count in labelled.class_counts.items())
+def _check_classes(recipe: Recipe, part: str, counts: dict[str, int]) -> None:
+    """Each class needs galaxies to learn from, each stage some to be validated on."""
+    taxonomy = recipe.taxonomy
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if part == "train" and not all(counts.values()):
+        missing = ", ".join(name for name, count in counts.items() if not count)
         raise UserError(
-            f"no training galaxy of class {', '.join(missing)} (there are {counts}): nothing to learn it from"
+            f"no training galaxy of class {missing} (there are {listed}): nothing to learn it from"
         )
-    if not any(val.class_counts[name] for name in recipe.taxonomy.combined):
-        members = " or ".join(recipe.taxonomy.combined)
-        raise UserError(f"no validation galaxy of class {members}: stage 2 cannot be validated")
+    if part == "val" and not any(counts[name] for name in taxonomy.combined):
+        members = " or ".join(taxonomy.combined)
+        raise UserError(f"no validation galaxy of class {members} (there are {listed}): stage 2 needs some")
+
+
+def _check_workers(recipe: Recipe, counts: dict[str, int], workers: int) -> None:
+    """Each worker needs two images of each batch, or batch normalization has nothing to normalize by."""
+    taxonomy = recipe.taxonomy
+    drawn = {"stage1": sum(counts.values()), "stage2": sum(counts[name] for name in taxonomy.combined)}
+    smallest = min(
+        stop - start
+        for name in STAGES
+        for start, stop in batch_bounds(drawn[name], recipe.stage(name).batch_size)
+    )
+    if workers < 1 or smallest < 2 * workers:
+        raise UserError(
+            f"--workers {workers}: the smallest batch has {smallest} images, which is enough for "
+            f"{smallest // 2} workers with two images each; give fewer workers or a larger batch_size"
+        )
+
+
+def _class_counts(recipe: Recipe, store: CutoutStore) -> dict[str, int]:
+    """Readable galaxies of each class."""
+    classes = recipe.taxonomy.classes
+    counts = np.bincount(store.class_indices, minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def _description(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShards) -> dict[str, Any]:
+    """What decides a run's result: another description is another run."""
     return {
         "recipe": recipe.to_dict(),
-        "train": {shard.rsplit("/", 1)[-1]: fingerprint(shard) for shard in train_shards.shards},
-        "val": {shard.rsplit("/", 1)[-1]: fingerprint(shard) for shard in val_shards.shards},
+        "train": [fingerprint(shard) for shard in train_shards.shards],
+        "val": [fingerprint(shard) for shard in val_shards.shards],
     }
 
 
@@ -196,62 +243,12 @@ def _load(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShar
     return stores
 
 
-def _fit(
-    job: StageJob, folder: RunFolder, cluster: ClusterResources, workers: int | None, gpu: bool
-) -> list[Candidate]:
-    """Train one stage, going on from its last checkpoint if there is one; returns the best, best first."""
-    started = time.monotonic()
-    trainer = TorchTrainer(
-        train_stage,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers or max(1, cluster.gpus),
-            use_gpu=gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
-        ),
-        run_config=RunConfig(
-            name=job.stage,
-            storage_path=folder.path,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=BEST_KEPT, checkpoint_score_attribute="val_accuracy", checkpoint_score_order="max"
-            ),
-            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
-            failure_config=FailureConfig(max_failures=3),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    result = trainer.fit()
-    # Ray keeps the latest checkpoint beside the best ones, to go on from.
-    kept = sorted(result.best_checkpoints, key=lambda kept: (-kept[1]["val_accuracy"], kept[1]["epoch"]))[
-        :BEST_KEPT
-    ]
-    candidates = [
-        Candidate(
-            int(metrics["epoch"]),
-            float(metrics["val_accuracy"]),
-            f"{folder.path}/{job.stage}/{str(checkpoint.path).rstrip('/').rsplit('/', 1)[-1]}",
-        )
-        for checkpoint, metrics in kept
-    ]
-    folder.finish_stage(job.stage, candidates, time.monotonic() - started)
-    return candidates
-
-
-def _member_frequencies(recipe: Recipe, labelled: LabelledShards) -> np.ndarray:
-    counts = np.array(
-        [labelled.class_counts[name] for name in recipe.taxonomy.stage2_classes], dtype=np.float64
-    )
-    return counts / counts.sum()
-
-
 def _bundle(
     recipe: Recipe,
     stages: dict[str, StageCandidates],
     pairs: pd.DataFrame,
     frequencies: np.ndarray,
-    train_shards: LabelledShards,
-    val_shards: LabelledShards,
+    provenance: dict[str, Any],
 ) -> ModelBundle:
     best = pairs.iloc[0]
     models = {}
@@ -266,9 +263,5 @@ def _bundle(
         member_frequencies=frequencies,
         views=recipe.views,
         metrics={"validation": {name: round(float(value), 6) for name, value in best.items()}},
-        provenance={
-            **_description(recipe, train_shards, val_shards),
-            "class_counts": train_shards.class_counts,
-            "ray": ray.__version__,
-        },
+        provenance=provenance,
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -145,7 +147,7 @@ def create_backbone(
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Load the trunk's weights, and the head's where its shape fits.
+    """Load the trunk's weights; the head stays as it is, since its classes may be others.
 
     Raises
     ------
@@ -162,19 +164,19 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str
             raise UserError(
                 f"{source}: {name!r} has shape {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
             )
-    fitting = {
-        name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape
-    }
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict({name: weights[name] for name in own if not name.startswith("head.")}, strict=False)
 
 
 def _read_weights(path: Path, name: str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"no weights file {str(path)!r}")
-    if path.suffix == ".safetensors":
-        weights = load_file(path)
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is no weights file: {str(error).splitlines()[0]}") from None
     if name in efficientnet.FEATURE_WIDTHS and any(key.startswith("features.") for key in weights):
         return efficientnet.rename(weights)
     return weights

@@ -36,7 +36,8 @@ def imagenet_trunk(name: str) -> dict[str, torch.Tensor]:
     weights = models.get_model_weights(name).IMAGENET1K_V1
     try:
         return rename(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    # A download that was cut short raises RuntimeError over its hash.
+    except (OSError, RuntimeError) as error:
         raise UserError(
             f"no ImageNet weights for {name}: {weights.url} is out of reach ({error}); fetch it elsewhere "
             "and set stage1.init to the file's path, or train from scratch with stage1.init=random"

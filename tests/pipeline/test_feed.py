@@ -20,9 +20,10 @@ TARGETS = np.repeat([0, 1], [462, 3122])
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_any_number_of_workers_draws_the_same_global_batches(tiny_recipe: Recipe, world_size: int) -> None:
     for epoch in range(3):
-        alone = epoch_plan(TARGETS, tiny_recipe.stage2, 5, epoch, 0, 1)
+        alone = epoch_plan(TARGETS, 2, tiny_recipe.stage2, 5, epoch, 0, 1)
         shares = [
-            epoch_plan(TARGETS, tiny_recipe.stage2, 5, epoch, rank, world_size) for rank in range(world_size)
+            epoch_plan(TARGETS, 2, tiny_recipe.stage2, 5, epoch, rank, world_size)
+            for rank in range(world_size)
         ]
         start, starts = 0, [0] * world_size
         for step, (size, global_size) in enumerate(alone.sizes):
@@ -40,10 +41,10 @@ def test_any_number_of_workers_draws_the_same_global_batches(tiny_recipe: Recipe
 
 
 def test_weighted_epochs_are_half_css_and_plain_ones_are_everything_once(tiny_recipe: Recipe) -> None:
-    plans = [epoch_plan(TARGETS, tiny_recipe.stage2, 0, epoch, 0, 1) for epoch in range(100)]
+    plans = [epoch_plan(TARGETS, 2, tiny_recipe.stage2, 0, epoch, 0, 1) for epoch in range(100)]
     share = np.mean([(TARGETS[plan.rows] == 0).mean() for plan in plans])
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(100 * len(TARGETS))
-    plain = epoch_plan(TARGETS, tiny_recipe.stage1, 0, 0, 0, 1)
+    plain = epoch_plan(TARGETS, 2, tiny_recipe.stage1, 0, 0, 0, 1)
     assert sorted(plain.rows) == list(range(len(TARGETS)))
 
 
@@ -56,7 +57,15 @@ def store(ray_session: None, tiny_data: TinyData) -> CutoutStore:
 def make_feed(store: CutoutStore, recipe: Recipe, stage: str) -> StageFeed:
     section = recipe.stage(stage)
     targets = GALAXY_ZOO.stage_targets(stage, store.class_indices)
-    return StageFeed(store, targets, section, stage_preprocessing(section), seed=3, num_cpus=0.5)
+    return StageFeed(
+        store,
+        targets,
+        len(GALAXY_ZOO.stage_classes(stage)),
+        section,
+        stage_preprocessing(section),
+        seed=3,
+        num_cpus=0.5,
+    )
 
 
 def fingerprints(batch: Batch) -> Counter[str]:

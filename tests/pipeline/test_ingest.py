@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import pipeline.ingest_shard
-from hiwl_core.errors import UserError
-from pipeline.ingest import IngestError, ingest
+from hiwl_core.errors import IncompleteError, UserError
+from pipeline.ingest import ingest
 from pipeline.shards import SHARD_SCHEMA, Columns
 from pipeline.source_images import image_problem
 
@@ -293,7 +293,7 @@ def test_a_fault_of_the_machine_keeps_the_other_shards(tmp_path: Path) -> None:
     for name in ("cutouts-00001-of-00003.parquet", "cutouts-00002-of-00003.parquet"):
         (out / name).unlink()
     (out / "cutouts-00001-of-00003.parquet").mkdir()
-    with pytest.raises(IngestError, match=r"1 of 2 shards could not be written .*cutouts-00001"):
+    with pytest.raises(IncompleteError, match=r"1 of 2 shards could not be written .*cutouts-00001"):
         ingest(str(images), str(out), shard_rows=1)
     (out / "cutouts-00001-of-00003.parquet").rmdir()
     assert ingest(str(images), str(out), shard_rows=1).rows == 3

@@ -1,6 +1,4 @@
 import json
-import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -52,27 +50,27 @@ def test_another_run_in_the_same_folder_is_refused(tiny_run: Path, tiny_data: Ti
     other = load_recipe("demo", [*TINY, "stage1.optimizer.lr=0.5"])
     with pytest.raises(UserError, match=r"another recipe\.stage1\.optimizer\.lr \(0\.001, now 0\.5\)"):
         train(tiny_data.train, tiny_data.val, other, str(tiny_run))
-    with pytest.raises(UserError, match=r"another train\."):
+    with pytest.raises(UserError, match=r"another train "):
         train(tiny_data.val, tiny_data.val, load_recipe("demo", TINY), str(tiny_run))
 
 
 def test_two_workers_train_on_the_same_batches(
     ray_session: None, tiny_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("demo", [*TINY, "stage1.epochs=2", "stage2.epochs=1"])
+    recipe = load_recipe("demo", [*TINY, "stage2.epochs=1"])
     train(tiny_data.train, tiny_data.val, recipe, str(tmp_path / "two"), workers=2)
     two = pd.read_csv(tmp_path / "two" / "stage1_epochs.csv")
-    assert two["workers"].tolist() == [2, 2]
-    # Batch normalization sees half batches and the schedule is shorter: alike, not equal.
+    assert two["workers"].tolist() == [2] * 4
+    # The same images in the same order; batch normalization sees half batches: alike, not equal.
     one = pd.read_csv(tiny_run / "stage1_epochs.csv")
-    assert two["train_loss"].iloc[0] == pytest.approx(one["train_loss"].iloc[0], rel=0.2)
+    assert two["train_loss"].iloc[0] == pytest.approx(one["train_loss"].iloc[0], rel=0.1)
     assert load_bundle(tmp_path / "two" / "bundle").model_id
 
 
 def test_too_many_workers_for_a_batch_are_refused(
     tiny_data: TinyData, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="--workers 9"):
+    with pytest.raises(UserError, match="--workers 9: the smallest batch has"):
         train(tiny_data.train, tiny_data.val, tiny_recipe, str(tmp_path), workers=9)
 
 
@@ -107,14 +105,17 @@ def test_a_run_killed_in_stage_2_goes_on_from_its_last_checkpoint(
     first = hiwl(*arguments)
     table = out / "stage2_epochs.csv"
     deadline = time.monotonic() + 240
-    while not (table.exists() and len(pd.read_csv(table)) >= 2):
+    while _saved_epochs(out) < 2:
         assert first.poll() is None, first.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
     first.kill()
     assert first.wait() == -signal.SIGKILL
+    # Ray's processes notice that their driver is gone and end, within a second or two.
+    time.sleep(5)
+    saved = _saved_epochs(out)
+    assert 2 <= saved < 6
     assert not (out / "bundle").exists()
-    checkpoints = sorted((out / "stage2").glob("epoch_*"))
     stage1_before = {file: file.stat().st_mtime_ns for file in (out / "stage1").rglob("*") if file.is_file()}
 
     second = hiwl(*arguments)
@@ -122,12 +123,21 @@ def test_a_run_killed_in_stage_2_goes_on_from_its_last_checkpoint(
     assert second.returncode == 0, output
     assert "going on with the run" in output
     assert "stage1 epoch" not in output
-    assert f"stage2 epoch {max(1, len(checkpoints) - 1)}/6" not in output or len(checkpoints) < 2
+    begun = [line for line in output.splitlines() if "stage2 epoch" in line]
+    assert f"stage2 epoch {saved + 1}/6" in begun[0]
     assert "stage2 epoch 6/6" in output
     assert pd.read_csv(table)["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
     assert {
         file: file.stat().st_mtime_ns for file in (out / "stage1").rglob("*") if file.is_file()
     } == stage1_before
     assert load_bundle(out / "bundle").model_id
-    shutil.rmtree(out)
-    os.sync()
+
+
+def _saved_epochs(out: Path) -> int:
+    """The epoch of stage 2 that Ray's own record says it would go on from."""
+    record = out / "stage2" / "checkpoint_manager_snapshot.json"
+    try:
+        latest = json.loads(record.read_text())["latest_checkpoint_result"]
+        return int(latest["checkpoint_dir_name"].removeprefix("epoch_")) if latest else 0
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0

@@ -1,0 +1,129 @@
+"""The actor that holds a model bundle and turns one shard after the other into parts of a catalog.
+
+It reads a shard a few hundred rows at a time, decodes them with threads, runs the cascade and writes the
+shard's part whole. No image passes through the object store, and what it returns is one small row a shard.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from hiwl_core.bundle import ModelBundle, bundle_from_files
+from hiwl_core.device import choose_compute
+from hiwl_core.errors import UserError
+from hiwl_core.inference import CascadeClassifier
+from pipeline import storage
+from pipeline.catalog import TRUE_LABEL, PartRecord, encode_part, part_table
+from pipeline.shards import Columns, iter_rows
+
+__all__ = ["ShardClassifier", "ShardTask", "counted", "read_bundle"]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One unit of work: a shard and the part it becomes."""
+
+    shard: str
+    part: str
+    record: PartRecord
+
+
+def read_bundle(path: str) -> ModelBundle:
+    """A model bundle from a local folder or a URL, its hashes checked.
+
+    Raises
+    ------
+    UserError
+        If it is not whole or was changed.
+    """
+    folder = storage.absolute(path).rstrip("/")
+
+    def read(name: str) -> bytes:
+        if not storage.exists(f"{folder}/{name}"):
+            raise UserError(f"no model bundle at {path!r}: {name} is missing")
+        return storage.read_bytes(f"{folder}/{name}")
+
+    return bundle_from_files(read, path)
+
+
+def counted(table: pa.Table, column: str) -> Counter[str]:
+    """How often each value stands in a column; nulls do not count."""
+    counts = pc.value_counts(table[column].drop_null()).to_pylist()
+    return Counter({entry["values"]: entry["counts"] for entry in counts})
+
+
+class ShardClassifier:
+    """An actor that holds the bundle and turns one shard after the other into parts."""
+
+    def __init__(self, bundle_path: str, model_id: str, columns: Columns, cpus: int, use_gpu: bool) -> None:
+        self._bundle = read_bundle(bundle_path)
+        if self._bundle.model_id != model_id:
+            raise RuntimeError(
+                f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}"
+            )
+        torch.set_num_threads(cpus)
+        self._columns, self._threads = columns, cpus
+        self._compute = choose_compute(None if use_gpu else torch.device("cpu"))
+        self._classifiers: dict[bool, CascadeClassifier] = {}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        return {"done": [self._classify_or_say_why(task) for task in batch["task"]]}
+
+    def _classify_or_say_why(self, task: ShardTask) -> dict[str, Any]:
+        try:
+            return {**self._classify(task), "failed": ""}
+        # A shard that is damaged, or storage that fails for good, must not end the others' night.
+        except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            return {
+                "classes": {},
+                "statuses": {},
+                "failed": f"{task.shard}: {type(error).__name__}: {reason}",
+            }
+
+    def _classify(self, task: ShardTask) -> dict[str, Any]:
+        settings = task.record.settings
+        carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
+        tables: list[pa.Table] = []
+
+        def images() -> Iterator[list[bytes | None]]:
+            wanted = ["object_id", "ra", "dec", "image"]
+            for table in iter_rows(task.shard, self._columns, wanted, list(dict.fromkeys(carried))):
+                tables.append(table.drop_columns(["image"]))
+                yield table["image"].to_pylist()
+
+        # Rows are read a batch ahead of the networks, so tables and results are joined by position.
+        parts = [
+            self._rows(tables[index], statuses, prediction, settings)
+            for index, (statuses, prediction) in enumerate(
+                self._classifier(settings).classify_batches(images())
+            )
+        ]
+        table = pa.concat_tables(parts, promote_options="permissive")
+        storage.write_bytes(task.part, encode_part(table, task.record))
+        return {"classes": dict(counted(table, "label")), "statuses": dict(counted(table, "status"))}
+
+    def _rows(
+        self, rows: pa.Table, statuses: list[str], prediction: Any, settings: dict[str, Any]
+    ) -> pa.Table:
+        carried = [rows.schema.field(name).remove_metadata() for name in settings["carry"]]
+        if settings["keep_truth"]:
+            rows = rows.append_column(TRUE_LABEL, rows[self._columns.label].cast(pa.string()))
+            carried.append(pa.field(TRUE_LABEL, pa.string()))
+        return part_table(rows, statuses, prediction, self._bundle.taxonomy, self._bundle.model_id, carried)
+
+    def _classifier(self, settings: dict[str, Any]) -> CascadeClassifier:
+        always = settings["stage2"] == "always"
+        if always not in self._classifiers:
+            self._classifiers[always] = CascadeClassifier(
+                self._bundle, self._compute, self._threads, always_stage2=always
+            )
+        return self._classifiers[always]

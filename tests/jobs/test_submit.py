@@ -23,10 +23,13 @@ from click.testing import CliRunner
 from ray.job_submission import JobStatus
 
 import pipeline.submit
+from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from jobs.submit import main
 from pipeline.submit import ClusterJob, dashboard_url
+from tests.conftest import TINY, TinyData
 
+SHORT = ("stage1.epochs=1", "stage2.epochs=1")
 ROOT = Path(__file__).parents[2]
 
 # Stands for the verbs in an uploaded folder: it does what no verb does on demand.
@@ -209,7 +212,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head node that offers no CPU and asks for a token, in a process group of its own."""
+    """A head node that asks for a token, in a process group of its own."""
     # Not pytest's folder: Ray's sockets lie below it, and their paths may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="hiwl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         stand_in = Path(folder, "code")
@@ -218,8 +221,13 @@ def head() -> Iterator[Head]:
         (stand_in / "jobs" / "cli.py").write_text(STAND_IN)
         env = clean_env(HOME=folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         url = f"http://127.0.0.1:{(port := free_port())}"
-        command = ["ray", "start", "--head", "--block", "--num-cpus=0", "--include-dashboard=true"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--port={free_port()}"]
+        command = ["ray", "start", "--head", "--block", "--num-cpus=2"]
+        command += [
+            "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={port}",
+            f"--port={free_port()}",
+        ]
         command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"]
         command += ["--temp-dir", f"{folder}/r", "--disable-usage-stats"]
@@ -250,6 +258,18 @@ def test_a_verb_runs_and_its_log_is_followed(head: Head) -> None:
     assert code == 0, err
     assert "Usage: python -m jobs.cli simulate" in out
     assert head.env["RAY_AUTH_TOKEN"] not in out + err
+
+
+@pytest.mark.slow
+def test_a_training_runs_as_a_job(head: Head, tiny_data: TinyData, tmp_path: Path) -> None:
+    settings = [word for key in (*TINY, *SHORT) for word in ("--set", key)]
+    arguments = ["--data", tiny_data.train, "--val", tiny_data.val, "--recipe", "demo", *settings]
+    code, out, err = head.submit("--", "train", *arguments, "--out", str(tmp_path / "run"))
+    assert code == 0, out + err
+    assert "stage1 epoch 1/1: train loss" in out
+    assert "stage2 epoch 1/1: train loss" in out
+    assert f"bundle: {tmp_path}/run/bundle" in out
+    assert load_bundle(tmp_path / "run" / "bundle").model_id
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def _run(
     cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
     # One block a shard: a block is a task, and a task is the unit that is retried.
     dataset = ray.data.from_items(
-        [{"task": task} for task in tasks], override_num_blocks=len(tasks)
+        [{"task": task.to_json()} for task in tasks], override_num_blocks=len(tasks)
     ).map_batches(
         ShardClassifier,
         fn_constructor_args=(storage.absolute(bundle_path), model_id, columns, cpus, use_gpu),
@@ -223,8 +223,7 @@ def _run(
         compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
         num_cpus=cpus,
         num_gpus=1 if use_gpu else 0,
-        max_restarts=MAX_RETRIES,
-        max_task_retries=MAX_RETRIES,
+        ray_remote_args_fn=lambda: {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES},
     )
     try:
         for row in dataset.iter_rows():

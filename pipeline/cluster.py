@@ -36,7 +36,7 @@ def use_ordered_streams() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -57,12 +57,14 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """
     started = not ray.is_initialized()
     if started:
+        # Ray's C++ code writes to the driver's terminal what only concerns Ray itself; "info" brings it back.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         here = not os.environ.get("RAY_ADDRESS")
         ray.init(
             address="local" if here else None,
             num_cpus=max(min_cpus, usable_cores()) if here else None,
             include_dashboard=False if here else None,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     try:
         # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.

@@ -6,10 +6,11 @@ shard's part whole. No image passes through the object store, and what it return
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,16 @@ class ShardTask:
     shard: str
     part: str
     record: PartRecord
+
+    def to_json(self) -> str:
+        """As text, which Ray Data carries without pickling; `from_json` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardTask:
+        """The task that `to_json` described."""
+        fields = json.loads(text)
+        return cls(fields["shard"], fields["part"], PartRecord(**fields["record"]))
 
 
 def read_bundle(path: str) -> ModelBundle:
@@ -75,7 +86,7 @@ class ShardClassifier:
         self._classifiers: dict[bool, CascadeClassifier] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {"done": [self._classify_or_say_why(task) for task in batch["task"]]}
+        return {"done": [self._classify_or_say_why(ShardTask.from_json(task)) for task in batch["task"]]}
 
     def _classify_or_say_why(self, task: ShardTask) -> dict[str, Any]:
         try:

@@ -25,8 +25,12 @@ TINY = (
     "stage2.augmentation.center_crop=72",
     "stage1.batch_size=16",
     "stage2.batch_size=16",
-    "stage1.epochs=4",
+    "stage1.epochs=6",
     "stage2.epochs=4",
+    "stage1.optimizer.lr=3e-3",
+    "stage2.optimizer.lr=2e-3",
+    "stage1.ema_memory=0",
+    "stage2.ema_memory=0",
 )
 
 

@@ -246,7 +246,7 @@ def head() -> Iterator[Head]:
             # `ray start` ends what it started; `ray stop` would end every Ray on the machine.
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=20)
+                process.wait(timeout=5)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -57,8 +57,6 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """
     started = not ray.is_initialized()
     if started:
-        # Ray's C++ code writes to the driver's terminal what only concerns Ray itself; "info" brings it back.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         here = not os.environ.get("RAY_ADDRESS")
         ray.init(
             address="local" if here else None,

@@ -63,6 +63,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
             num_cpus=max(min_cpus, usable_cores()) if here else None,
             include_dashboard=False if here else None,
             logging_level=logging.ERROR,
+            # What workers have to say to people comes through `pipeline.relay`; what they raise comes anyway.
+            log_to_driver=False,
         )
     try:
         # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.

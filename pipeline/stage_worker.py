@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -52,6 +51,8 @@ class StageJob:
         The run folder.
     feed_cpus : float
         Logical CPUs of a decoding task.
+    relay : ActorHandle
+        Takes the lines of progress; see `pipeline.relay`.
     """
 
     stage: str
@@ -62,6 +63,11 @@ class StageJob:
     initial_weights: dict[str, torch.Tensor] | None
     out: str
     feed_cpus: float
+    relay: Any
+
+    def say(self, line: str) -> None:
+        """A line of progress, which the driver prints."""
+        self.relay.add.remote(line)
 
 
 def train_stage(config: dict[str, StageJob]) -> None:
@@ -95,7 +101,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
         # Before an epoch, not after one: a run that was killed where it should stop does not train on.
         if early_stop([row["val_loss"] for row in history], recipe.patience):
             if rank == 0:
-                say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
+                job.say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
             break
         started = time.monotonic()
         # A new seed for dropout in each epoch, so that a resumed epoch is the one that was interrupted.
@@ -118,20 +124,13 @@ def train_stage(config: dict[str, StageJob]) -> None:
         learner.end_epoch()
         if rank == 0:
             RunFolder(job.out).write_epochs(job.stage, history)
-            _say_epoch(job.stage, recipe.epochs, history)
+            job.say(_epoch_line(job.stage, recipe.epochs, history))
         _report(learner, history, rank)
 
 
 def stage_seed(seed: int, stage: str) -> int:
     """A stage's own seed, so that the two do not draw alike."""
     return int(np.random.SeedSequence([seed, int(stage.removeprefix("stage"))]).generate_state(1)[0] % 2**31)
-
-
-def say(line: str) -> None:
-    """A line of progress; Ray brings what a worker writes to the user's terminal."""
-    # Not `print`: Ray Train replaces it in workers, and each line would come twice.
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def _learner(
@@ -200,7 +199,7 @@ def _train_epoch(
         if rank == 0 and now - last_line >= SECONDS_BETWEEN_LINES and step < steps:
             last_line, speed = now, seen / (now - started)
             left = (len(feed.targets) * (epochs - epoch) - seen) / speed
-            say(
+            job.say(
                 f"{job.stage} epoch {epoch + 1}/{epochs}: step {step}/{steps}, {speed:.0f} images/s, "
                 f"about {left / 60:.0f} min to the stage's end"
             )
@@ -237,10 +236,10 @@ def _summed(tensor: torch.Tensor, world_size: int) -> torch.Tensor:
     return tensor
 
 
-def _say_epoch(stage: str, epochs: int, history: list[dict[str, Any]]) -> None:
+def _epoch_line(stage: str, epochs: int, history: list[dict[str, Any]]) -> str:
     row = history[-1]
     best = max(r["val_accuracy"] for r in history)
-    say(
+    return (
         f"{stage} epoch {row['epoch']}/{epochs}: train loss {row['train_loss']:.4f}, validation loss "
         f"{row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f} (best {best:.4f}), "
         f"{row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s"

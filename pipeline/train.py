@@ -21,10 +21,11 @@ from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
 from pipeline.cutout_store import CutoutStore, LabelledShards, check_labelled, load_cutouts
 from pipeline.pairs import StageCandidates, score_pairs
+from pipeline.relay import relayed_lines, say
 from pipeline.run_folder import Candidate, RunFolder
 from pipeline.shards import Columns, fingerprint, list_shards
 from pipeline.stage_fit import StageSetup, fit_stage
-from pipeline.stage_worker import StageJob, say
+from pipeline.stage_worker import StageJob
 
 __all__ = ["TrainingResult", "train"]
 
@@ -104,7 +105,8 @@ def train(
         return TrainingResult(folder.bundle, None, time.monotonic() - started)
 
     # A training worker and its feed each take a slot.
-    with connected(min_cpus=(workers or torch.cuda.device_count() or 1) + 1) as cluster:
+    slots = (workers or torch.cuda.device_count() or 1) + 1
+    with connected(min_cpus=slots) as cluster, relayed_lines() as relay:
         setup = _setup(recipe, train_shards.class_counts, cluster, workers, gpu)
         stores = _load(recipe, train_shards, val_shards)
         counts = {part: _class_counts(recipe, store) for part, store in stores.items()}
@@ -127,6 +129,7 @@ def train(
                 initial_weights=weights,
                 out=folder.path,
                 feed_cpus=FEED_CPUS,
+                relay=relay,
             )
             candidates[name] = folder.finished_stage(name) or fit_stage(job, folder, setup)
         stages = {

@@ -20,14 +20,13 @@ step "$BIN/hiwl" train --data "$OUT/data/train-*.parquet" --val "$OUT/data/val-*
 step "$BIN/hiwl" classify "$OUT/run/bundle" "$OUT/sky/cutouts" "$OUT/catalog" --carry truth
 step "$BIN/hiwl" evaluate "$OUT/run/bundle" "$OUT/data/test-*.parquet" --out "$OUT/evaluation"
 
+QUERY="SELECT object_id, ra, dec, label, confidence FROM '$OUT/catalog/*.parquet' WHERE p_css > 0.5 LIMIT 5"
 cat <<END
 
-The catalog is in $OUT/catalog, the scores are in $OUT/evaluation. Query it with DuckDB:
+The catalog is in $OUT/catalog. The scores are in $OUT/evaluation; $OUT/evaluation/evaluation.html is to look at.
+Query the catalog with DuckDB, or with anything that reads Parquet:
 
-  $BIN/python -c "import duckdb; print(duckdb.sql(\"
-      SELECT object_id, ra, dec, label, confidence FROM '$OUT/catalog/*.parquet'
-      WHERE p_css > 0.5 ORDER BY p_css DESC LIMIT 5\"))"
+  $BIN/python -c "import duckdb; print(duckdb.sql(\"$QUERY\"))"
 
 END
-"$BIN/python" -c "import duckdb; print(duckdb.sql(\"SELECT object_id, ra, dec, label, confidence
-    FROM '$OUT/catalog/*.parquet' WHERE p_css > 0.5 ORDER BY p_css DESC LIMIT 5\"))"
+"$BIN/python" -c "import duckdb; print(duckdb.sql(\"$QUERY\"))"

@@ -223,7 +223,8 @@ def _run(
         compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
         num_cpus=cpus,
         num_gpus=1 if use_gpu else 0,
-        ray_remote_args_fn=lambda: {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES},
+        max_restarts=MAX_RETRIES,
+        max_task_retries=MAX_RETRIES,
     )
     try:
         for row in dataset.iter_rows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ def use_ordered_streams() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray 2.60 warns of the only way to bound the retries of an actor; its successor has yet to come.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
 
 
 @contextmanager

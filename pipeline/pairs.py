@@ -81,7 +81,7 @@ def score_pairs(
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
         # Its arguments refer to the object store: what is lost there ends the run, which goes on from here.
-        ray_remote_args_fn=lambda: {"max_restarts": 0},
+        max_restarts=0,
     )
     parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
     order = np.argsort(np.concatenate([part["row"] for part in parts]))

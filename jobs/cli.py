@@ -15,7 +15,7 @@ VERBS = {
     "select": "Choose the clean sample and its split from vote fractions.",
     "ingest": "Pack images or foreign tables into cutout shards.",
     "train": "Train the cascade and bundle the best pair of stages.",
-    "evaluate": "Score a bundle on labelled shards.",
+    "evaluate": "Score a bundle on labeled shards.",
     "classify": "Classify shards into a Parquet catalog.",
     "submit": "Run any of these as a job on a Ray cluster.",
 }

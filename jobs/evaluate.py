@@ -1,4 +1,4 @@
-"""``hiwl evaluate``: the paper's tables for any labelled shards."""
+"""``hiwl evaluate``: the paper's tables for any labeled shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["main"]
 @gpu_option
 @column_options
 def main(bundle, shards, out, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
-    """Score a model BUNDLE on labelled SHARDS: confusion matrix, precision, recall, F1, accuracy.
+    """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy.
 
     Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1 and averages. The
     tables are also written as CSV and JSON, beside the catalog that they are computed from.

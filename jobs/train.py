@@ -10,8 +10,8 @@ __all__ = ["main"]
 
 
 @click.command(cls=VerbCommand)
-@click.option("--data", required=True, metavar="SHARDS", help="Labelled shards to train on.")
-@click.option("--val", required=True, metavar="SHARDS", help="Labelled shards to select checkpoints by.")
+@click.option("--data", required=True, metavar="SHARDS", help="Labeled shards to train on.")
+@click.option("--val", required=True, metavar="SHARDS", help="Labeled shards to select checkpoints by.")
 @click.option(
     "--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file."
 )

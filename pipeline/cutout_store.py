@@ -1,4 +1,4 @@
-"""Labelled cutouts held in Ray's object store for training: encoded, checked once, reached by row number.
+"""Labeled cutouts held in Ray's object store for training: encoded, checked once, reached by row number.
 
 Weighted draws with replacement need any row at any time. Encoded cutouts are small (some 6 kB), so a
 training set of a million takes 6 GB of the object store, which every worker of a node shares without a copy.
@@ -20,11 +20,11 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards import MAX_SHARD_ROWS, Columns, check_columns, count_rows, iter_rows, read_columns
 
-__all__ = ["CutoutStore", "LabelledShards", "check_labelled", "load_cutouts"]
+__all__ = ["CutoutStore", "LabeledShards", "check_labeled", "load_cutouts"]
 
 
 @dataclass(frozen=True)
-class LabelledShards:
+class LabeledShards:
     """Shards whose labels were read and checked.
 
     Parameters
@@ -33,14 +33,14 @@ class LabelledShards:
     columns : Columns
     class_counts : dict of int
         Objects of each class.
-    unlabelled : int
+    unlabeled : int
         Rows without a label, which training leaves out.
     """
 
     shards: tuple[str, ...]
     columns: Columns
     class_counts: dict[str, int]
-    unlabelled: int
+    unlabeled: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CutoutStore:
         ]
 
 
-def check_labelled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabelledShards:
+def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabeledShards:
     """Check columns and labels before any work.
 
     Raises
@@ -84,11 +84,11 @@ def check_labelled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) 
     """
     check_columns(shards, columns, required=("object_id", "image", "label"))
     counts: Counter[str] = Counter()
-    unlabelled = 0
+    unlabeled = 0
     for shard in shards:
         labels = read_columns(shard, columns, ["label"])["label"].to_pylist()
         known = [label for label in labels if label is not None]
-        unlabelled += len(labels) - len(known)
+        unlabeled += len(labels) - len(known)
         try:
             taxonomy.encode(known)
         except UserError as error:
@@ -98,29 +98,27 @@ def check_labelled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) 
         raise UserError(
             f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
         )
-    return LabelledShards(
-        tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabelled
-    )
+    return LabeledShards(tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabeled)
 
 
-def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) -> CutoutStore:
+def load_cutouts(labeled: LabeledShards, taxonomy: Taxonomy, smallest: int) -> CutoutStore:
     """Read shards into the object store, one task a shard, rows in the shards' order.
 
     Parameters
     ----------
-    labelled : LabelledShards
+    labeled : LabeledShards
     taxonomy : Taxonomy
     smallest : int
         Pixels that a cutout's shorter side must have; smaller and broken ones are left out and counted.
     """
     read = ray.remote(_read_shard)
     # A shard of a stranger's making can be large: more objects of a bounded size serve better than one.
-    returns = [1 + max(1, -(-(count_rows(shard) or 0) // MAX_SHARD_ROWS)) for shard in labelled.shards]
+    returns = [1 + max(1, -(-(count_rows(shard) or 0) // MAX_SHARD_ROWS)) for shard in labeled.shards]
     tasks = [
         read.options(num_returns=n, name=f"read {shard.rsplit('/', 1)[-1]}").remote(
-            shard, labelled.columns, taxonomy, smallest, n - 1
+            shard, labeled.columns, taxonomy, smallest, n - 1
         )
-        for shard, n in zip(labelled.shards, returns, strict=True)
+        for shard, n in zip(labeled.shards, returns, strict=True)
     ]
     indexes = ray.get([task[0] for task in tasks])
     left_out: Counter[str] = sum((index["left_out"] for index in indexes), Counter())
@@ -136,7 +134,7 @@ def load_cutouts(labelled: LabelledShards, taxonomy: Taxonomy, smallest: int) ->
 def _read_shard(
     shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, num_blocks: int
 ) -> tuple[Any, ...]:
-    """The labelled, readable cutouts of a shard: an index, then exactly `num_blocks` arrays of images."""
+    """The labeled, readable cutouts of a shard: an index, then exactly `num_blocks` arrays of images."""
     images: list[bytes] = []
     labels: list[str] = []
     left_out: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Score a bundle on labelled shards: classify them, then compare the catalog with the labels.
+"""Score a bundle on labeled shards: classify them, then compare the catalog with the labels.
 
 The figures are those of the catalog that `classify` writes, row for row; there is no second way to predict.
 """
@@ -22,7 +22,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog import TRUE_LABEL, read_part
 from pipeline.classify import CatalogSummary, classify
-from pipeline.cutout_store import check_labelled
+from pipeline.cutout_store import check_labeled
 from pipeline.evaluation_page import Mistake, render_page
 from pipeline.shard_classifier import read_bundle
 from pipeline.shards import Columns, iter_rows, list_shards
@@ -68,7 +68,7 @@ def evaluate(
     workers: int | None = None,
     gpu: bool | None = None,
 ) -> Evaluation:
-    """Classify labelled shards and score the result.
+    """Classify labeled shards and score the result.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def evaluate(
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     shards = list_shards(shards_path)
-    check_labelled(shards, columns, bundle.taxonomy)
+    check_labeled(shards, columns, bundle.taxonomy)
     out = storage.absolute(out).rstrip("/")
     summary = classify(
         bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True
@@ -109,11 +109,11 @@ def evaluate(
 
 
 def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSummary) -> Evaluation:
-    labelled = rows[rows[TRUE_LABEL].notna()]
-    scored = labelled[labelled["status"] == OK]
+    labeled = rows[rows[TRUE_LABEL].notna()]
+    scored = labeled[labeled["status"] == OK]
     left_out = {
-        **{str(status): int(n) for status, n in labelled["status"].value_counts().items() if status != OK},
-        **({"unlabelled": len(rows) - len(labelled)} if len(rows) > len(labelled) else {}),
+        **{str(status): int(n) for status, n in labeled["status"].value_counts().items() if status != OK},
+        **({"unlabeled": len(rows) - len(labeled)} if len(rows) > len(labeled) else {}),
     }
     if scored.empty:
         raise UserError("no cutout with a label could be read: there is nothing to score")

@@ -35,7 +35,7 @@ MANIFEST = "_simulation.json"
 CUTOUT_SCHEMA = pa.schema(
     [
         *SHARD_SCHEMA,
-        # Not the label: a simulation's galaxies are labelled by their votes, as the real ones are.
+        # Not the label: a simulation's galaxies are labeled by their votes, as the real ones are.
         pa.field("truth", pa.string()),
         pa.field("axis_ratio", pa.float32()),
     ]

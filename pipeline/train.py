@@ -19,7 +19,7 @@ from hiwl_core.recipe import Recipe, StageRecipe
 from hiwl_core.sampling import batch_bounds
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
-from pipeline.cutout_store import CutoutStore, LabelledShards, check_labelled, load_cutouts
+from pipeline.cutout_store import CutoutStore, LabeledShards, check_labeled, load_cutouts
 from pipeline.pairs import StageCandidates, score_pairs
 from pipeline.relay import relayed_lines, say
 from pipeline.run_folder import Candidate, RunFolder
@@ -69,7 +69,7 @@ def train(
     Parameters
     ----------
     data, val : str
-        Labelled shards to train on and to select by: a file, a folder or a glob.
+        Labeled shards to train on and to select by: a file, a folder or a glob.
     recipe : Recipe
     out : str
         The run folder; see `pipeline.run_folder`. On a cluster, storage that all nodes share.
@@ -91,10 +91,10 @@ def train(
     started = time.monotonic()
     columns = columns or Columns()
     train_shards, val_shards = (
-        check_labelled(list_shards(path), columns, recipe.taxonomy) for path in (data, val)
+        check_labeled(list_shards(path), columns, recipe.taxonomy) for path in (data, val)
     )
-    for part, labelled in (("train", train_shards), ("val", val_shards)):
-        _check_classes(recipe, part, labelled.class_counts)
+    for part, labeled in (("train", train_shards), ("val", val_shards)):
+        _check_classes(recipe, part, labeled.class_counts)
     if workers is not None:
         _check_workers(recipe, train_shards.class_counts, workers)
     initial = {name: _initial_weights(recipe.stage(name)) for name in STAGES}
@@ -219,7 +219,7 @@ def _class_counts(recipe: Recipe, store: CutoutStore) -> dict[str, int]:
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def _description(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShards) -> dict[str, Any]:
+def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards) -> dict[str, Any]:
     """What decides a run's result: another description is another run."""
     return {
         "recipe": recipe.to_dict(),
@@ -228,19 +228,19 @@ def _description(recipe: Recipe, train_shards: LabelledShards, val_shards: Label
     }
 
 
-def _load(recipe: Recipe, train_shards: LabelledShards, val_shards: LabelledShards) -> dict[str, CutoutStore]:
+def _load(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards) -> dict[str, CutoutStore]:
     stages = [recipe.stage(name) for name in STAGES]
     smallest = {
         "train": max(stage.augmentation.center_crop for stage in stages),
         "val": max(stage.center_crop for stage in stages),
     }
     stores = {}
-    for part, labelled in (("train", train_shards), ("val", val_shards)):
-        stores[part] = store = load_cutouts(labelled, recipe.taxonomy, smallest[part])
-        left_out = {**store.left_out, **({"unlabelled": labelled.unlabelled} if labelled.unlabelled else {})}
+    for part, labeled in (("train", train_shards), ("val", val_shards)):
+        stores[part] = store = load_cutouts(labeled, recipe.taxonomy, smallest[part])
+        left_out = {**store.left_out, **({"unlabeled": labeled.unlabeled} if labeled.unlabeled else {})}
         note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""
-        counts = ", ".join(f"{name} {n}" for name, n in labelled.class_counts.items())
-        say(f"{part}: {len(store.class_indices)} galaxies in {len(labelled.shards)} shards ({counts}){note}")
+        counts = ", ".join(f"{name} {n}" for name, n in labeled.class_counts.items())
+        say(f"{part}: {len(store.class_indices)} galaxies in {len(labeled.shards)} shards ({counts}){note}")
         if not len(store.class_indices):
             raise UserError(f"no readable cutout of {smallest[part]} px or more among the {part} shards")
     return stores

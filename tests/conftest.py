@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from hiwl_core.recipe import Recipe, load_recipe
-from tests.drawings import write_labelled_shard
+from tests.drawings import write_labeled_shard
 
 # The demo recipe made small: seconds to train on the drawings of `tests.drawings`.
 TINY = (
@@ -55,11 +55,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     folder = tmp_path_factory.mktemp("tiny")
     counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
     for index in range(2):
-        write_labelled_shard(
+        write_labeled_shard(
             folder / "train" / f"train-{index:05d}-of-00002.parquet", counts, first_id=1000 * index
         )
     per_class = dict.fromkeys(counts, 10)
-    write_labelled_shard(folder / "val" / "val-00000-of-00001.parquet", per_class, first_id=9000)
+    write_labeled_shard(folder / "val" / "val-00000-of-00001.parquet", per_class, first_id=9000)
     return TinyData(str(folder / "train"), str(folder / "val"))
 
 

@@ -36,7 +36,7 @@ def draw_galaxy(label: str, seed: int, size: int = SIZE) -> bytes:
     return buffer.getvalue()
 
 
-def write_labelled_shard(path: Path, per_class: dict[str, int], first_id: int = 0, size: int = SIZE) -> Path:
+def write_labeled_shard(path: Path, per_class: dict[str, int], first_id: int = 0, size: int = SIZE) -> Path:
     """A cutout shard with so many drawings of each class, shuffled; ids count from `first_id`."""
     labels = [name for name, count in per_class.items() for _ in range(count)]
     np.random.default_rng(first_id).shuffle(labels)

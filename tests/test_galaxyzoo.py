@@ -16,7 +16,7 @@ import pytest
 
 from hiwl_core.selection import split_811
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.cutout_store import check_labelled
+from pipeline.cutout_store import check_labeled
 from pipeline.ingest import ingest
 from pipeline.shards import Columns, list_shards, read_columns
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no Galaxy Zoo imag
 
 
 def test_the_papers_sample_is_read_in_place() -> None:
-    train = check_labelled(list_shards(f"{FOLDER}/train-*.parquet"), COLUMNS, GALAXY_ZOO)
-    val = check_labelled(list_shards(f"{FOLDER}/val-*.parquet"), COLUMNS, GALAXY_ZOO)
+    train = check_labeled(list_shards(f"{FOLDER}/train-*.parquet"), COLUMNS, GALAXY_ZOO)
+    val = check_labeled(list_shards(f"{FOLDER}/val-*.parquet"), COLUMNS, GALAXY_ZOO)
     assert (sum(train.class_counts.values()), sum(val.class_counts.values())) == (23_031, 2_878)
     assert (train.class_counts["CSS"], train.class_counts["EO"]) == (462, 3_122)
 

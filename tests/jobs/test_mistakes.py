@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TinyData
-from tests.drawings import write_labelled_shard
+from tests.drawings import write_labeled_shard
 
 # Runs command lines in one process, since imports take seconds, and says whether Ray was ever started.
 RUNNER = """
@@ -34,7 +34,7 @@ def test_each_mistake_is_one_line_and_exit_code_2(
     shutil.copytree(tiny_bundle, changed)
     weights = (changed / "stage1.safetensors").read_bytes()
     (changed / "stage1.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    strange = str(write_labelled_shard(tmp_path / "strange.parquet", {"CRS": 2}))
+    strange = str(write_labeled_shard(tmp_path / "strange.parquet", {"CRS": 2}))
     _relabel(Path(strange), "BAR")
     out, here = str(tmp_path / "out"), str(tmp_path)
     train = ["train", "--data", tiny_data.train, "--val", tiny_data.val, "--out", out, "--recipe"]

@@ -14,7 +14,7 @@ from hiwl_core.errors import UserError
 from pipeline.classify import classify
 from pipeline.evaluate import evaluate
 from tests.conftest import TinyData, hiwl
-from tests.drawings import CLASSES, draw_galaxy, write_labelled_shard
+from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 
 PROBABILITIES = ["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -27,7 +27,7 @@ def read(catalog: Path) -> pd.DataFrame:
 def write_shards(folder: Path, count: int, per_class: int = 2) -> Path:
     for index in range(count):
         path = folder / f"sky-{index:05d}-of-{count:05d}.parquet"
-        write_labelled_shard(path, dict.fromkeys(CLASSES, per_class), first_id=1000 * index)
+        write_labeled_shard(path, dict.fromkeys(CLASSES, per_class), first_id=1000 * index)
     return folder
 
 
@@ -108,7 +108,7 @@ def test_an_empty_shard_and_one_without_any_image_have_their_parts(tiny_bundle: 
 
 
 def test_user_columns_are_carried_and_named(tiny_bundle: str, tmp_path: Path) -> None:
-    path = write_labelled_shard(tmp_path / "a.parquet", {"CRS": 3})
+    path = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 3})
     table = pq.read_table(path).append_column("redshift", pa.array([0.1, 0.2, 0.3]))
     pq.write_table(table.rename_columns(["id", "ra", "dec", "jpg", "pixel_scale", "label", "redshift"]), path)
     from pipeline.shards import Columns
@@ -150,7 +150,7 @@ def test_a_part_of_another_shard_model_or_setting_is_never_skipped_over(
     classify(tiny_bundle, str(shards), str(catalog))
     with pytest.raises(UserError, match="with other settings"):
         classify(tiny_bundle, str(shards), str(catalog), stage2="always")
-    write_labelled_shard(shards / "sky-00000-of-00001.parquet", {"CRS": 5}, first_id=500)
+    write_labeled_shard(shards / "sky-00000-of-00001.parquet", {"CRS": 5}, first_id=500)
     with pytest.raises(UserError, match=r"from another shard named sky-00000-of-00001\.parquet"):
         classify(tiny_bundle, str(shards), str(catalog))
     (catalog / "sky-00000-of-00001.parquet").write_text("stray")

@@ -7,12 +7,12 @@ import pytest
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.cutout_store import CutoutStore, check_labelled, load_cutouts
+from pipeline.cutout_store import CutoutStore, check_labeled, load_cutouts
 from pipeline.feed import Batch, StageFeed, epoch_plan
 from pipeline.shards import Columns, list_shards
 from pipeline.train import stage_preprocessing
 from tests.conftest import TinyData
-from tests.drawings import write_labelled_shard
+from tests.drawings import write_labeled_shard
 
 TARGETS = np.repeat([0, 1], [462, 3122])
 
@@ -50,8 +50,8 @@ def test_weighted_epochs_are_half_css_and_plain_ones_are_everything_once(tiny_re
 
 @pytest.fixture(scope="module")
 def store(ray_session: None, tiny_data: TinyData) -> CutoutStore:
-    labelled = check_labelled(list_shards(tiny_data.train), Columns(), GALAXY_ZOO)
-    return load_cutouts(labelled, GALAXY_ZOO, smallest=72)
+    labeled = check_labeled(list_shards(tiny_data.train), Columns(), GALAXY_ZOO)
+    return load_cutouts(labeled, GALAXY_ZOO, smallest=72)
 
 
 def make_feed(store: CutoutStore, recipe: Recipe, stage: str) -> StageFeed:
@@ -110,11 +110,11 @@ def test_images_and_labels_stay_together(store: CutoutStore, tiny_recipe: Recipe
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_broken_and_unlabelled_cutouts_are_left_out_and_counted(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_broken_and_unlabeled_cutouts_are_left_out_and_counted(tmp_path) -> None:  # type: ignore[no-untyped-def]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = write_labelled_shard(tmp_path / "a.parquet", {"CRS": 4, "EO": 3})
+    path = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 4, "EO": 3})
     table = pq.read_table(path)
     images, labels = table["image"].to_pylist(), table["label"].to_pylist()
     images[0], images[1], labels[2] = b"broken", None, None
@@ -122,9 +122,9 @@ def test_broken_and_unlabelled_cutouts_are_left_out_and_counted(tmp_path) -> Non
         5, "label", pa.array(labels, pa.string())
     )
     pq.write_table(table, path)
-    labelled = check_labelled([str(path)], Columns(), GALAXY_ZOO)
-    store = load_cutouts(labelled, GALAXY_ZOO, smallest=72)
-    assert labelled.unlabelled == 1
+    labeled = check_labeled([str(path)], Columns(), GALAXY_ZOO)
+    store = load_cutouts(labeled, GALAXY_ZOO, smallest=72)
+    assert labeled.unlabeled == 1
     assert store.left_out == {"undecodable": 1, "missing": 1}
     expected = [images[row] for row in range(3, 7)]
     assert store.images(np.array([3, 0, 1, 2, 3])) == [expected[i] for i in (3, 0, 1, 2, 3)]
@@ -132,11 +132,11 @@ def test_broken_and_unlabelled_cutouts_are_left_out_and_counted(tmp_path) -> Non
 
 
 def test_unknown_classes_are_found_before_any_work(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = str(write_labelled_shard(tmp_path / "a.parquet", {"CRS": 1}))
+    path = str(write_labeled_shard(tmp_path / "a.parquet", {"CRS": 1}))
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
     pq.write_table(table.set_column(5, "label", pa.array(["BAR"])), path)
     with pytest.raises(UserError, match=r"unknown class 'BAR'.*a\.parquet, column 'label'"):
-        check_labelled([path], Columns(), GALAXY_ZOO)
+        check_labeled([path], Columns(), GALAXY_ZOO)

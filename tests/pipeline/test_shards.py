@@ -17,13 +17,13 @@ from pipeline.shards import (
     list_shards,
     read_columns,
 )
-from tests.drawings import draw_galaxy, write_labelled_shard
+from tests.drawings import draw_galaxy, write_labeled_shard
 
 BIG_ID = 1237648720693755918
 
 
 def test_own_shards_read_as_they_were_written(tmp_path: Path) -> None:
-    path = str(write_labelled_shard(tmp_path / "a.parquet", {"CRS": 3, "EO": 2}))
+    path = str(write_labeled_shard(tmp_path / "a.parquet", {"CRS": 3, "EO": 2}))
     tables = list(iter_rows(path, Columns(), ["object_id", "image", "label"], batch_rows=2))
     assert [table.num_rows for table in tables] == [2, 2, 1]
     assert pa.concat_tables(tables)["object_id"].to_pylist() == [0, 1, 2, 3, 4]
@@ -91,7 +91,7 @@ def test_nothing_there_is_a_mistake(tmp_path: Path, path: str) -> None:
 
 
 def test_a_wrong_column_is_named_with_those_there_are(tmp_path: Path) -> None:
-    path = str(write_labelled_shard(tmp_path / "a.parquet", {"CRS": 1}))
+    path = str(write_labeled_shard(tmp_path / "a.parquet", {"CRS": 1}))
     with pytest.raises(UserError, match="no column 'GalaxyID' in .*it has object_id, ra.*--id-column"):
         check_columns([path], Columns(id="GalaxyID"), ["object_id"])
     with pytest.raises(UserError, match="no column 'redshift' to carry"):
@@ -119,7 +119,7 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
 
 def test_fingerprints_tell_shards_apart(tmp_path: Path) -> None:
     one, two = (
-        str(write_labelled_shard(tmp_path / name / "a.parquet", {"CRS": 3}, first_id=first))
+        str(write_labeled_shard(tmp_path / name / "a.parquet", {"CRS": 3}, first_id=first))
         for name, first in (("x", 0), ("y", 10))
     )
     assert fingerprint(one) == fingerprint(one) != fingerprint(two)

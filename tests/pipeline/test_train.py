@@ -77,9 +77,9 @@ def test_too_many_workers_for_a_batch_are_refused(
 def test_a_class_without_a_galaxy_is_refused(
     tiny_data: TinyData, tmp_path: Path, tiny_recipe: Recipe
 ) -> None:
-    from tests.drawings import write_labelled_shard
+    from tests.drawings import write_labeled_shard
 
-    shard = write_labelled_shard(tmp_path / "a.parquet", {"CRS": 4, "IBS": 4, "EO": 4, "SPI": 4})
+    shard = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 4, "IBS": 4, "EO": 4, "SPI": 4})
     with pytest.raises(UserError, match=r"no training galaxy of class CSS \(there are CRS 4"):
         train(str(shard), tiny_data.val, tiny_recipe, str(tmp_path / "out"))
 

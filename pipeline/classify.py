@@ -6,6 +6,7 @@ counts; `pipeline.shard_classifier` does the work.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -228,7 +229,7 @@ def _run(
     )
     try:
         for row in dataset.iter_rows():
-            yield row["done"]
+            yield json.loads(row["done"])
     # An actor or a node that was lost more often than it is tried again.
     except RayError as error:
         reason = " ".join(str(error).split())[:300]

@@ -85,8 +85,10 @@ class ShardClassifier:
         self._compute = choose_compute(None if use_gpu else torch.device("cpu"))
         self._classifiers: dict[bool, CascadeClassifier] = {}
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        return {"done": [self._classify_or_say_why(ShardTask.from_json(task)) for task in batch["task"]]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        # As text: as a column of structs, the classes of one shard would become nulls of another.
+        tasks = map(ShardTask.from_json, batch["task"])
+        return {"done": [json.dumps(self._classify_or_say_why(task)) for task in tasks]}
 
     def _classify_or_say_why(self, task: ShardTask) -> dict[str, Any]:
         try:

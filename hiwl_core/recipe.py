@@ -96,6 +96,13 @@ class StageRecipe(Section):
         lt=1,
         description="Memory of the averaged weights, as a share of all steps; 0: none.",
     )
+    batch_norm_momentum: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Weight of the newest batch in the running statistics. Default: the backbone's, which may "
+        "be made for hundreds of thousands of steps.",
+    )
     augmentation: Augmentation
     optimizer: Optimizer
 

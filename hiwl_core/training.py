@@ -58,6 +58,10 @@ class StageLearner:
     ) -> None:
         self.recipe, self.preprocessing, self.compute = recipe, preprocessing, compute
         self.smoothing = torch_label_smoothing(num_classes, recipe.label_smoothing)
+        if recipe.batch_norm_momentum is not None:
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = recipe.batch_norm_momentum
         self.model = model.to(compute.device).to(memory_format=torch.channels_last)
         self.averaged = _averaged_model(self.model, recipe, steps_per_epoch)
         self.optimizer = _optimizer(self.model, recipe)

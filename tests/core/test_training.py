@@ -114,6 +114,16 @@ def test_averaged_weights_are_those_that_validate() -> None:
     assert learner(stage("stage1.ema_memory=0")).best_weights is not None
 
 
+def test_short_trainings_can_forget_the_old_statistics_sooner() -> None:
+    slow, fast = (learner(stage(f"stage1.batch_norm_momentum={momentum}")) for momentum in (0.01, 0.5))
+    for trained in (slow, fast):
+        for i in range(3):
+            trained.train_step(*batch(i), global_batch=12)
+    start = torch.zeros(4)
+    moved = [(trained.model[1].running_mean - start).abs().sum() for trained in (slow, fast)]
+    assert moved[1] > 5 * moved[0]
+
+
 def test_memory_of_the_average_fits_the_steps() -> None:
     assert ema_decay(0.1, 1500) == pytest.approx(1 - 1 / 150)
     assert ema_decay(0.01, 10) == 0.0

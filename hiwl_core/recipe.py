@@ -100,8 +100,8 @@ class StageRecipe(Section):
         default=None,
         gt=0,
         le=1,
-        description="Weight of the newest batch in the running statistics. Default: the backbone's, which may "
-        "be made for hundreds of thousands of steps.",
+        description="Weight of the newest batch in the running statistics. Default: the backbone's, which "
+        "may be made for hundreds of thousands of steps.",
     )
     augmentation: Augmentation
     optimizer: Optimizer

@@ -12,7 +12,7 @@ if [ -e "$OUT" ] && [ ! -e "$OUT/sky/_simulation.json" ]; then
     exit 2
 fi
 rm -rf "$OUT"
-step "$BIN/hiwl" simulate "$OUT/sky" --count 2600 --seed 1
+step "$BIN/hiwl" simulate "$OUT/sky" --count 2200 --seed 1
 step "$BIN/hiwl" select "$OUT/sky/votes.csv" "$OUT/classes.csv"
 step "$BIN/hiwl" ingest "$OUT/sky/cutouts" "$OUT/data" --labels "$OUT/classes.csv"
 step "$BIN/hiwl" train --data "$OUT/data/train-*.parquet" --val "$OUT/data/val-*.parquet" \

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "training_step.csv")
     options = parser.parse_args()
     torch.set_num_threads(usable_cores())

@@ -22,7 +22,8 @@ from hiwl_core.smoothing import torch_label_smoothing
 
 __all__ = ["StageLearner", "early_stop", "ema_decay"]
 
-# Compiling takes about a minute on a CPU and saves a quarter of each step: it pays from here on.
+# Compiling takes about a minute, and what a step gains differs by machine (benchmarks/training_step.py): only
+# a long training can win.
 MIN_STEPS_TO_COMPILE = 1000
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from hiwl_core.errors import IncompleteError
-from jobs.options import VerbCommand, column_options, gpu_option
+from jobs.options import VerbCommand, actors_option, column_options, gpu_option
+from pipeline.shards import Columns
 
 __all__ = ["main"]
 
@@ -22,15 +23,19 @@ __all__ = ["main"]
     show_default=True,
     help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
 )
-@click.option(
-    "--workers",
-    type=int,
-    metavar="N",
-    help="Actors at most; default all there is room for.",
-)
+@actors_option
 @gpu_option
 @column_options
-def main(bundle, shards, catalog, carry, stage2, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
+def main(
+    bundle: str,
+    shards: str,
+    catalog: str,
+    carry: tuple[str, ...],
+    stage2: str,
+    workers: int | None,
+    gpu: bool | None,
+    columns: Columns,
+) -> None:
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
 
     SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in

@@ -5,8 +5,10 @@ from __future__ import annotations
 import posixpath
 
 import click
+import pandas as pd
 
-from jobs.options import VerbCommand, column_options, gpu_option
+from jobs.options import VerbCommand, actors_option, column_options, gpu_option
+from pipeline.shards import Columns
 
 __all__ = ["main"]
 
@@ -15,15 +17,17 @@ __all__ = ["main"]
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
-@click.option(
-    "--workers",
-    type=int,
-    metavar="N",
-    help="Actors at most; default all there is room for.",
-)
+@actors_option
 @gpu_option
 @column_options
-def main(bundle, shards, out, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
+def main(
+    bundle: str,
+    shards: str,
+    out: str | None,
+    workers: int | None,
+    gpu: bool | None,
+    columns: Columns,
+) -> None:
     """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy.
 
     Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1 and averages. The
@@ -53,12 +57,12 @@ def main(bundle, shards, out, workers, gpu, columns) -> None:  # type: ignore[no
     click.echo(f"tables: {result.out}, and to look at: {result.out}/evaluation.html")
 
 
-def _by_stage(stages):  # type: ignore[no-untyped-def]
+def _by_stage(stages: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     titles = {"stage1": "Stage 1 alone", "stage2": "Stage 2 alone, on the galaxies that stage 1 routed right"}
-    return [(titles[name], table) for name, table in stages.groupby("stage")]
+    return [(titles[str(name)], table) for name, table in stages.groupby("stage")]
 
 
-def _pretty(table):  # type: ignore[no-untyped-def]
+def _pretty(table: pd.DataFrame) -> str:
     """One line a class, one column a metric."""
     cells = table.assign(cell=[f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in table.itertuples()])
     wide = cells.pivot(index="class", columns="metric", values="cell")

@@ -13,7 +13,7 @@ from pipeline.shards import Columns
 
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
-__all__ = ["VerbCommand", "column_options", "gpu_option"]
+__all__ = ["VerbCommand", "actors_option", "column_options", "gpu_option"]
 
 
 class VerbCommand(click.Command):
@@ -69,4 +69,8 @@ gpu_option = click.option(
     default=None,
     help="Take a GPU for each worker; default: if the cluster has any now. An autoscaled cluster that starts "
     "GPU nodes on demand needs --gpu and --workers.",
+)
+
+actors_option = click.option(
+    "--workers", type=int, metavar="N", help="Actors at most; default all there is room for."
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.options import VerbCommand, column_options, gpu_option
+from pipeline.shards import Columns
 
 __all__ = ["main"]
 
@@ -22,7 +23,16 @@ __all__ = ["main"]
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
 @gpu_option
 @column_options
-def main(data, val, recipe_name, out, overrides, workers, gpu, columns) -> None:  # type: ignore[no-untyped-def]
+def main(
+    data: str,
+    val: str,
+    recipe_name: str,
+    out: str,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    gpu: bool | None,
+    columns: Columns,
+) -> None:
     """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
 
     SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on

@@ -16,7 +16,13 @@ VERBS = {
     "ingest": "Pack images or foreign tables into cutout shards.",
     "train": "Train the cascade and bundle the best pair of stages.",
     "evaluate": "Score a bundle on labeled shards.",
+    "plan": "Say what classifying some shards would take: hours, traffic, money.",
     "classify": "Classify shards into a Parquet catalog.",
+    "status": "Say how far a catalog is, while it is written or afterwards.",
+    "verify": "Prove that each input row is in a catalog exactly once.",
+    "publish": "Publish a catalog as HATS, to open with lsdb and cross-match.",
+    "query": "Ask a catalog with SQL or by a cone on the sky.",
+    "sample": "Show the cutouts of some rows of a catalog on a page.",
     "submit": "Run any of these as a job on a Ray cluster.",
 }
 

@@ -101,7 +101,7 @@ class EvalTransform:
     def resampled(self, image: Image.Image, zoom: float) -> np.ndarray:
         """As a call, of the image as it would be with `zoom` of its pixels in one; in a single step."""
         size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
-        return np.asarray(resample_center(image, crop * zoom, size))
+        return np.asarray(resample_center(image, crop * zoom, size, crop))
 
 
 class TrainTransform:

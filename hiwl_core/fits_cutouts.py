@@ -165,8 +165,8 @@ def _planes(unit: Any, primary: Any) -> Iterator[_Plane]:
         return
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
-    if len(shape) not in (2, 3):
-        raise UnreadableCutout(UNDECODABLE, f"a FITS image of {len(shape)} dimensions")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UnreadableCutout(UNDECODABLE, f"a FITS image of {len(shape)} dimensions, {shape}")
     if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:
         raise UnreadableCutout(TOO_LARGE, f"a FITS image of {' x '.join(map(str, shape))} pixels")
     pixels = np.asarray(unit.data).reshape(shape)

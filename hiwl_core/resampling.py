@@ -35,7 +35,10 @@ def zoom_to(wanted_scale: float, pixel_scale: float | None) -> float:
     for name, scale in (("wanted", wanted_scale), ("image's", pixel_scale)):
         if not (math.isfinite(scale) and scale > 0):
             raise UnreadableCutout(NO_SCALE, f"the {name} pixel scale is {scale} arcsec")
-    return wanted_scale / pixel_scale
+    zoom = wanted_scale / pixel_scale
+    if not 0 < zoom < math.inf:
+        raise UnreadableCutout(NO_SCALE, f"pixel scales of {wanted_scale} and {pixel_scale} arcsec")
+    return zoom
 
 
 def resample_center(image: Image.Image, side: float, size: int, crop: int) -> Image.Image:

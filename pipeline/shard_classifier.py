@@ -30,6 +30,11 @@ from pipeline.shards import Columns, fingerprint, iter_rows
 __all__ = ["ShardClassifier", "ShardTask", "read_bundle"]
 
 
+# Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
+ATTEMPTS = 4
+SECONDS_BETWEEN_ATTEMPTS = 30.0
+
+
 @dataclass(frozen=True)
 class ShardTask:
     """One unit of work: a shard and the part it becomes."""
@@ -93,13 +98,18 @@ class ShardClassifier:
 
     def _classify_or_say_why(self, task: ShardTask) -> LedgerEntry:
         started = time.monotonic()
-        try:
-            return self._classify(task, started)
-        # A shard that is damaged, or storage that fails for good, must not end the others' night.
-        except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            failed = f"{task.shard}: {type(error).__name__}: {reason}"
-            return task.entry(failed=failed, seconds=time.monotonic() - started)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._classify(task, started)
+            # A damaged shard must not end the night of the others, nor must a store that is away for minutes.
+            except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, storage.StoreError) and attempt < ATTEMPTS:
+                    time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+                    continue
+                reason = " ".join(str(error).split())[:300]
+                failed = f"{task.shard}: {type(error).__name__}: {reason}"
+                return task.entry(failed=failed, seconds=time.monotonic() - started)
+        raise AssertionError("the last attempt returns")
 
     def _classify(self, task: ShardTask, started: float) -> LedgerEntry:
         if fingerprint(task.shard) != task.record.shard_fingerprint:

@@ -113,9 +113,9 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
 
 
-def hiwl(*arguments: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, in a process group of its own, with a Ray of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """The command line in a process and a process group of its own; with a Ray of its own, unless told."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *arguments],
         stdout=subprocess.PIPE,

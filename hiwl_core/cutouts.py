@@ -23,11 +23,15 @@ OK = "ok"
 MISSING = "missing"
 UNDECODABLE = "undecodable"
 TOO_SMALL = "too_small"
+DUPLICATE_ID = "duplicate_id"
+NO_ID = "no_id"
 STATUSES = {
     OK: "classified",
     MISSING: "no image in the shard",
     UNDECODABLE: "not a whole JPEG or PNG",
     TOO_SMALL: "smaller than the central crop that the model sees",
+    DUPLICATE_ID: "the id stands on an earlier row of the shard",
+    NO_ID: "no object id",
 }
 
 

@@ -27,6 +27,7 @@ from pipeline.catalog_plan import (
     read_plan,
 )
 from pipeline.shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
+from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["PartsFound", "adopt_part", "find_parts", "part_record", "plan_catalog"]
 
@@ -61,6 +62,7 @@ def plan_catalog(
     columns: Columns,
     required: Sequence[str],
     carry: Sequence[str],
+    scale: WantedScale = AS_IT_IS,
     update: bool = False,
 ) -> CatalogPlan:
     """The plan of a catalog: the stored one, checked against the shards, or a new one, stored.
@@ -77,6 +79,8 @@ def plan_catalog(
     columns : Columns
     required, carry : sequence of str
         Contract names and further columns that each shard must have.
+    scale : WantedScale
+        Its column too.
     update : bool
         Take in shards that were added or changed since the plan was made.
 
@@ -110,7 +114,7 @@ def plan_catalog(
     ):
         path = names[part]
         if found.schema is not None:
-            check_schema(path, found.schema, columns, required, carry)
+            check_schema(path, found.schema, columns, required, carry, scale)
         kept[part] = PlannedShard(
             path, part, found.rows, entries[path].size, entries[path].mark, found.fingerprint
         )

@@ -61,7 +61,9 @@ def main(
     """
     from pipeline.classify import classify, failures
 
-    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update)
+    summary = classify(
+        bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update
+    )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")

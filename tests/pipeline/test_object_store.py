@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import pickle
 import random
 import time
 from multiprocessing.connection import Connection
@@ -322,6 +323,9 @@ def test_a_forked_process_reads_with_a_client_of_its_own(folder: str) -> None:
 
 def test_arrow_reads_and_writes_by_the_same_paths(folder: str) -> None:
     filesystem, place = storage.arrow_path(f"{folder}/table.parquet")
+    pickled = pickle.dumps(filesystem)
+    assert SECRET_KEY.encode() not in pickled
+    filesystem = pickle.loads(pickled)
     pq.write_table(pa.table({"n": [1, 2, 3]}), place, filesystem=filesystem)
     with storage.open_input(f"{folder}/table.parquet") as file:
         assert pq.ParquetFile(file).read()["n"].to_pylist() == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Publish a catalog as HATS: tiles of about the same number of rows, sorted by place, with VOParquet metadata.
+"""Publish a catalog as HATS: tiles of at most so many rows, sorted by place, with VOParquet metadata.
 
 The driver plans and checks; the rows go from the parts through spill files to the leaves, see
 `pipeline.publish_tasks`. Whatever dies, the same call goes on with what is there.
@@ -9,45 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-
-import numpy as np
-import pyarrow as pa
+from dataclasses import dataclass
+from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
-from pipeline.hats_metadata import SKYMAP_ORDER, write_collection, write_margin, write_table
-from pipeline.hats_tiles import COUNT_ORDER, Tile, empty_cells, margin_order, plan_tiles
-from pipeline.progress import progress
+from pipeline.hats_metadata import write_collection, write_margin, write_table
+from pipeline.hats_tiles import Tile
+from pipeline.publish_count import plan_publication, plan_sky
+from pipeline.publish_leaves import Leaves, split_parts, write_leaves
 from pipeline.publish_plan import Publication, TilePlan, list_inputs
 from pipeline.publish_pool import TaskPool, ray_pool, thread_pool
-from pipeline.publish_tasks import (
-    INDEX_FIELD,
-    MAIN,
-    MARGIN,
-    NO_POSITION,
-    CountTask,
-    Leaf,
-    LeafTask,
-    Sky,
-    Spill,
-    SplitTask,
-    count_rows,
-    read_footer,
-    read_spill,
-    split_rows,
-    unified,
-    write_leaf,
-)
-from pipeline.voparquet import with_votable
+from pipeline.publish_tasks import MAIN, MARGIN, NO_POSITION, Spill
 
 __all__ = ["PublishSummary", "publish"]
 
-# Cells that alone have too many rows are counted again in cells of 0.8 arcsec.
-FINE_ORDER = 18
 # Less than this is done by threads of this process before Ray would have started.
 SMALL_BYTES = 128 * 2**20
-TAKEN_NAMES = ("no_position",)
 
 
 @dataclass(frozen=True)
@@ -57,21 +35,21 @@ class PublishSummary:
     Parameters
     ----------
     out : str
-    name : str
+        Folder of the collection.
     rows : int
         In its tiles.
     without_position : int
         Rows beside them, in ``no_position``.
     tiles : int
     margin_rows : int
+        In the margin cache.
     kept : int
         Leaves that an earlier, unfinished run had written.
     new : bool
-        False if the whole publication was there already.
+        False if all of it was there already.
     """
 
     out: str
-    name: str
     rows: int
     without_position: int
     tiles: int
@@ -112,15 +90,15 @@ def publish(
     Raises
     ------
     UserError
-        Before any work for wrong options, a folder that is not a catalog, or an `out` that holds anything else;
-        later for parts whose columns do not fit together and for a catalog without any position.
+        Before any work for wrong options, a folder that is not a catalog, or an `out` that holds anything
+        else; later for parts whose columns do not fit together and for a catalog without any position.
     IncompleteError
         If a fault of the machine ended the work, or if the parts changed meanwhile.
     """
     _check_options(name, max_rows, margin, workers)
     _check_apart(catalog, out)
     parts = list_inputs(catalog)
-    options = {"name": name, "max_rows": max_rows, "margin": margin}
+    options = {"name": name, "max_rows": max_rows, "margin": float(margin)}
     publication = Publication(out, parts, options, group_bytes)
     publication.open()
     if publication.summary is not None:
@@ -129,13 +107,28 @@ def publish(
 
     small = workers is None and sum(part.size for part in parts) <= SMALL_BYTES
     with _pool(small, workers) as pool:
-        plan = publication.read_plan() or _count(pool, publication, max_rows, catalog)
-        leaves, schema, kept = _write_leaves(pool, publication, plan, margin)
-    if list_inputs(catalog) != parts:
+        plan = publication.read_plan()
+        if plan is None:
+            plan = plan_publication(pool, publication)
+            publication.write_plan(plan)
+        sky, cells = plan_sky(plan.tiles, margin)
+        spills = split_parts(pool, publication, sky, plan.rows)
+        leaves = write_leaves(pool, publication, spills, plan.tiles, cells)
+    changed = list_inputs(catalog) != parts
+    if changed or not _complete(plan, spills, leaves):
         raise IncompleteError(
-            f"parts of {catalog} changed while they were published: remove {out} and publish again"
+            f"parts of {catalog} changed while they were published: remove {out} and start the same "
+            "command again"
         )
-    return _finish(publication, plan, leaves, schema, kept, out)
+    _write_metadata(publication, plan, cells, leaves)
+    summary: dict[str, Any] = {
+        "rows": leaves.rows(MAIN),
+        "without_position": leaves.rows(NO_POSITION),
+        "tiles": len(plan.tiles),
+        "margin_rows": leaves.rows(MARGIN),
+    }
+    publication.finish(summary)
+    return PublishSummary(out, kept=leaves.kept, **summary)
 
 
 @contextmanager
@@ -146,90 +139,59 @@ def _pool(small: bool, workers: int | None) -> Iterator[TaskPool]:
         yield pool
 
 
-def _count(pool: TaskPool, publication: Publication, max_rows: int, catalog: str) -> TilePlan:
-    """Count all rows and plan the tiles."""
-    groups = [publication.paths(group) for group in publication.groups]
-    sky = np.zeros(12 << (2 * COUNT_ORDER), dtype=np.int64)
-    rows = without = 0
-    with progress("counting", None, unit="rows") as advance:
-        for _, found in pool.run(count_rows, [CountTask(paths, COUNT_ORDER) for paths in groups]):
-            sky[found.cells] += found.counts
-            rows, without = rows + found.rows, without + found.without_position
-            advance(found.rows)
-    if rows == without:
-        publication.abandon()
-        raise UserError(
-            f"no row of {catalog} has a position: classify shards with ra and dec (see --ra-column of classify)"
+def _complete(plan: TilePlan, spills: list[Spill], leaves: Leaves) -> bool:
+    """Whether each row of the parts is in the leaves, or beside them, once."""
+    by_tile = {number: leaf.footer.num_rows for number, leaf in leaves.by_kind[MAIN].items()}
+    return (
+        by_tile == {number: tile.rows for number, tile in enumerate(plan.tiles)}
+        and leaves.rows(NO_POSITION) == plan.without_position
+        and leaves.rows(MAIN) + leaves.rows(NO_POSITION) == plan.rows == sum(spill.rows for spill in spills)
+    )
+
+
+def _write_metadata(publication: Publication, plan: TilePlan, cells: list[Tile], leaves: Leaves) -> None:
+    options = publication.options
+    write_table(
+        publication.catalog,
+        publication.name,
+        leaves.of(MAIN, plan.tiles),
+        leaves.schema,
+        options["max_rows"],
+        plan.sky,
+    )
+    # Without a row in any margin there is nothing that a reader could open.
+    has_margin = bool(leaves.by_kind[MARGIN])
+    if has_margin:
+        write_margin(
+            publication.margin,
+            publication.margin_name,
+            publication.name,
+            options["margin"],
+            leaves.of(MARGIN, cells),
+            leaves.schema,
         )
-    cells = np.flatnonzero(sky)
-    tiles = plan_tiles(cells, sky[cells], COUNT_ORDER, max_rows)
-    crowded = {tile.pixel for tile in tiles if tile.rows > max_rows}
-    if crowded:
-        within = np.array(sorted(crowded), dtype=np.int64)
-        fine = np.zeros((2, 0), dtype=np.int64)
-        for _, found in pool.run(count_rows, [CountTask(paths, FINE_ORDER, within) for paths in groups]):
-            both = np.concatenate([fine, np.stack([found.cells, found.counts])], axis=1)
-            cells, places = np.unique(both[0], return_inverse=True)
-            fine = np.stack([cells, np.bincount(places, both[1], len(cells)).astype(np.int64)])
-        tiles = [tile for tile in tiles if tile.rows <= max_rows]
-        tiles += plan_tiles(fine[0], fine[1], FINE_ORDER, max_rows, lowest=COUNT_ORDER + 1)
-        tiles.sort(key=lambda tile: tile.start)
-    coarse = sky.reshape(12 << (2 * SKYMAP_ORDER), -1).sum(axis=1)
-    plan = TilePlan(rows, without, tiles, coarse)
-    publication.write_plan(plan)
-    return plan
+    write_collection(
+        publication.path,
+        publication.name,
+        publication.name,
+        publication.margin_name if has_margin else None,
+    )
 
 
-def _write_leaves(
-    pool: TaskPool, publication: Publication, plan: TilePlan, margin: float
-) -> tuple[dict[str, dict[Tile, Leaf]], pa.Schema, int]:
-    """Split the parts and write all leaves; those of the margin and without a position under their kinds."""
-    cells, sky = _sky(plan, margin)
-    spills = _split(pool, publication, plan, sky)
-    schema = unified([spill.schema for spill in spills], [spill.path for spill in spills])
-    widths: dict[str, int] = {}
-    for spill in spills:
-        for column, width in spill.widths.items():
-            widths[column] = max(width, widths.get(column, 1))
-    # An id that is an integer in some parts and text in others has the width of the digits too.
-    if schema.field("object_id").type == pa.string():
-        widths["object_id"] = max(widths.get("object_id", 1), 20)
+def _check_options(name: str, max_rows: int, margin: float, workers: int | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == NO_POSITION:
+        raise UserError(
+            f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with one of the first two"
+        )
+    if max_rows < 1:
+        raise UserError(f"--max-rows {max_rows}: a tile has at least one row")
+    if not 0 <= margin <= 3600:
+        raise UserError(f"--margin {margin:g}: give arcseconds, from 0 (no margin cache) to 3600")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: one worker is least")
 
-    tasks: dict[tuple[str, Tile], LeafTask] = {}
-    places = {
-        MAIN: (plan.tiles, f"{publication.catalog}/dataset"),
-        MARGIN: (cells, f"{publication.margin}/dataset"),
-    }
-    for number, spill in enumerate(spills):
-        for run in spill.runs:
-            if run.kind == NO_POSITION:
-                tile, path = Tile(0, number), publication.no_position_file(number)
-            else:
-                tiles, folder = places[run.kind]
-                tile = tiles[run.key]
-                path = f"{folder}/{tile.path}"
-            task = tasks.setdefault((run.kind, tile), LeafTask(path, 0, []))
-            tasks[run.kind, tile] = LeafTask(
-                path, task.rows + run.rows, [*task.runs, (spill.path, run.start, run.length)]
-            )
 
-    leaves: dict[str, dict[Tile, Leaf]] = {MAIN: {}, MARGIN: {}, NO_POSITION: {}}
-    kept = _existing(publication, tasks)
-    schemas = {
-        True: with_votable(pa.schema([INDEX_FIELD, *schema]), publication.name, widths),
-        False: with_votable(schema, "no_position", widths),
-    }
-    for key, leaf in kept.items():
-        leaves[key[0]][key[1]] = leaf
-    total = sum(task.rows for task in tasks.values())
-    done = sum(leaf.footer.num_rows for leaf in kept.values())
-    with progress("writing tiles", total, done, unit="rows") as advance:
-        for placed in (True, False):
-            todo = [
-                key for key in tasks if key not in kept and (key[0] != NO_POSITION) == placed
-            ]
-            for number, leaf in pool.run(write_leaf, [tasks[key] for key in todo], schemas[placed]):
-                kind, tile = todo[number]
-                leaves[kind][tile] = leaf
-                advance(leaf.footer.num_rows)
-    return leaves, schemas[True], len(kept)
+def _check_apart(catalog: str, out: str) -> None:
+    folders = [storage.absolute(path).rstrip("/") + "/" for path in (catalog, out)]
+    if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
+        raise UserError(f"the catalog {catalog} and {out} lie in each other: choose another folder")

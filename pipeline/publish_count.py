@@ -38,8 +38,8 @@ def plan_publication(pool: TaskPool, publication: Publication) -> TilePlan:
     if rows == without:
         publication.abandon()
         raise UserError(
-            f"none of {rows} rows has a position, 0 <= ra <= 360 and -90 <= dec <= 90: classify shards that have "
-            "them (classify takes --ra-column and --dec-column)"
+            f"none of {rows} rows has a position, 0 <= ra <= 360 and -90 <= dec <= 90: classify shards that "
+            "have them (classify takes --ra-column and --dec-column)"
         )
     cells = np.flatnonzero(sky)
     tiles = plan_tiles(cells, sky[cells], COUNT_ORDER, max_rows)

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.hats_tiles import INDEX_COLUMN, Tile
+from pipeline.storage import Entry
 
-__all__ = ["Part", "Publication", "TilePlan", "list_inputs"]
+__all__ = ["Publication", "TilePlan", "list_inputs"]
 
 FORMAT = 1
 # So many bytes of parts are read, sorted and spilled by one task: some hundred megabytes of memory.
@@ -34,15 +35,6 @@ GROUP_BYTES = 64 * 2**20
 LEAST_GROUPS = 16
 LEAST_GROUP_BYTES = 2**20
 REQUIRED = ("object_id", "ra", "dec", "status", "model_id")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the catalog to publish."""
-
-    path: str
-    size: int
-    mark: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class TilePlan:
             return cls(rows, without, [Tile(*map(int, row)) for row in file["tiles"]], file["sky"])
 
 
-def list_inputs(catalog: str) -> list[Part]:
+def list_inputs(catalog: str) -> list[Entry]:
     """The parts of an unpublished catalog.
 
     Raises
@@ -93,11 +85,14 @@ def list_inputs(catalog: str) -> list[Part]:
         raise UserError(f"no catalog at {catalog!r}: check the path")
     if storage.exists(f"{folder}/collection.properties"):
         raise UserError(f"{catalog} is a published catalog already: give the folder that classify wrote")
-    parts = [
-        Part(path, size, "")
-        for path, size in storage.list_files(folder)
-        if path.endswith(".parquet") and "/" not in path.removeprefix(f"{folder}/")
-    ]
+    parts = sorted(
+        (
+            entry
+            for entry in storage.iter_entries(folder)
+            if entry.path.endswith(".parquet") and "/" not in entry.path.removeprefix(f"{folder}/")
+        ),
+        key=lambda entry: entry.path,
+    )
     if not parts:
         raise UserError(f"no part of a catalog in {catalog!r}: give the folder that classify wrote")
     try:
@@ -107,9 +102,7 @@ def list_inputs(catalog: str) -> list[Part]:
         raise UserError(f"{parts[0].path} cannot be read ({error}): classify its shard again") from None
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        raise UserError(
-            f"{parts[0].path} has no column {missing[0]!r}: give a folder that classify wrote, and nothing else"
-        )
+        raise UserError(f"{parts[0].path} has no column {missing[0]!r}: give a folder that classify wrote")
     if INDEX_COLUMN in names:
         raise UserError(f"{parts[0].path} has a column {INDEX_COLUMN!r}, which is HATS's own: rename it")
     return parts
@@ -122,7 +115,7 @@ class Publication:
     ----------
     out : str
         Path or URL of the folder.
-    parts : list of Part
+    parts : list of Entry
     options : dict
         What decides the result: name, max_rows, margin.
     group_bytes : int, optional
@@ -130,7 +123,7 @@ class Publication:
     """
 
     def __init__(
-        self, out: str, parts: list[Part], options: dict[str, Any], group_bytes: int | None = None
+        self, out: str, parts: list[Entry], options: dict[str, Any], group_bytes: int | None = None
     ) -> None:
         self.path = storage.absolute(out).rstrip("/")
         self.options = options
@@ -192,13 +185,13 @@ class Publication:
             if begun["options"].get(key) != value:
                 flag = "--" + key.replace("_", "-")
                 raise UserError(
-                    f"{self._given} is a publication with {flag} {begun['options'].get(key)}, not {value}: choose "
-                    "another folder, or remove it"
+                    f"{self._given} is a publication with {flag} {begun['options'].get(key)}, not {value}: "
+                    "choose another folder, or remove it"
                 )
         if begun["inputs"] != _fingerprint(self._parts):
             raise UserError(
-                f"{self._given} is a publication of other parts, or they were changed since: choose another folder, "
-                "or remove it"
+                f"{self._given} is a publication of other parts, or they were changed since: choose another "
+                "folder, or remove it"
             )
         self.groups = [list(range(first, last)) for first, last in begun["groups"]]
         self.summary = begun["summary"]
@@ -241,12 +234,12 @@ def _is_empty(folder: str) -> bool:
     return not storage.list_files(folder) and not storage.exists(f"{folder}/_catalog.json")
 
 
-def _fingerprint(parts: Sequence[Part]) -> str:
+def _fingerprint(parts: Sequence[Entry]) -> str:
     said = "\n".join(f"{part.path.rsplit('/', 1)[-1]} {part.size} {part.mark}" for part in parts)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _grouped(parts: Sequence[Part], group_bytes: int | None) -> list[list[int]]:
+def _grouped(parts: Sequence[Entry], group_bytes: int | None) -> list[list[int]]:
     """Neighboring parts, of about the same bytes together."""
     total = sum(part.size for part in parts)
     size = group_bytes or min(GROUP_BYTES, max(total // LEAST_GROUPS, LEAST_GROUP_BYTES))

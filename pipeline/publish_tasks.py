@@ -1,8 +1,8 @@
 """The three tasks of a publication, each on a few files: count, split, write a tile.
 
 **Count** a group of parts: how many rows lie in each cell of the sky. **Split** a group: its rows, sorted by
-place, go to one spill file as a run for each tile. **Write** a tile: gather its runs from the spill files, sort
-them and write the leaf. No row comes back to the driver.
+place, go to one spill file as a run for each tile. **Write** a tile: gather its runs from the spill files,
+sort them and write the leaf. No row comes back to the driver.
 
 A run is an Arrow IPC stream; the index beside the spill file says where each of them lies, so that a tile is
 read with one request a spill file. A spill whose index is there is whole.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -92,15 +93,20 @@ class Sky:
 
 @dataclass(frozen=True)
 class SplitTask:
-    """A group of parts and the spill file that its rows go to."""
+    """A group of parts, its number and the spill file that its rows go to."""
 
+    number: int
     parts: list[str]
     spill: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """Rows in a spill file: a tile's, a margin's or those without a position (key -1)."""
+    """Rows in a spill file: those of a tile, of a cell's margin, or without a position.
+
+    The key is the number of the tile or of the cell; without a position, of the group of parts: all such rows
+    together may be more than a task should hold.
+    """
 
     kind: str
     key: int
@@ -201,7 +207,7 @@ def split_rows(task: SplitTask, sky: Sky) -> Spill:
         for key, chosen in zip(keys, np.split(rows, firsts[1:]), strict=True):
             add(MARGIN, int(key), placed_rows.take(chosen))
     if not placed.all():
-        add(NO_POSITION, -1, table.filter(pa.array(~placed)).cast(spilled))
+        add(NO_POSITION, task.number, table.filter(pa.array(~placed)).cast(spilled))
 
     storage.write_bytes(task.spill, sink.getvalue())
     spill = Spill(task.spill, table.num_rows, text_widths(table), schema, runs)
@@ -235,11 +241,14 @@ def write_leaf(task: LeafTask, schema: pa.Schema) -> Leaf:
     return Leaf(task.path, content.size, pq.read_metadata(pa.BufferReader(content)))
 
 
-def read_footer(path: str) -> Leaf:
-    """A leaf that an earlier run wrote."""
-    with storage.open_input(path) as file:
-        footer = pq.read_metadata(file)
-        return Leaf(path, file.seek(0, 2), footer)
+def read_footer(path: str) -> Leaf | None:
+    """A leaf that an earlier run wrote; None if it is not one."""
+    try:
+        with storage.open_input(path) as file:
+            footer = pq.read_metadata(file)
+            return Leaf(path, file.seek(0, 2), footer)
+    except pa.ArrowInvalid:
+        return None
 
 
 def unified(schemas: Sequence[pa.Schema], places: Sequence[str]) -> pa.Schema:
@@ -291,13 +300,25 @@ def _positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _read_positions(path: str) -> pa.Table:
-    with storage.open_input(path) as file:
+    with _readable(path), storage.open_input(path) as file:
         return pq.ParquetFile(file).read(columns=["ra", "dec"])
 
 
 def _read_part(path: str) -> pa.Table:
-    table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
-    return table.replace_schema_metadata(None)
+    with _readable(path):
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
+        return table.replace_schema_metadata(None)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is not a whole part of a catalog ({reason}): remove it and classify its shard again"
+        ) from None
 
 
 def _read_run(run: tuple[str, int, int]) -> pa.Table:
@@ -310,7 +331,9 @@ def _read_run(run: tuple[str, int, int]) -> pa.Table:
 
 def _writer_settings(schema: pa.Schema) -> dict[str, object]:
     """As hats writes its leaves (``hats.io.file_io.get_parquet_write_table_kwargs``)."""
-    encodings = {path: "BYTE_STREAM_SPLIT" for path, kind in _leaf_columns(schema) if pa.types.is_floating(kind)}
+    encodings = {
+        path: "BYTE_STREAM_SPLIT" for path, kind in _leaf_columns(schema) if pa.types.is_floating(kind)
+    }
     sorting = None
     if INDEX_COLUMN in schema.names:
         encodings[INDEX_COLUMN] = "DELTA_BINARY_PACKED"

@@ -1,7 +1,8 @@
 """Publish a catalog as HATS: tiles of at most so many rows, sorted by place, with VOParquet metadata.
 
-The driver plans and checks; the rows go from the parts through spill files to the leaves, see
-`pipeline.publish_tasks`. Whatever dies, the same call goes on with what is there.
+Three passes, each of many small tasks: count the rows of some parts by place, which gives the tiles; sort
+those rows into a spill file, a run a tile; gather the runs of a tile into its leaf. The driver plans and
+checks, no row comes back to it. Whatever dies, the same call goes on with what is there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pipeline.publish_count import plan_publication, plan_sky
 from pipeline.publish_leaves import Leaves, split_parts, write_leaves
 from pipeline.publish_plan import Publication, TilePlan, list_inputs
 from pipeline.publish_pool import TaskPool, ray_pool, thread_pool
-from pipeline.publish_tasks import MAIN, MARGIN, NO_POSITION, Spill
+from pipeline.publish_spill import MAIN, MARGIN, NO_POSITION, Spill
 
 __all__ = ["PublishSummary", "publish"]
 

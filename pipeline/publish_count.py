@@ -8,9 +8,10 @@ from hiwl_core.errors import UserError
 from pipeline.hats_metadata import SKYMAP_ORDER
 from pipeline.hats_tiles import COUNT_ORDER, Tile, empty_cells, margin_order, plan_tiles
 from pipeline.progress import progress
+from pipeline.publish_parts import CountTask, count_rows
 from pipeline.publish_plan import Publication, TilePlan
 from pipeline.publish_pool import TaskPool
-from pipeline.publish_tasks import CountTask, Sky, count_rows
+from pipeline.publish_spill import Sky
 
 __all__ = ["plan_publication", "plan_sky"]
 

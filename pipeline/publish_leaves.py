@@ -11,24 +11,11 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.hats_tiles import Tile
 from pipeline.progress import progress
+from pipeline.publish_leaf import INDEX_FIELD, Leaf, LeafTask, read_footer, write_leaf
+from pipeline.publish_parts import unified
 from pipeline.publish_plan import Publication
 from pipeline.publish_pool import TaskPool
-from pipeline.publish_tasks import (
-    INDEX_FIELD,
-    MAIN,
-    MARGIN,
-    NO_POSITION,
-    Leaf,
-    LeafTask,
-    Sky,
-    Spill,
-    SplitTask,
-    read_footer,
-    read_spill,
-    split_rows,
-    unified,
-    write_leaf,
-)
+from pipeline.publish_spill import MAIN, MARGIN, NO_POSITION, Sky, Spill, SplitTask, read_spill, split_rows
 from pipeline.voparquet import is_text, with_votable
 
 __all__ = ["Leaves", "split_parts", "write_leaves"]

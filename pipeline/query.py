@@ -19,7 +19,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline.query_cone import Cone
 from pipeline.query_files import PART_COLUMN, find_catalog, scan
 
-__all__ = ["ROWS", "Answer", "errors_in_words", "open_catalog", "query"]
+__all__ = ["ROWS", "Answer", "ask", "errors_in_words", "open_catalog", "query"]
 
 EVERYTHING = "SELECT * FROM catalog"
 # The rows with the names of their files, below the view that users see.
@@ -108,11 +108,17 @@ def query(catalog: str, sql: str | None = None, cone: Cone | None = None) -> Ans
         If there is no such catalog, if the statement is not one SELECT, or with DuckDB's words on it.
     """
     connection, described = _open(catalog, cone)
-    statement = EVERYTHING if sql is None else sql
-    _check_statement(connection, statement)
+    return ask(connection, EVERYTHING if sql is None else sql, described)
+
+
+def ask(
+    connection: duckdb.DuckDBPyConnection, sql: str, described: Mapping[str, pa.Field] | None = None
+) -> Answer:
+    """The answer to one SELECT on an open catalog; see `query`."""
+    _check_statement(connection, sql)
     with errors_in_words():
-        relation = connection.sql(statement)
-    return Answer(relation, described)
+        relation = connection.sql(sql)
+    return Answer(relation, described or {})
 
 
 @contextmanager

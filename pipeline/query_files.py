@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,6 +22,7 @@ __all__ = ["PART_COLUMN", "CatalogFiles", "find_catalog", "scan"]
 PART_COLUMN = "_part"
 TILE = re.compile(r"dataset/Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
 COLLECTION = "collection.properties"
+WITHOUT_POSITION = "no_position"
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,13 @@ class CatalogFiles:
         Absolute paths or URLs, at least one.
     tiles : list of (int, int) or None
         Order and pixel of each file of a published catalog.
+    beside : list of str
+        Files of a published catalog with the rows that have no position.
     """
 
     paths: list[str]
     tiles: list[tuple[int, int]] | None = None
+    beside: list[str] = field(default_factory=list)
 
     def within(self, cone: Cone) -> CatalogFiles:
         """Only the tiles that a cone touches, but one at least, for its columns; parts are all kept."""
@@ -66,14 +70,17 @@ def find_catalog(catalog: str) -> CatalogFiles:
     if not names:
         raise UserError(f"no catalog at {catalog!r}: check the path (globs need quotes)")
     inside = {name: name[len(root) :].lstrip("/") for name in names}
+    beside: list[str] = []
     if COLLECTION in inside.values():
+        beside = [name for name, place in inside.items() if place.startswith(f"{WITHOUT_POSITION}/")]
         primary = _primary(f"{root}/{COLLECTION}")
         inside = {name: place for name, place in inside.items() if place.startswith(f"{primary}/")}
     tiles = {name: match for name in inside if (match := TILE.search(name))}
     if tiles:
-        return CatalogFiles(list(tiles), [(int(match[1]), int(match[2])) for match in tiles.values()])
+        places = [(int(match[1]), int(match[2])) for match in tiles.values()]
+        return CatalogFiles(list(tiles), places, [name for name in beside if name.endswith(".parquet")])
     # Parts are flat in their folder: what is deeper is something else.
-    whole = storage.is_file(root) or bool(storage.GLOB_CHARACTERS & set(root))
+    whole = names == [root] or bool(storage.GLOB_CHARACTERS & set(root))
     parts = [
         name for name, place in inside.items() if name.endswith(".parquet") and (whole or "/" not in place)
     ]
@@ -101,22 +108,23 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
         _, place = storage.arrow_path(path)
         return form.make_fragment(place, filesystem, partition_expression=ds.field(PART_COLUMN) == name)
 
-    fragments = [fragment(path) for path in files.paths]
-    # The writer of a published catalog gives all its files the same columns; parts may differ.
-    first = fragments[:1] if files.tiles is not None else fragments
-    paths = dict(zip(map(id, fragments), files.paths, strict=True))
+    paths = [*files.paths, *files.beside]
+    fragments = [fragment(path) for path in paths]
+    # The writer of a published catalog gives all its tiles the same columns; parts may differ.
+    alike = len(files.paths) if files.tiles is not None else 1
 
-    def schema(fragment: ds.ParquetFileFragment) -> pa.Schema:
+    def schema(number: int) -> pa.Schema:
         try:
-            fragment.ensure_complete_metadata()  # read once, here, many at a time; a scan uses it again
-            return fragment.physical_schema
+            fragments[
+                number
+            ].ensure_complete_metadata()  # read once, here, many at a time; a scan uses it again
+            return fragments[number].physical_schema
         except (pa.ArrowException, OSError) as error:
             words = str(error).splitlines()[0]
-            raise UserError(f"{paths[id(fragment)]} is not a Parquet file: {words}") from None
+            raise UserError(f"{paths[number]} is not a Parquet file: {words}") from None
 
-    schemas = list(storage.in_threads(schema, first))
-    if files.tiles is not None:
-        schemas *= len(fragments)
+    asked = list(storage.in_threads(schema, [0, *range(alike, len(paths))]))
+    schemas = asked[:1] * alike + asked[1:]
     groups: dict[str, list[int]] = {}
     for index, found in enumerate(schemas):
         groups.setdefault(found.to_string(show_field_metadata=False, show_schema_metadata=False), []).append(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from hiwl_core.errors import IncompleteError
-from jobs.options import VerbCommand, actors_option, column_options, gpu_option
+from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
 from pipeline.shards import Columns
+from pipeline.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -23,8 +24,14 @@ __all__ = ["main"]
     show_default=True,
     help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
 )
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Take in shards that were added or changed since the catalog was begun, which are refused else.",
+)
 @actors_option
 @gpu_option
+@scale_options
 @column_options
 def main(
     bundle: str,
@@ -32,24 +39,31 @@ def main(
     catalog: str,
     carry: tuple[str, ...],
     stage2: str,
+    update: bool,
     workers: int | None,
     gpu: bool | None,
+    scale: WantedScale,
     columns: Columns,
 ) -> None:
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
 
     SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in
     the catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there
-    already are skipped, so a killed run is simply started again.
+    already are skipped, so a killed run is simply started again. All paths may be URLs (s3://...).
+
+    Meanwhile `hiwl status CATALOG` says how far it is, and afterwards `hiwl verify CATALOG` proves it whole.
 
     \b
     Examples:
       hiwl classify run/bundle sky/cutouts catalog
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
+      hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
     """
     from pipeline.classify import classify, failures
 
-    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu)
+    summary = classify(
+        bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update
+    )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")

@@ -11,8 +11,6 @@ from pipeline.shards import Columns
 
 __all__ = ["main"]
 
-NAMED_REJECTS = 10
-
 
 @click.command(cls=VerbCommand)
 @click.argument("source")
@@ -66,10 +64,10 @@ def main(
 
 
 def _print_rejects(summary: IngestSummary, out: str) -> None:
-    for identifier, file, reason in summary.rejects[:NAMED_REJECTS]:
+    for identifier, file, reason in summary.rejects:
         click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
-    if len(summary.rejects) > NAMED_REJECTS:
-        more = len(summary.rejects) - NAMED_REJECTS
+    more = summary.unreadable + summary.without_image - len(summary.rejects)
+    if more:
         click.echo(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv", err=True)
 
 
@@ -84,8 +82,7 @@ def _print_summary(summary: IngestSummary, out: str) -> None:
         for series, counts in summary.classes.items():
             cells = [*(counts.get(name, 0) for name in names), sum(counts.values())]
             click.echo(f"{series:<10}" + "".join(f"{count:>10,}" for count in cells))
-    unreadable = len(summary.rejects) - summary.without_image
-    click.echo(f"rejects: {unreadable:,} images, {summary.without_image:,} labels without an image")
+    click.echo(f"rejects: {summary.unreadable:,} images, {summary.without_image:,} labels without an image")
     if summary.unlabeled or summary.dropped:
         click.echo(f"without a label: {summary.unlabeled:,} kept, {summary.dropped:,} left out")
     if summary.other_files:

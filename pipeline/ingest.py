@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import hashlib
 import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import ray
+import ray.exceptions
 
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
-from pipeline.ingest_plan import IngestPlan, ShardPlan, make_plan, table_bytes
-from pipeline.ingest_shard import IngestJob, ShardRecord, read_record, record_path, write_shard
-from pipeline.labels import SERIES_NAME, UNLABELED, read_labels
+from pipeline.ingest_folder import IngestFolder, ShardRecord, count_classes
+from pipeline.ingest_inventory import Inventory
+from pipeline.ingest_plan import (
+    NO_IMAGE,
+    IngestPlan,
+    PlannedShard,
+    check_carry,
+    cut_shards,
+    lines_of,
+    write_objects,
+)
+from pipeline.ingest_shard import IngestJob, write_shard
+from pipeline.labels import SERIES_NAME, UNLABELED, Labels, read_labels
 from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
-from pipeline.source import take_inventory
+from pipeline.source import Listing, check_source
+from pipeline.source_parquet import ParquetColumns, describe_tables, iter_objects
 
 __all__ = ["IngestSummary", "ingest"]
+
+NAMED_REJECTS = 10
+TASKS_IN_FLIGHT = 1000
+TASK_RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -40,10 +55,10 @@ class IngestSummary:
     classes : dict of str to dict of str to int
         For each series (``train``, ...) its rows by label; ``""`` counts those without one.
     rejects : list of [object id, file, reason]
-        Images that cannot be used, then labels without an image.
-    without_image, unlabeled, dropped, other_files : int
-        Labels without an image; objects without a label that were kept, and that were left out; files of the
-        source that are no images.
+        The first ten of ``rejects.csv``: images that cannot be used, then labels without an image.
+    unreadable, without_image, unlabeled, dropped, other_files : int
+        Images that cannot be used; labels without an image; objects without a label that were kept,
+        and that were left out; files of the source that are no images.
     seconds : float
     """
 
@@ -52,6 +67,7 @@ class IngestSummary:
     resumed: int
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     rejects: list[list[str]] = field(default_factory=list)
+    unreadable: int = 0
     without_image: int = 0
     unlabeled: int = 0
     dropped: int = 0
@@ -117,47 +133,117 @@ def ingest(
     out = storage.absolute(out).rstrip("/")
     if not re.fullmatch(SERIES_NAME, name) or name == UNLABELED:
         raise UserError(f"--name {name!r} cannot name shards: use letters and digits, such as cutouts")
+    columns = columns or Columns()
     carry = tuple(dict.fromkeys(carry))
-    table = read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
-    found = take_inventory(source, columns or Columns(), out, carry)
-    if table is None:
-        _check_classes(found.place, found.objects["label"].drop_null().unique().to_pylist(), taxonomy)
-    plan = make_plan(found, table, name, carry, drop_unlabeled, shard_rows, shard_bytes)
-    _claim(out, plan, found.place)
+    place = check_source(source, out)
+    settings = {
+        "--labels": _labels_digest(labels) if labels else None,
+        "--labels-id-column": labels_id_column,
+        "--labels-class-column": labels_class_column,
+        "--carry": list(carry),
+        "--name": name,
+        "--drop-unlabeled": drop_unlabeled,
+        "columns": list(columns.standard_names().values()),
+        "rows in a shard": shard_rows,
+        "bytes in a shard": shard_bytes,
+    }
+    folder = IngestFolder(out)
+    plan = folder.read_plan()
+    listing = Listing(place, out)
+    if plan is None:
+        known = (
+            read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
+        )
+        plan, parquet = _plan(listing, folder, columns, known, settings, taxonomy)
+    else:
+        for _ in listing.iter_images():
+            pass
+        now = IngestPlan(listing.kind, place, listing.digest(), settings, images=listing.images)
+        folder.check_same(plan, now)
+        # The files have the same columns, since they were planned and have not changed.
+        parquet = describe_tables(listing.tables[:1], columns, carry) if listing.tables else ParquetColumns()
 
-    records = _finished(out, plan)
+    shards = plan.shards()
+    records = folder.finished(shards)
     resumed = sum(record.rows > 0 for record in records.values())
-    missing = [shard for shard in plan.shards if shard.name not in records]
-    if missing:
-        job = IngestJob(found.kind, found.place, out, plan.carry, found.parquet)
-        records |= _write(missing, job, plan.rows)
+    job = IngestJob(plan.kind, place, out, carry, parquet)
+    records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
 
-    ordered = [records[shard.name] for shard in plan.shards]
-    rejects = [reject for record in ordered for reject in record.rejects]
-    rejects += [[identifier, "", "no image"] for identifier in plan.without_image]
-    storage.write_bytes(f"{out}/rejects.csv", _rejects_csv(rejects))
-    classes: dict[str, Counter[str]] = {}
-    for record in ordered:
-        classes.setdefault(record.series, Counter()).update(record.classes)
+    ordered = [records[shard.name] for shard in shards]
+    rejects = folder.write_rejects(ordered, NAMED_REJECTS)
     summary = IngestSummary(
         rows=sum(record.rows for record in ordered),
         shards=sum(record.rows > 0 for record in ordered),
         resumed=resumed,
-        classes={series: dict(counts) for series, counts in classes.items()},
+        classes=count_classes(ordered),
         rejects=rejects,
-        without_image=len(plan.without_image),
+        unreadable=sum(record.rejects for record in ordered),
+        without_image=plan.without_image,
         unlabeled=plan.unlabeled,
         dropped=plan.dropped,
-        other_files=found.other_files,
+        other_files=plan.other_files,
         seconds=time.monotonic() - started,
     )
     if not summary.rows:
         identifier, file, reason = rejects[0]
         raise UserError(
-            f"not one of the {plan.rows} images of {found.place} can be read (object {identifier}, {file}: "
+            f"not one of the {plan.rows} images of {place} can be read (object {identifier}, {file}: "
             f"{reason}); see {out}/rejects.csv, and ingest good images into another folder"
         )
     return summary
+
+
+def _plan(
+    listing: Listing,
+    folder: IngestFolder,
+    columns: Columns,
+    labels: Labels | None,
+    settings: dict[str, Any],
+    taxonomy: Taxonomy,
+) -> tuple[IngestPlan, ParquetColumns]:
+    """List the source, check it, and store which object goes to which shard."""
+    place, parquet = listing.place, ParquetColumns()
+    with Inventory() as inventory:
+        inventory.add_images(listing.iter_images())
+        if listing.tables:
+            parquet = describe_tables(listing.tables, columns, settings["--carry"])
+            for objects, integers in iter_objects(listing.tables, columns, parquet.has_label):
+                inventory.add(objects, integers)
+        inventory.check_ids()
+        if labels is None:
+            _check_classes(place, inventory.classes(), taxonomy)
+        check_carry(place, parquet, labels, settings["--carry"])
+        without_image = inventory.join(labels, settings["--name"])
+        rows, unlabeled = inventory.count()
+        drop = settings["--drop-unlabeled"]
+        if drop and unlabeled == rows:
+            raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")
+        shards = cut_shards(
+            inventory.iter_planned(drop), settings["rows in a shard"], settings["bytes in a shard"]
+        )
+        series = write_objects(folder.plan_objects, shards, labels)
+    plan = IngestPlan(
+        listing.kind,
+        place,
+        listing.digest(),
+        settings,
+        series,
+        images=listing.images,
+        unlabeled=0 if drop else unlabeled,
+        dropped=unlabeled if drop else 0,
+        without_image=len(without_image),
+        other_files=listing.other_files,
+    )
+    folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
+    return plan, parquet
+
+
+def _labels_digest(path: str) -> str:
+    try:
+        with storage.open_input(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"no file {path!r}") from None
 
 
 def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
@@ -167,72 +253,36 @@ def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
         raise UserError(f"{place}: {error}; name the classes' column with --label-column") from None
 
 
-def _claim(out: str, plan: IngestPlan, place: str) -> None:
-    """Write the plan's hash into the folder, or check that the one there is the same."""
-    path = f"{out}/_ingest/plan.json"
-    if storage.exists(path):
-        begun = json.loads(storage.read_bytes(path))
-        if begun["digest"] != plan.digest:
-            raise UserError(
-                f"{out} holds an ingest of another plan, from {begun['source']}: the source, the labels or "
-                "the options are not the same; choose another folder, or remove this one"
-            )
-        return
-    if any(name.endswith(".parquet") for name in _names(out)):
-        raise UserError(f"{out} holds other Parquet files: choose another folder, or remove them")
-    content = {"digest": plan.digest, "source": place, "shards": [shard.name for shard in plan.shards]}
-    storage.write_bytes(path, json.dumps(content, indent=1).encode())
-
-
-def _finished(out: str, plan: IngestPlan) -> dict[str, ShardRecord]:
-    """The records of the shards that an earlier run finished."""
-    shards, kept = _names(out), _names(f"{out}/_ingest")
-    records: dict[str, ShardRecord] = {}
-    for shard in plan.shards:
-        path = record_path(out, shard.name)
-        if path.rsplit("/", 1)[-1] in kept:
-            record = read_record(path)
-            if not record.rows or shard.name in shards:
-                records[shard.name] = record
-    return records
-
-
-def _names(folder: str) -> set[str]:
-    try:
-        return {path.rsplit("/", 1)[-1] for path in storage.find_files(folder, (".parquet", ".json"))}
-    except UserError:
-        return set()
-
-
-def _write(shards: Sequence[ShardPlan], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
-    plans = [
-        {"name": shard.name, "series": shard.series, "objects": table_bytes(shard.objects)}
-        for shard in shards
-    ]
-    sizes = {shard.name: shard.objects.num_rows for shard in shards}
+def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
+    """Write shards, each in a task of its own, so that it starts, fails and is retried by itself."""
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
-    with connected(), progress("ingesting", objects, objects - sum(sizes.values())) as advance:
-        # A block a shard, so that a shard is a task: it starts, fails and is retried by itself.
-        planned = ray.data.from_items(plans, override_num_blocks=len(plans))
-        for row in planned.map(write_shard, fn_kwargs={"job": job}, num_cpus=1).iter_rows():
-            if row["error"]:
-                errors.append(row["error"])
+    if not shards:
+        return records
+    missing = sum(shard.rows for shard in shards)
+    with connected(), progress("ingesting", objects, objects - missing) as advance:
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+        shared = ray.put(job)
+        waiting: dict[ray.ObjectRef, PlannedShard] = {}
+        coming = iter(shards)
+        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+        while waiting := waiting | {
+            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
+        }:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            shard = waiting.pop(done)
+            try:
+                record, error = ray.get(done)
+            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
+                record, error = None, f"{shard.name}: {type(failure).__name__}"
+            if record is None:
+                errors.append(error)
                 continue
-            record = ShardRecord(**json.loads(row["record"]))
-            records[record.name] = record
-            advance(sizes[record.name])
+            records[shard.name] = record
+            advance(shard.rows)
     if errors:
         raise IncompleteError(
             f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
             "kept: run the same command again to write the missing ones"
         )
     return records
-
-
-def _rejects_csv(rejects: list[list[str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["object_id", "file", "reason"])
-    writer.writerows(rejects)
-    return text.getvalue().encode()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
+from pipeline.ingest_folder import IngestFolder, ShardRecord
+from pipeline.ingest_plan import PlannedShard, lines_of, read_objects
 from pipeline.shards import SHARD_SCHEMA, encode_shard
 from pipeline.source_images import image_problem, read_files, read_members
 from pipeline.source_parquet import ParquetColumns, gather_rows
 
-__all__ = ["IngestJob", "ShardRecord", "read_record", "record_path", "write_shard"]
+__all__ = ["IngestJob", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -29,65 +29,34 @@ class IngestJob:
     parquet: ParquetColumns
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """What became of a shard; kept beside the shards, so that a later run need not read them again.
+def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
+    """Write a planned shard; the function of a Ray task.
 
     Parameters
     ----------
-    name, series : str
-    rows : int
-        Rows in the shard; a shard of 0 rows is not written.
-    classes : dict of str to int
-        Rows by label; the key ``""`` counts those without one.
-    rejects : list of [object id, file, reason]
-    """
-
-    name: str
-    series: str
-    rows: int
-    classes: dict[str, int]
-    rejects: list[list[str]] = field(default_factory=list)
-
-
-def record_path(out: str, name: str) -> str:
-    """Where the record of a shard is kept."""
-    return f"{out}/_ingest/{name.removesuffix('.parquet')}.json"
-
-
-def read_record(path: str) -> ShardRecord:
-    """A record that `write_shard` wrote."""
-    return ShardRecord(**json.loads(storage.read_bytes(path)))
-
-
-def write_shard(row: dict[str, Any], job: IngestJob) -> dict[str, str]:
-    """Write a planned shard; the function that Ray Data maps over the plan.
-
-    Parameters
-    ----------
-    row : dict
-        ``name`` and ``series`` of the shard, and its ``objects`` as `pipeline.ingest_plan.table_bytes`.
+    shard : PlannedShard
     job : IngestJob
 
     Returns
     -------
-    dict of str
-        ``record``, the `ShardRecord` as JSON, or ``error``, a line on why the shard was not written.
+    record : ShardRecord or None
+    error : str
+        A line on why the shard was not written, if it was not.
     """
+    folder = IngestFolder(job.out)
     try:
-        objects = pa.ipc.open_stream(row["objects"]).read_all()
+        objects = read_objects(folder.plan_objects, shard.number)
         table, rejects = _read_objects(objects, job)
         classes = Counter(label or "" for label in table["label"].to_pylist())
-        record = ShardRecord(row["name"], row["series"], table.num_rows, dict(classes), rejects)
-        content = json.dumps(asdict(record))
+        record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
         # The record first: where there is a shard, there is its record.
-        storage.write_bytes(record_path(job.out, record.name), content.encode())
+        folder.write_record(record, lines_of(rejects))
         if record.rows:
             storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"ingest {job.place}"))
     except Exception as error:  # the other shards go on, and the driver reports
         words = " ".join(str(error).split())
-        return {"record": "", "error": f"{row['name']}: {type(error).__name__}: {words}"}
-    return {"record": content, "error": ""}
+        return None, f"{shard.name}: {type(error).__name__}: {words}"
+    return record, ""
 
 
 def _read_objects(objects: pa.Table, job: IngestJob) -> tuple[pa.Table, list[list[str]]]:

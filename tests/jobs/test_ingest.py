@@ -75,7 +75,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work has begun")
 
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(ray.data, "from_items", refuse)
+    monkeypatch.setattr(ray, "remote", refuse)
 
 
 LABELS = {

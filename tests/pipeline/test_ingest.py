@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import pipeline.ingest_shard
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ingest import ingest
 from pipeline.shards import SHARD_SCHEMA, Columns
@@ -273,7 +272,7 @@ def test_another_plan_needs_another_folder(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", ["100.jpg", "101.jpg", "102.jpg"])
     with pytest.raises(UserError, match="choose another folder"):
         ingest(str(images), str(out))
-    assert json.loads((out / "_ingest" / "plan.json").read_text())["shards"] == shard_names(out)
+    assert json.loads((out / "_ingest" / "plan.json").read_text())["series"] == {"cutouts": [2]}
 
 
 def test_no_image_can_be_read(tmp_path: Path) -> None:
@@ -304,11 +303,3 @@ def test_a_file_that_vanished_is_a_reject(tmp_path: Path) -> None:
     (images / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     ingest(str(images), str(tmp_path / "out"))
     assert rejects(tmp_path / "out") == [("gone", "no such file")]
-
-
-def test_records_are_read_back(tmp_path: Path) -> None:
-    record = pipeline.ingest_shard.ShardRecord("a.parquet", "a", 1, {"": 1}, [["1", "f", "why"]])
-    path = pipeline.ingest_shard.record_path(str(tmp_path), "a.parquet")
-    Path(path).parent.mkdir()
-    Path(path).write_text(json.dumps(vars(record)))
-    assert pipeline.ingest_shard.read_record(path) == record

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
 
 __all__ = ["FORMAT_VERSION", "ModelBundle", "StageModel", "bundle_files", "bundle_from_files", "load_bundle"]
@@ -74,6 +76,8 @@ class ModelBundle:
         Shares of stage 2's classes among the training galaxies.
     views : int
         Flips and quarter turns averaged at prediction.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
     metrics : dict
         What validation said of it.
     provenance : dict
@@ -86,6 +90,7 @@ class ModelBundle:
     stages: dict[str, StageModel]
     member_frequencies: np.ndarray
     views: int
+    rgb: RgbSettings = field(default_factory=RgbSettings)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     model_id: str = ""
@@ -117,6 +122,7 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
         },
         "member_frequencies": [float(share) for share in bundle.member_frequencies],
         "views": bundle.views,
+        "rgb": bundle.rgb.model_dump(mode="json"),
         "calibration": None,
         "metrics": bundle.metrics,
         "provenance": {**bundle.provenance, "versions": library_versions()},
@@ -172,12 +178,18 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
             stages=stages,
             member_frequencies=np.array(data["member_frequencies"], dtype=np.float64),
             views=int(data["views"]),
+            # Bundles made before FITS cutouts were read do not have it.
+            rgb=RgbSettings.model_validate(data.get("rgb", {})),
             metrics=data["metrics"],
             provenance=data["provenance"],
             model_id=hashlib.sha256(content).hexdigest()[:16],
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"model bundle {place!r}: {DESCRIPTION} is not JSON ({error})") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("rgb", *problem["loc"])))
+        raise UserError(f"model bundle {place!r}: {DESCRIPTION}: {where}: {problem['msg']}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"model bundle {place!r}: {DESCRIPTION} lacks {error}") from None
 

@@ -5,9 +5,9 @@ Images stay uint8 until they are on the device that runs the network; `normalize
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,20 +15,39 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from hiwl_core.recipe import Augmentation
+from hiwl_core.decoding import DEFAULT_RGB, decode_cutout, decode_image
+from hiwl_core.recipe import Augmentation, RgbSettings
+from hiwl_core.resampling import resample_center, zoom_to
+from hiwl_core.statuses import MISSING, OK, STATUSES, TOO_SMALL, UnreadableCutout
 
-__all__ = ["EvalTransform", "Preprocessing", "TrainTransform", "decode_cutout", "normalize", "read_cutout"]
+__all__ = [
+    "OK",
+    "STATUSES",
+    "Cutout",
+    "EvalTransform",
+    "Preprocessing",
+    "TrainTransform",
+    "decode_cutout",
+    "normalize",
+    "read_cutout",
+]
 
-OK = "ok"
-MISSING = "missing"
-UNDECODABLE = "undecodable"
-TOO_SMALL = "too_small"
-STATUSES = {
-    OK: "classified",
-    MISSING: "no image in the shard",
-    UNDECODABLE: "not a whole JPEG or PNG",
-    TOO_SMALL: "smaller than the central crop that the model sees",
-}
+
+class Cutout(NamedTuple):
+    """An encoded cutout that is to be seen at a given pixel scale.
+
+    Parameters
+    ----------
+    image : bytes or None
+    pixel_scale : float or None
+        The image's own, arcsec/pixel; None if unknown, unless a FITS image's WCS says it.
+    wanted_scale : float or None
+        The scale at which the model is to see it, arcsec/pixel; None: as it is. NaN: wanted, but unknown.
+    """
+
+    image: bytes | None
+    pixel_scale: float | None = None
+    wanted_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,26 +84,11 @@ class Preprocessing:
         return cls(data["center_crop"], data["input_size"], tuple(data["mean"]), tuple(data["std"]))
 
 
-def decode_cutout(encoded: bytes) -> Image.Image:
-    """Decode a JPEG or PNG to RGB.
-
-    Raises
-    ------
-    ValueError
-        If the bytes are not a whole JPEG or PNG of a sane size.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            return image.convert("RGB")
-    # Pillow raises many kinds for broken files, SyntaxError and struct.error among them.
-    except Exception as error:
-        raise ValueError(f"undecodable image: {error}") from None
-
-
 class EvalTransform:
     """The deterministic transform of validation and prediction: central crop, scaled to the input size."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
         size, crop = preprocessing.input_size, preprocessing.center_crop
         self._steps = v2.Compose(
             [v2.CenterCrop(crop), *([v2.Resize([size, size], antialias=True)] if size != crop else [])]
@@ -93,6 +97,11 @@ class EvalTransform:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Transform one image to uint8 of shape (input_size, input_size, 3)."""
         return np.asarray(self._steps(image))
+
+    def resampled(self, image: Image.Image, zoom: float) -> np.ndarray:
+        """As a call, of the image as it would be with `zoom` of its pixels in one; in a single step."""
+        size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
+        return np.asarray(resample_center(image, crop * zoom, size))
 
 
 class TrainTransform:
@@ -125,17 +134,23 @@ class TrainTransform:
 
 
 def read_cutout(
-    encoded: bytes | None, transforms: tuple[EvalTransform, ...], smallest: int
+    cutout: bytes | Cutout | None,
+    transforms: Sequence[EvalTransform],
+    smallest: int,
+    rgb: RgbSettings = DEFAULT_RGB,
 ) -> tuple[str, Any]:
-    """Decode and transform one cutout, or say why not.
+    """Decode and transform one cutout, or say why not. Whatever the bytes are, it answers and does not raise.
 
     Parameters
     ----------
-    encoded : bytes or None
-    transforms : tuple of EvalTransform
+    cutout : bytes, Cutout or None
+        An encoded JPEG, PNG or FITS image; with a wanted scale it is resampled about its center.
+    transforms : sequence of EvalTransform
         One for each different preprocessing; the image is decoded once.
     smallest : int
-        Pixels that the shorter side must have.
+        Pixels that the shorter side must have, at the wanted scale if there is one.
+    rgb : RgbSettings
+        Colors of FITS images.
 
     Returns
     -------
@@ -144,15 +159,22 @@ def read_cutout(
     pixels : tuple of numpy.ndarray, or None
         For each transform, uint8 of shape (input_size, input_size, 3).
     """
-    if encoded is None:
+    cutout = cutout if isinstance(cutout, Cutout) else Cutout(cutout)
+    if cutout.image is None:
         return MISSING, None
     try:
-        image = decode_cutout(encoded)
-    except ValueError:
-        return UNDECODABLE, None
-    if min(image.size) < smallest:
-        return TOO_SMALL, None
-    return OK, tuple(transform(image) for transform in transforms)
+        image, own_scale = decode_image(cutout.image, rgb)
+        if cutout.wanted_scale is None:
+            if min(image.size) < smallest:
+                return TOO_SMALL, None
+            return OK, tuple(transform(image) for transform in transforms)
+        scale = own_scale if cutout.pixel_scale is None else cutout.pixel_scale
+        zoom = zoom_to(cutout.wanted_scale, scale)
+        if min(image.size) < smallest * zoom:
+            return TOO_SMALL, None
+        return OK, tuple(transform.resampled(image, zoom) for transform in transforms)
+    except UnreadableCutout as error:
+        return error.status, None
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

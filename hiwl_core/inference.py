@@ -12,7 +12,7 @@ from torch import nn
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade import CascadePrediction, average_views, run_cascade
-from hiwl_core.cutouts import OK, EvalTransform, Preprocessing, normalize, read_cutout
+from hiwl_core.cutouts import OK, Cutout, EvalTransform, Preprocessing, normalize, read_cutout
 from hiwl_core.device import ComputePlan, choose_compute
 
 __all__ = ["CascadeClassifier", "StageNetwork"]
@@ -110,13 +110,13 @@ class CascadeClassifier:
         self._view_of = {name: different.index(stage.preprocessing) for name, stage in bundle.stages.items()}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def classify(self, images: Sequence[bytes | None]) -> tuple[list[str], CascadePrediction]:
+    def classify(self, images: Sequence[bytes | Cutout | None]) -> tuple[list[str], CascadePrediction]:
         """Classify encoded cutouts.
 
         Parameters
         ----------
-        images : sequence of bytes or None, length N
-            JPEG or PNG.
+        images : sequence of bytes, Cutout or None, length N
+            JPEG, PNG or FITS. A `Cutout` with a wanted scale is resampled to it.
 
         Returns
         -------
@@ -128,7 +128,7 @@ class CascadeClassifier:
         return next(self.classify_batches([images]))
 
     def classify_batches(
-        self, batches: Iterable[Sequence[bytes | None]]
+        self, batches: Iterable[Sequence[bytes | Cutout | None]]
     ) -> Iterator[tuple[list[str], CascadePrediction]]:
         """As `classify`, batch by batch; the next batch is decoded while the networks see this one."""
         decoded = (list(map(self._submit, batch)) for batch in batches)
@@ -139,8 +139,9 @@ class CascadeClassifier:
                 self._predict([pixels for status, pixels in results if status == OK]),
             )
 
-    def _submit(self, image: bytes | None):  # type: ignore[no-untyped-def]
-        return self._threads.submit(read_cutout, image, self._transforms, self._bundle.smallest_cutout)
+    def _submit(self, image: bytes | Cutout | None):  # type: ignore[no-untyped-def]
+        smallest, rgb = self._bundle.smallest_cutout, self._bundle.rgb
+        return self._threads.submit(read_cutout, image, self._transforms, smallest, rgb)
 
     def _predict(self, pixels: list[tuple[np.ndarray, ...]]) -> CascadePrediction:
         taxonomy = self._bundle.taxonomy

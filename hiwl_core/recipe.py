@@ -7,6 +7,7 @@ such as ``stage1.epochs=3`` are applied after the inheritance, so they change wh
 from __future__ import annotations
 
 import copy
+import math
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -19,7 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
-__all__ = ["Augmentation", "Optimizer", "Recipe", "StageRecipe", "available_recipes", "load_recipe"]
+__all__ = [
+    "Augmentation",
+    "Optimizer",
+    "Recipe",
+    "RgbSettings",
+    "StageRecipe",
+    "available_recipes",
+    "load_recipe",
+]
 
 
 class Section(BaseModel):
@@ -74,6 +83,25 @@ class Optimizer(Section):
     warmup: float = Field(default=0.3, gt=0, lt=1, description="Share of the steps before one cycle's peak.")
 
 
+class RgbSettings(Section):
+    """How the bands of a FITS cutout become colors, by the method of Lupton et al. (2004, PASP 116, 133)."""
+
+    bands: tuple[str, str, str] = Field(
+        default=("i", "r", "g"), description="Bands that become red, green and blue, from red to blue."
+    )
+    stretch: float = Field(default=5.0, gt=0, description="Linear stretch, in units of the images' fluxes.")
+    q: float = Field(default=8.0, gt=0, description="Softening of the asinh stretch.")
+    minimum: float = Field(default=0.0, description="Flux that becomes black.")
+
+    @pydantic.model_validator(mode="after")
+    def _numbers_are_finite(self) -> RgbSettings:
+        if not all(map(math.isfinite, (self.stretch, self.q, self.minimum))):
+            raise ValueError("stretch, q and minimum must be finite numbers")
+        if not all(band.strip() for band in self.bands):
+            raise ValueError(f"bands must be three names, not {list(self.bands)}")
+        return self
+
+
 class StageRecipe(Section):
     """How one stage is trained."""
 
@@ -124,6 +152,7 @@ class Recipe(Section):
     )
     compile: Literal["auto", "off"] = Field(default="auto", description="torch.compile where it pays.")
     taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
+    rgb: RgbSettings = Field(default=RgbSettings(), description="Colors of FITS cutouts.")
     stage1: StageRecipe
     stage2: StageRecipe
 
@@ -256,6 +285,7 @@ def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
         "augmentation": Augmentation,
         "optimizer": Optimizer,
         "taxonomy": TaxonomySection,
+        "rgb": RgbSettings,
     }
     model: type[BaseModel] = Recipe if len(place) < 2 else sections.get(str(place[-2]), Recipe)
     return [field.alias or name for name, field in model.model_fields.items()]

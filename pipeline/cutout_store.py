@@ -16,7 +16,9 @@ import pyarrow as pa
 import ray
 
 from hiwl_core.cutouts import OK, read_cutout
+from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.errors import UserError
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards import MAX_SHARD_ROWS, Columns, check_columns, count_rows, iter_rows, read_columns
 
@@ -56,12 +58,15 @@ class CutoutStore:
     class_indices : numpy.ndarray of int64, shape (N,)
     left_out : dict of int
         Unreadable cutouts by status.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
     """
 
     blocks: tuple[Any, ...]
     starts: np.ndarray
     class_indices: np.ndarray
     left_out: dict[str, int]
+    rgb: RgbSettings = DEFAULT_RGB
 
     def images(self, rows: np.ndarray) -> list[bytes]:
         """Encoded images of some rows, in the order given."""
@@ -101,7 +106,9 @@ def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -
     return LabeledShards(tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabeled)
 
 
-def load_cutouts(labeled: LabeledShards, taxonomy: Taxonomy, smallest: int) -> CutoutStore:
+def load_cutouts(
+    labeled: LabeledShards, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings = DEFAULT_RGB
+) -> CutoutStore:
     """Read shards into the object store, one task a shard, rows in the shards' order.
 
     Parameters
@@ -110,13 +117,15 @@ def load_cutouts(labeled: LabeledShards, taxonomy: Taxonomy, smallest: int) -> C
     taxonomy : Taxonomy
     smallest : int
         Pixels that a cutout's shorter side must have; smaller and broken ones are left out and counted.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
     """
     read = ray.remote(_read_shard)
     # A shard of a stranger's making can be large: more objects of a bounded size serve better than one.
     returns = [1 + max(1, -(-(count_rows(shard) or 0) // MAX_SHARD_ROWS)) for shard in labeled.shards]
     tasks = [
         read.options(num_returns=n, name=f"read {shard.rsplit('/', 1)[-1]}").remote(
-            shard, labeled.columns, taxonomy, smallest, n - 1
+            shard, labeled.columns, taxonomy, smallest, rgb, n - 1
         )
         for shard, n in zip(labeled.shards, returns, strict=True)
     ]
@@ -128,11 +137,12 @@ def load_cutouts(labeled: LabeledShards, taxonomy: Taxonomy, smallest: int) -> C
         starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         class_indices=np.concatenate([index["class_indices"] for index in indexes]),
         left_out=dict(left_out),
+        rgb=rgb,
     )
 
 
 def _read_shard(
-    shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, num_blocks: int
+    shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, num_blocks: int
 ) -> tuple[Any, ...]:
     """The labeled, readable cutouts of a shard: an index, then exactly `num_blocks` arrays of images."""
     images: list[bytes] = []
@@ -142,7 +152,7 @@ def _read_shard(
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
             if label is None:
                 continue
-            status, _ = read_cutout(image, (), smallest)
+            status, _ = read_cutout(image, (), smallest, rgb)
             if status == OK:
                 images.append(image)
                 labels.append(label)

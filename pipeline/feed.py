@@ -150,7 +150,7 @@ class StageFeed:
         store, train, evaluate = self._store, self._train, self._eval
 
         def load(table: pa.Table) -> dict[str, np.ndarray]:
-            images = map(decode_cutout, store.images(table["row"].to_numpy()))
+            images = (decode_cutout(image, store.rgb) for image in store.images(table["row"].to_numpy()))
             if "seed" in table.column_names:
                 pixels = [
                     train(image, seed) for image, seed in zip(images, table["seed"].to_pylist(), strict=True)

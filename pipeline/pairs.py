@@ -143,7 +143,7 @@ class _CandidateScorer:
                 self._networks[name].append(StageNetwork(model, stage.preprocessing, recipe.views, compute))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = [decode_cutout(image) for image in self._val.images(batch["row"])]
+        images = [decode_cutout(image, self._val.rgb) for image in self._val.images(batch["row"])]
         pixels = self._pixels("stage1", images)
         stage1 = np.stack([net.probabilities(pixels) for net in self._networks["stage1"]], 1)
         wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)

@@ -236,7 +236,7 @@ def _load(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards
     }
     stores = {}
     for part, labeled in (("train", train_shards), ("val", val_shards)):
-        stores[part] = store = load_cutouts(labeled, recipe.taxonomy, smallest[part])
+        stores[part] = store = load_cutouts(labeled, recipe.taxonomy, smallest[part], recipe.rgb)
         left_out = {**store.left_out, **({"unlabeled": labeled.unlabeled} if labeled.unlabeled else {})}
         note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""
         counts = ", ".join(f"{name} {n}" for name, n in labeled.class_counts.items())
@@ -265,6 +265,7 @@ def _bundle(
         stages=models,
         member_frequencies=frequencies,
         views=recipe.views,
+        rgb=recipe.rgb,
         metrics={"validation": {name: round(float(value), 6) for name, value in best.items()}},
         provenance=provenance,
     )

@@ -1,0 +1,62 @@
+"""Resampling to another pixel scale: the model sees a galaxy at the scale at which it learned galaxies.
+
+Galaxy Zoo's images have 0.02 x petroR90 arcsec a pixel, so each galaxy fills much the same part of its own;
+a survey's cutouts have one scale for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image
+
+from hiwl_core.statuses import NO_SCALE, UnreadableCutout
+
+__all__ = ["resample_center", "zoom_to"]
+
+
+def zoom_to(wanted_scale: float, pixel_scale: float | None) -> float:
+    """Pixels of an image that become one pixel at the wanted scale.
+
+    Parameters
+    ----------
+    wanted_scale : float
+        arcsec/pixel.
+    pixel_scale : float or None
+        The image's own, arcsec/pixel.
+
+    Raises
+    ------
+    UnreadableCutout
+        With the status ``no_scale``, if one of them is unknown, not finite or not positive.
+    """
+    if pixel_scale is None:
+        raise UnreadableCutout(NO_SCALE, "the image's pixel scale is not known")
+    for name, scale in (("wanted", wanted_scale), ("image's", pixel_scale)):
+        if not (math.isfinite(scale) and scale > 0):
+            raise UnreadableCutout(NO_SCALE, f"the {name} pixel scale is {scale} arcsec")
+    return wanted_scale / pixel_scale
+
+
+def resample_center(image: Image.Image, side: float, size: int) -> Image.Image:
+    """The central square of an image, scaled.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    side : float
+        Of the square, in pixels of the image, which need not be whole; at most the image's shorter side.
+    size : int
+        Pixels on a side of the result.
+
+    Raises
+    ------
+    UnreadableCutout
+        With the status ``no_scale``, if the square is less than a pixel: such a scale is a mistake.
+    """
+    if side < 1:
+        raise UnreadableCutout(NO_SCALE, f"at the wanted scale the model would see {side:.2g} pixels")
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # Rounding must not lead out of the image, which Pillow refuses.
+    box = (max(left, 0.0), max(top, 0.0), min(left + side, image.width), min(top + side, image.height))
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

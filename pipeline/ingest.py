@@ -14,6 +14,7 @@ import ray
 import ray.exceptions
 
 from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
@@ -86,6 +87,8 @@ def ingest(
     carry: Sequence[str] = (),
     name: str = "cutouts",
     drop_unlabeled: bool = False,
+    bands: Sequence[str] = (),
+    rgb: RgbSettings | None = None,
     taxonomy: Taxonomy = GALAXY_ZOO,
     shard_rows: int = MAX_SHARD_ROWS,
     shard_bytes: int = MAX_SHARD_BYTES,
@@ -98,7 +101,7 @@ def ingest(
     Parameters
     ----------
     source : str
-        Folder or zip of JPEG and PNG files, or Parquet file, folder or glob; path or URL.
+        Folder or zip of JPEG, PNG or FITS files, or Parquet file, folder or glob; path or URL.
     out : str
         Folder for the shards; path or URL.
     labels : str, optional
@@ -113,6 +116,10 @@ def ingest(
         First part of the shards' names where the labels have no split.
     drop_unlabeled : bool
         Leave out the objects without a label, which otherwise become shards of their own.
+    bands : sequence of str
+        Bands of sets of FITS files, one file a band, named as `pipeline.source.split_band` says.
+    rgb : RgbSettings, optional
+        Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
     taxonomy : Taxonomy
         The allowed classes.
     shard_rows, shard_bytes : int
@@ -136,6 +143,7 @@ def ingest(
     columns = columns or Columns()
     carry = tuple(dict.fromkeys(carry))
     place = check_source(source, out)
+    bands = _checked_bands(bands, rgb)
     settings = {
         "--labels": _labels_digest(labels) if labels else None,
         "--labels-id-column": labels_id_column,
@@ -143,18 +151,20 @@ def ingest(
         "--carry": list(carry),
         "--name": name,
         "--drop-unlabeled": drop_unlabeled,
+        "--bands": list(bands),
+        "--recipe": rgb and rgb.model_dump(mode="json"),
         "columns": list(columns.standard_names().values()),
         "rows in a shard": shard_rows,
         "bytes in a shard": shard_bytes,
     }
     folder = IngestFolder(out)
     plan = folder.read_plan()
-    listing = Listing(place, out)
+    listing = Listing(place, out, bands)
     if plan is None:
         known = (
             read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
         )
-        plan, parquet = _plan(listing, folder, columns, known, settings, taxonomy)
+        plan, parquet = _plan(listing, folder, columns, known, settings, rgb, taxonomy)
     else:
         for _ in listing.iter_images():
             pass
@@ -166,7 +176,7 @@ def ingest(
     shards = plan.shards()
     records = folder.finished(shards)
     resumed = sum(record.rows > 0 for record in records.values())
-    job = IngestJob(plan.kind, place, out, carry, parquet)
+    job = IngestJob(plan.kind, place, out, carry, parquet, rgb)
     records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
 
     ordered = [records[shard.name] for shard in shards]
@@ -199,16 +209,20 @@ def _plan(
     columns: Columns,
     labels: Labels | None,
     settings: dict[str, Any],
+    rgb: RgbSettings | None,
     taxonomy: Taxonomy,
 ) -> tuple[IngestPlan, ParquetColumns]:
     """List the source, check it, and store which object goes to which shard."""
     place, parquet = listing.place, ParquetColumns()
-    with Inventory() as inventory:
+    bands = settings["--bands"]
+    with Inventory(bands) as inventory:
         inventory.add_images(listing.iter_images())
         if listing.tables:
             parquet = describe_tables(listing.tables, columns, settings["--carry"])
             for objects, integers in iter_objects(listing.tables, columns, parquet.has_label):
                 inventory.add(objects, integers)
+        if bands and rgb is not None:
+            inventory.gather_sets(rgb.bands)
         inventory.check_ids()
         if labels is None:
             _check_classes(place, inventory.classes(), taxonomy)
@@ -236,6 +250,27 @@ def _plan(
     )
     folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
     return plan, parquet
+
+
+def _checked_bands(bands: Sequence[str], rgb: RgbSettings | None) -> tuple[str, ...]:
+    """The bands, spelled as the colors that are to be made of them have them."""
+    if not bands:
+        return ()
+    given = ",".join(bands)
+    if rgb is None:
+        raise UserError(
+            f"--bands {given} needs --recipe NAME, whose section [rgb] says how bands become colors"
+        )
+    spelled = {band.lower(): band for band in (*bands, *rgb.bands)}
+    if not all(map(str.strip, bands)) or len({band.lower() for band in bands}) < len(bands):
+        raise UserError(f"--bands {given!r}: write different names with commas, such as g,r,i")
+    missing = [band for band in rgb.bands if band.lower() not in map(str.lower, bands)]
+    if missing:
+        raise UserError(
+            f"--bands {given} lacks {missing[0]!r}: the recipe makes red, green and blue of "
+            f"{', '.join(rgb.bands)} ([rgb] bands)"
+        )
+    return tuple(spelled[band.lower()] for band in bands)
 
 
 def _labels_digest(path: str) -> str:

@@ -7,7 +7,7 @@ object takes some 100 bytes there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import duckdb
@@ -18,13 +18,15 @@ import pyarrow.compute as pc
 from hiwl_core.errors import UserError
 from pipeline.labels import UNLABELED, Labels
 from pipeline.object_ids import integer_ids
-from pipeline.source import Entry, stem
+from pipeline.source import Entry, split_band, stem
 
 __all__ = ["OBJECTS_SCHEMA", "Inventory"]
 
 MEMORY = "256MB"
 ROWS_IN = 65_536
 ROWS_OUT = 16_384
+FITS_BYTES_PER_PNG = 4
+"""Bytes of a set of three float32 images for each of the RGB image that is made of it, about."""
 
 OBJECTS_SCHEMA = pa.schema(
     [
@@ -43,14 +45,21 @@ OBJECTS_SCHEMA = pa.schema(
 class Inventory:
     """The objects of a source; a context manager, which removes its file at the end.
 
+    Parameters
+    ----------
+    bands : sequence of str
+        If given, the images are those of one band each, and an object is what its files' names share.
+
     Attributes
     ----------
     integers : bool
         Whether all ids so far are 64-bit integers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bands: Sequence[str] = ()) -> None:
+        self._bands = tuple(bands)
         self._folder = tempfile.TemporaryDirectory(prefix="hiwl-ingest-")
+        self._files = "files" if bands else "objects"
         self.integers = True
         self._database = duckdb.connect(
             f"{self._folder.name}/objects.duckdb",
@@ -62,8 +71,9 @@ class Inventory:
             },
         )
         self._database.execute(
-            "CREATE TABLE objects "
-            "(object_id VARCHAR, file VARCHAR, row BIGINT, size BIGINT, mark VARCHAR, label VARCHAR); "
+            f"CREATE TABLE {self._files} "
+            "(object_id VARCHAR, file VARCHAR, row BIGINT, size BIGINT, mark VARCHAR, "
+            f"label VARCHAR{', band VARCHAR' if bands else ''}); "
             "CREATE TABLE labels (object_id VARCHAR, label VARCHAR, series VARCHAR, labels_row BIGINT)"
         )
 
@@ -85,8 +95,13 @@ class Inventory:
         entries = iter(entries)
         while some := list(islice(entries, ROWS_IN)):
             paths = [entry.path for entry in some]
+            names = [stem(path) for path in paths]
+            bands: list[str] = []
+            if self._bands:
+                split = [split_band(name, self._bands) or (name, "") for name in names]
+                names, bands = [name for name, _ in split], [band for _, band in split]
             try:
-                ids = pa.array([stem(path) for path in paths], pa.string())
+                ids = pa.array(names, pa.string())
                 files = pa.array(paths, pa.string())
             except UnicodeEncodeError:
                 bad = next(path for path in paths if not path.isprintable())
@@ -99,12 +114,47 @@ class Inventory:
                 pa.array([entry.mark for entry in some], pa.string()),
                 pa.nulls(len(some), pa.string()),
             ]
-            self.add(pa.table(columns, schema=OBJECTS_SCHEMA), integer_ids(ids) is not None)
+            added = pa.table(columns, schema=OBJECTS_SCHEMA)
+            if self._bands:
+                added = added.append_column("band", pa.array(bands, pa.string()))
+            self.add(added, integer_ids(ids) is not None)
 
     def add(self, objects: pa.Table, integers: bool) -> None:
         """Add objects, see `OBJECTS_SCHEMA`, and whether all their ids are 64-bit integers."""
         self.integers &= integers
-        self._insert("objects", objects)
+        self._insert(self._files, objects)
+
+    def gather_sets(self, wanted: Sequence[str]) -> None:
+        """Make one object of the files of different bands that share an id.
+
+        Parameters
+        ----------
+        wanted : sequence of str
+            The bands whose files are to be read.
+
+        Raises
+        ------
+        UserError
+            If there are two files of one object and band.
+        """
+        repeated = self._rows(
+            "SELECT object_id, band, min(file), max(file) FROM files GROUP BY ALL HAVING count(*) > 1 "
+            "ORDER BY 1, 2 LIMIT 1"
+        )
+        if repeated:
+            identifier, band, first, second = repeated[0]
+            raise UserError(
+                f"object id {identifier!r} has two files of band {band}, {first} and {second}: rename or "
+                "remove one"
+            )
+        files = ", ".join("max(file) FILTER (band = ?)" for _ in wanted)
+        self._database.execute(
+            "CREATE TABLE objects AS SELECT object_id, min(file) AS file, NULL::BIGINT AS row, "
+            f"sum(size)::BIGINT // {FITS_BYTES_PER_PNG} AS size, NULL::VARCHAR AS mark, "
+            f"NULL::VARCHAR AS label, [{files}] AS files, max(size) AS largest FROM files GROUP BY object_id",
+            list(wanted),
+        )
+        self._database.execute("DROP TABLE files")
 
     def check_ids(self) -> None:
         """Check that no id stands for two images.
@@ -177,7 +227,7 @@ class Inventory:
         ((example,),) = self._rows("SELECT object_id FROM objects ORDER BY file, row LIMIT 1")
         labels.check_ids(pa.array(present), example)
         self._database.execute(
-            "CREATE VIEW planned AS SELECT o.object_id, o.file, o.row, o.size, o.mark, l.label, "
+            "CREATE VIEW planned AS SELECT o.* REPLACE (l.label AS label), "
             f"coalesce(l.series, '{UNLABELED}') AS series, l.labels_row "
             "FROM objects o LEFT JOIN labels l USING (object_id)"
         )
@@ -196,7 +246,7 @@ class Inventory:
         ------
         pyarrow.Table
             `OBJECTS_SCHEMA` with integer ids where all are, ``series`` and ``labels_row``, the object's row
-            in the labels table.
+            in the labels table. For sets also ``files``, the paths by band, and ``largest``, in bytes.
         """
         rank = f"CASE series WHEN 'train' THEN 0 WHEN '{UNLABELED}' THEN 2 ELSE 1 END"
         query = (

@@ -197,7 +197,8 @@ def read_objects(folder: str, number: int) -> pa.Table:
     pyarrow.Table
         ``object_id`` (int64, or string if one of them is no 64-bit integer), ``file``, ``row``, ``size``,
         ``mark`` and ``label``, then those of ``ra``, ``dec``, ``pixel_scale`` and, as ``carry:<name>``, the
-        carried columns that the labels table has.
+        carried columns that the labels table has. Sets of FITS files have ``files``, a list of paths in the
+        order of the recipe's bands, null where there is none, and ``largest``, the bytes of the largest.
     """
     segment, group = divmod(number, SHARDS_PER_SEGMENT)
     with storage.open_input(_segment_path(folder, segment)) as file:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hiwl_core.errors import UserError
 from pipeline import storage
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "Listing", "check_source", "stem"]
+__all__ = ["IMAGE_SUFFIXES", "Entry", "Listing", "check_source", "split_band", "stem"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FITS_SUFFIXES = (".fits", ".fit", ".fits.fz")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", *FITS_SUFFIXES)
 TABLE_SUFFIX = ".parquet"
+TAR_SUFFIX = ".tar"
+BAND_SEPARATORS = "-_."
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Listing:
         Absolute path or URL of a folder, a zip file, a Parquet file or a glob.
     out : str
         The folder that will be written, which is no part of the source though it may lie in it.
+    bands : sequence of str
+        If given, only FITS files named by one of them count as images, see `split_band`.
 
     Attributes
     ----------
@@ -61,8 +66,9 @@ class Listing:
         Images, and files that are neither images nor such tables.
     """
 
-    def __init__(self, place: str, out: str) -> None:
+    def __init__(self, place: str, out: str, bands: Sequence[str] = ()) -> None:
         self.place, self._out = place, _plain(out) + "/"
+        self._bands = bands
         self.images = self.other_files = 0
         self.tables: list[str] = []
         self._sums = {"images": 0, "tables": 0}
@@ -87,9 +93,10 @@ class Listing:
             At the end, if there was neither an image nor a table.
         """
         tables: list[str] = []
+        tars = 0
         for entry in self._entries():
             name = entry.path.lower()
-            if name.endswith(IMAGE_SUFFIXES):
+            if self._is_image(name):
                 self.images += 1
                 self._add("images", entry)
                 yield entry
@@ -98,16 +105,33 @@ class Listing:
                 self._add("tables", entry)
             else:
                 self.other_files += 1
-        if self.images or self.kind == "zip":
+                tars += name.endswith(TAR_SUFFIX)
+        if self.images or self.kind == "zip" or self._bands:
             self.other_files += len(tables)
         else:
             self.tables = sorted(tables)
+        if not self.images and not self.tables and self._bands:
+            raise UserError(
+                f"no set of FITS files in {self.place!r}: names such as 1234-{self._bands[0]}.fits, "
+                f"1234_{self._bands[0]}.fits or 1234.{self._bands[0]}.fits are wanted for --bands "
+                f"{','.join(self._bands)}, and there are {self.other_files} other files"
+            )
+        if not self.images and not self.tables and tars:
+            raise UserError(
+                f"{self.place!r} has WebDataset tars: they are shards already, which train, evaluate and "
+                "classify read in place"
+            )
         if not self.images and not self.tables:
             raise UserError(
                 f"no image in {self.place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or "
                 f"{TABLE_SUFFIX} files are wanted, and there are {self.other_files} other files (globs need "
                 "quotes)"
             )
+
+    def _is_image(self, name: str) -> bool:
+        if not self._bands:
+            return name.endswith(IMAGE_SUFFIXES)
+        return name.endswith(FITS_SUFFIXES) and split_band(stem(name), self._bands) is not None
 
     def _entries(self) -> Iterator[Entry]:
         if self.kind == "zip":
@@ -125,8 +149,23 @@ class Listing:
 
 
 def stem(path: str) -> str:
-    """The object id that a file's name is: names such as J1234+56.7.jpg hold dots of their own."""
-    return posixpath.basename(path).rpartition(".")[0]
+    """The object id that an image's name is: names such as J1234+56.7.jpg hold dots of their own."""
+    name = posixpath.basename(path)
+    if name.lower().endswith(".fits.fz"):
+        name = name[: -len(".fz")]
+    return name.rpartition(".")[0]
+
+
+def split_band(name: str, bands: Sequence[str]) -> tuple[str, str] | None:
+    """Object id and band of the stem ``<id>-<band>``, ``<id>_<band>`` or ``<id>.<band>``, if it is such a one.
+
+    The band's case does not matter; what returns is spelled as in `bands`.
+    """
+    for band in bands:
+        identifier, ending = name[: -len(band) - 1], name[-len(band) - 1 :]
+        if identifier and ending[0] in BAND_SEPARATORS and ending[1:].lower() == band.lower():
+            return identifier, band
+    return None
 
 
 def _zip_entries(source: str) -> Iterator[Entry]:

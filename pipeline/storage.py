@@ -1,31 +1,40 @@
-"""Paths and URLs to filesystems: the one place that knows where files live.
+"""Reading and writing files, wherever they live: all file access goes through here.
 
 Every path that a user gives may be local or a URL (``s3://bucket/key``). Credentials come from the
 environment as for any S3 client, the endpoint from ``AWS_ENDPOINT_URL``; neither is logged or written.
+Requests to remote stores are tried again with a bound; see `pipeline.retries` for what they raise.
 """
 
 from __future__ import annotations
 
+import io
 import os
-import posixpath
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
+from pipeline.listing import Entry, find_files, hidden, iter_entries, list_files
+from pipeline.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
+from pipeline.ranged_file import RangedFile
+from pipeline.retries import StoreError, retried
+from pipeline.s3_store import s3_store
 
 __all__ = [
+    "GLOB_CHARACTERS",
+    "Entry",
+    "StoreError",
     "absolute",
+    "arrow_path",
     "exists",
     "find_files",
     "hidden",
     "in_threads",
-    "is_file",
+    "iter_entries",
     "list_files",
     "open_input",
     "prepare_folder",
@@ -34,95 +43,47 @@ __all__ = [
     "write_bytes",
 ]
 
-GLOB_CHARACTERS = frozenset("*?[")
 # Object storage answers after tens of milliseconds: many requests wait at once.
 READERS = 16
+READ_BUFFER = 64 * 1024
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def absolute(path: str) -> str:
-    """The path in a form that any worker on any node understands: a URL unchanged, a local path absolute."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
 def exists(path: str) -> bool:
-    """Whether there is a file or folder at a path or URL."""
-    filesystem, place = _resolve(path)
-    return bool(filesystem.exists(place))
-
-
-def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
-    """Files behind a command-line argument: a file, a folder (searched to the bottom) or a glob.
-
-    Parameters
-    ----------
-    path : str
-        Local or URL.
-    suffixes : sequence of str
-        Endings of the wanted files in a folder or glob, such as ``".parquet"``; a file is wanted as it is.
-
-    Returns
-    -------
-    list of str
-        Absolute paths or URLs, sorted, never empty.
+    """Whether there is a file or folder at a path or URL.
 
     Raises
     ------
     UserError
-        If there is nothing at the path, or nothing with a wanted ending.
+        If the store refuses, has no such bucket, or nobody answers at its endpoint.
     """
-    if not GLOB_CHARACTERS & set(path) and not exists(path):
-        raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
-    names = [name for name, _ in list_files(path)]
-    if is_file(path):
-        return names
-    wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
-    if not wanted:
-        raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
-    return wanted
+    if in_s3(path):
+        store = s3_store()
+        if not path.endswith("/") and store.head(path) is not None:
+            return True
+        bucket, key = store.split(path)
+        page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
+        return bool(page.get("Contents")) or not key
+    filesystem, place = filesystem_of(path)
+    return bool(retried(lambda: filesystem.exists(place), path))
 
 
-def list_files(path: str) -> list[tuple[str, int]]:
-    """Names and sizes of a file, of the files in a folder, searched to the bottom, or of those a glob names.
+def open_input(path: str) -> BinaryIO:
+    """A seekable binary file for reading, as a context manager; of a remote one, only what is read comes.
 
-    Names that begin with ``_`` or ``.`` are left out, at every level: manifests and markers live there.
-
-    Returns
-    -------
-    list of (str, int)
-        Absolute paths or URLs with their bytes, sorted; empty if there is nothing.
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
     """
-    filesystem, place = _resolve(path)
-    if GLOB_CHARACTERS & set(place):
-        found, root = filesystem.glob(place, detail=True), None
-    elif filesystem.isfile(place):
-        return [(_full_name(filesystem, place), int(filesystem.size(place) or 0))]
-    else:
-        found, root = filesystem.find(place, detail=True), place
-    return [
-        (_full_name(filesystem, name), int(info.get("size") or 0))
-        for name, info in sorted(found.items())
-        if info.get("type") != "directory"
-        and not hidden(posixpath.relpath(name, root) if root else posixpath.basename(name))
-    ]
-
-
-def is_file(path: str) -> bool:
-    """Whether there is a file, not a folder, at a path or URL."""
-    filesystem, place = _resolve(path)
-    return bool(filesystem.isfile(place))
-
-
-def hidden(name: str) -> bool:
-    """Whether a file, or a folder on the way to it, is a marker or a manifest by its name."""
-    return any(part.startswith(("_", ".")) for part in name.split("/"))
-
-
-def open_input(path: str) -> fsspec.core.OpenFile:
-    """A seekable binary file for reading, as a context manager."""
-    return fsspec.open(path, "rb")
+    if in_s3(path):
+        return cast(BinaryIO, io.BufferedReader(RangedFile(s3_store(), path), READ_BUFFER))
+    filesystem, place = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem):
+        return open(place, "rb")
+    return cast(BinaryIO, retried(lambda: filesystem.open(place, "rb"), path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -133,9 +94,11 @@ def read_bytes(path: str) -> bytes:
     UserError
         If there is no such file.
     """
-    filesystem, place = _resolve(path)
     try:
-        return bytes(filesystem.cat_file(place))
+        if in_s3(path):
+            return s3_store().read(path)[0]
+        filesystem, place = filesystem_of(path)
+        return bytes(retried(lambda: filesystem.cat_file(place), path))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no file {path!r}") from None
 
@@ -143,12 +106,16 @@ def read_bytes(path: str) -> bytes:
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole or not at all, over an older one if there is any.
 
-    A local file is written beside its place, flushed to the disk and renamed; in object storage one PUT is
-    whole by nature. A reader sees the old content or the new, whatever dies in between.
+    A local file is written beside its place, flushed to the disk and renamed; in object storage one PUT, or
+    one upload of parts, is whole by nature. A reader sees the old content or the new, whatever dies in
+    between.
     """
-    filesystem, place = _resolve(path)
+    if in_s3(path):
+        s3_store().write(path, content)
+        return
+    filesystem, place = filesystem_of(path)
     if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(place, content)
+        retried(lambda: filesystem.pipe_file(place, content), path)
         return
     folder, name = os.path.split(place)
     os.makedirs(folder, exist_ok=True)
@@ -171,12 +138,16 @@ def prepare_folder(path: str) -> None:
     Raises
     ------
     OSError
-        If it cannot be written.
+        If a local folder cannot be written.
+    UserError
+        If a store refuses it.
     """
     probe = f"{path}/_probe"
     write_bytes(probe, b"")
     remove(probe)
-    filesystem, place = _resolve(path)
+    if in_s3(path):
+        return
+    filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem):
         for partial in Path(place).glob(".*.partial"):
             partial.unlink()
@@ -189,19 +160,10 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder with all in it, if it is there."""
-    filesystem, place = _resolve(path)
+    """Remove a file or a folder with all in it, if it is there; never a whole bucket."""
+    if in_s3(path):
+        s3_store().delete(path)
+        return
+    filesystem, place = filesystem_of(path)
     if filesystem.exists(place):
         filesystem.rm(place, recursive=True)
-
-
-def _resolve(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        filesystem, place = fsspec.core.url_to_fs(absolute(path))
-    except (ImportError, ValueError) as error:
-        raise UserError(f"cannot use the path {path!r}: {error}") from None
-    return filesystem, place
-
-
-def _full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
-    return name if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(name)

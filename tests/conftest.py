@@ -14,6 +14,7 @@ import ray
 
 from hiwl_core.recipe import Recipe, load_recipe
 from tests.drawings import write_labeled_shard
+from tests.object_store import ObjectStore, free_ports, serve, store_environment
 
 # The demo recipe made small: seconds to train on the drawings of `tests.drawings`.
 TINY = (
@@ -43,7 +44,26 @@ class TinyData:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def object_store_port() -> Iterator[int]:
+    """Where the object store will be, for all S3 clients of the session and of its Ray workers."""
+    (port,) = free_ports(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        patch.delenv("AWS_SESSION_TOKEN", raising=False)
+        for name, value in store_environment(port).items():
+            patch.setenv(name, value)
+        yield port
+
+
+@pytest.fixture(scope="session")
+def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server with an empty bucket; ``object_store.url`` is the prefix of its paths."""
+    with serve(tmp_path_factory.mktemp("object_store"), object_store_port) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def ray_session(object_store_port: int) -> Iterator[None]:
     """A local Ray with more slots than cores: they are for scheduling, not threads."""
     ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
 from pipeline.ingest import IngestSummary, ingest
@@ -20,6 +21,8 @@ __all__ = ["main"]
 @click.option("--labels-class-column", help="Classes in TABLE.  [default: class or label]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
 @click.option("--name", default="cutouts", show_default=True, help="Name of the shards without a split.")
+@click.option("--bands", metavar="g,r,i", help="Make one image of ID-g.fits, ID-r.fits, ...")
+@click.option("--recipe", metavar="NAME", help="Make FITS images RGB by this recipe's section [rgb].")
 @click.option("--drop-unlabeled", is_flag=True, help="Leave out objects without a class.")
 @column_options
 def main(
@@ -30,21 +33,28 @@ def main(
     labels_class_column: str | None,
     carry: tuple[str, ...],
     name: str,
+    bands: str | None,
+    recipe: str | None,
     drop_unlabeled: bool,
     columns: Columns,
 ) -> None:
     """Pack images or foreign tables into cutout shards.
 
-    SOURCE is a folder (to any depth) or a zip of JPEG and PNG files, whose names are the object ids, or a
-    Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
+    SOURCE is a folder (to any depth) or a zip of JPEG, PNG or FITS files, whose names are the object ids, or
+    a Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
     and test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot
     be read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths
     may be URLs (s3://...).
+
+    FITS files stay as they are, for the model to make colors of, unless --recipe says how to make them RGB
+    images here. Where TABLE has no position and pixel scale, their headers give them. With --bands each file
+    holds one band of the object ID and is named ID-g.fits, ID_g.fits or ID.g.fits.
 
     \b
     Examples:
       hiwl ingest images data --labels classes.csv
       hiwl ingest s3://survey/images.zip s3://survey/shards
+      hiwl ingest fits data --bands g,r,i --recipe paper
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
     """
     summary = ingest(
@@ -56,6 +66,8 @@ def main(
         labels_class_column=labels_class_column,
         carry=carry,
         name=name,
+        bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
+        rgb=load_recipe(recipe).rgb if recipe else None,
         drop_unlabeled=drop_unlabeled,
     )
     _print_rejects(summary, out)

@@ -276,7 +276,10 @@ def _checked_bands(bands: Sequence[str], rgb: RgbSettings | None) -> tuple[str, 
 def _labels_digest(path: str) -> str:
     try:
         with storage.open_input(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while piece := file.read(2**20):
+                digest.update(piece)
+            return digest.hexdigest()
     except FileNotFoundError:
         raise UserError(f"no file {path!r}") from None
 

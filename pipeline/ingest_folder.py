@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from hiwl_core.errors import UserError
 from pipeline import storage
@@ -21,6 +21,7 @@ __all__ = ["IngestFolder", "ShardRecord", "count_classes"]
 
 FOREIGN = ("rejects.csv", "_catalog.json", "run.json", "bundle.json")
 PARTS_AT_ONCE = 256
+COPIED_BYTES = 64 * 2**20
 HEADER = b"object_id,file,reason\n"
 
 
@@ -143,7 +144,9 @@ class IngestFolder:
                 file.writelines(storage.in_threads(storage.read_bytes, some))
             file.flush()
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                storage.write_bytes(f"{self.path}/rejects.csv", content)
+                # A map is cut into parts like bytes, and need not fit in memory.
+                whole = content[:] if len(content) <= COPIED_BYTES else cast(bytes, content)
+                storage.write_bytes(f"{self.path}/rejects.csv", whole)
             file.seek(len(HEADER))
             return list(islice(csv.reader(io.TextIOWrapper(file, "utf-8", newline="")), named))
 

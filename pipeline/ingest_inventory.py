@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from hiwl_core.errors import UserError
 from pipeline.labels import UNLABELED, Labels
 from pipeline.object_ids import integer_ids
-from pipeline.source import Entry, split_band, stem
+from pipeline.source import split_band, stem
+from pipeline.storage import Entry
 
 __all__ = ["OBJECTS_SCHEMA", "Inventory"]
 

@@ -6,28 +6,19 @@ import hashlib
 import posixpath
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.storage import Entry
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "Listing", "check_source", "split_band", "stem"]
+__all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.fz")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", *FITS_SUFFIXES)
 TABLE_SUFFIX = ".parquet"
 TAR_SUFFIX = ".tar"
 BAND_SEPARATORS = "-_."
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a source: its path (or member of the zip), bytes, and a mark that changes as it does."""
-
-    path: str
-    size: int
-    mark: str
 
 
 def check_source(source: str, out: str) -> str:
@@ -137,9 +128,9 @@ class Listing:
         if self.kind == "zip":
             yield from _zip_entries(self.place)
             return
-        for name, size in storage.list_files(self.place):
-            if not name.startswith(self._out):
-                yield Entry(name, size, "")
+        for entry in storage.iter_entries(self.place):
+            if not entry.path.startswith(self._out):
+                yield entry
 
     def _add(self, what: str, entry: Entry) -> None:
         # A sum of hashes does not depend on the order, and unlike XOR does not lose what is there twice.
@@ -157,7 +148,7 @@ def stem(path: str) -> str:
 
 
 def split_band(name: str, bands: Sequence[str]) -> tuple[str, str] | None:
-    """Object id and band of the stem ``<id>-<band>``, ``<id>_<band>`` or ``<id>.<band>``, if it is such a one.
+    """Object id and band of the stem ``<id>-<band>``, ``<id>_<band>`` or ``<id>.<band>``, if it is one.
 
     The band's case does not matter; what returns is spelled as in `bands`.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 import zlib
 from collections import deque
@@ -17,7 +16,6 @@ from pipeline import storage
 __all__ = ["Content", "read_files", "read_members"]
 
 LARGER = f"{TOO_LARGE}: larger than {MAX_BYTES // 2**20} MB"
-ATTEMPTS = 4
 URL_READERS = 16
 FILES_AHEAD = 64
 
@@ -61,16 +59,12 @@ def read_members(archive: str, members: Iterable[str], sizes: Iterable[int]) -> 
 def _read_file(path: str, size: int) -> Content:
     if size > MAX_BYTES:
         return None, LARGER
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return storage.read_bytes(path), None
-        except UserError:
-            return None, "no such file"
-        except PermissionError:
-            return None, "permission denied"
-        except OSError:
-            # A fault of the machine, not of the image: tried again, with a bound.
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(2.0**attempt)
-    raise AssertionError("the last attempt returns or raises")
+    try:
+        return storage.read_bytes(path), None
+    except PermissionError:
+        return None, "permission denied"
+    except UserError:
+        # A store that refuses everything is no fault of this image.
+        if storage.exists(path):
+            raise
+        return None, "no such file"

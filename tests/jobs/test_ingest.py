@@ -53,7 +53,7 @@ def test_the_report(images: Path, tmp_path: Path) -> None:
     assert "other files in the source: 1" in result.stdout
     assert f"next: hiwl train --data '{tmp_path}/out/train-*.parquet' --val" in result.stdout
     errors = [line for line in result.stderr.splitlines() if not line.startswith("ingesting: ")]
-    assert errors[0] == f"rejected: 100: not a JPEG or PNG ({images}/100.jpg)"
+    assert errors[0] == f"rejected: 100: not a JPEG, PNG or FITS image ({images}/100.jpg)"
     assert sum(line.startswith("rejected: ") for line in errors) == 10
     assert "... and 6 more" in result.stderr
     again = run(images, tmp_path / "out", "--labels", table)

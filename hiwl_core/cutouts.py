@@ -18,9 +18,11 @@ from torchvision.transforms import InterpolationMode, v2
 from hiwl_core.decoding import DEFAULT_RGB, decode_cutout, decode_image
 from hiwl_core.recipe import Augmentation, RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
-from hiwl_core.statuses import MISSING, OK, STATUSES, TOO_SMALL, UnreadableCutout
+from hiwl_core.statuses import DUPLICATE_ID, MISSING, NO_ID, OK, STATUSES, TOO_SMALL, UnreadableCutout
 
 __all__ = [
+    "DUPLICATE_ID",
+    "NO_ID",
     "OK",
     "STATUSES",
     "Cutout",
@@ -101,7 +103,7 @@ class EvalTransform:
     def resampled(self, image: Image.Image, zoom: float) -> np.ndarray:
         """As a call, of the image as it would be with `zoom` of its pixels in one; in a single step."""
         size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
-        return np.asarray(resample_center(image, crop * zoom, size))
+        return np.asarray(resample_center(image, crop * zoom, size, crop))
 
 
 class TrainTransform:

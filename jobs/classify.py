@@ -23,6 +23,11 @@ __all__ = ["main"]
     show_default=True,
     help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
 )
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Take in shards that were added or changed since the catalog was begun, which are refused else.",
+)
 @actors_option
 @gpu_option
 @column_options
@@ -32,6 +37,7 @@ def main(
     catalog: str,
     carry: tuple[str, ...],
     stage2: str,
+    update: bool,
     workers: int | None,
     gpu: bool | None,
     columns: Columns,
@@ -40,7 +46,9 @@ def main(
 
     SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in
     the catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there
-    already are skipped, so a killed run is simply started again.
+    already are skipped, so a killed run is simply started again. All paths may be URLs (s3://...).
+
+    Meanwhile `hiwl status CATALOG` says how far it is, and afterwards `hiwl verify CATALOG` proves it whole.
 
     \b
     Examples:
@@ -49,7 +57,7 @@ def main(
     """
     from pipeline.classify import classify, failures
 
-    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu)
+    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu, update=update)
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")

@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hiwl_core.cascade import CascadePrediction
@@ -27,8 +29,10 @@ from pipeline import storage
 __all__ = [
     "PartRecord",
     "catalog_schema",
-    "check_part",
+    "check_part_record",
+    "counted",
     "encode_part",
+    "list_parts",
     "part_name",
     "part_table",
     "probability_column",
@@ -200,29 +204,39 @@ def read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.ParquetFile(file).read(columns=list(columns) if columns is not None else None)
 
 
-def check_part(path: str, record: PartRecord) -> None:
-    """Check that a part that is there already is what would be written now.
+def check_part_record(path: str, metadata: Mapping[bytes, bytes] | None, record: PartRecord) -> bool:
+    """Whether a part that is there already is what would be written now; False if its shard has changed.
+
+    Parameters
+    ----------
+    path : str
+        For messages.
+    metadata : mapping of bytes
+        Of the part's schema.
+    record : PartRecord
+        What would be written now.
 
     Raises
     ------
     UserError
-        If another model, another shard of the same name or other settings made it.
+        If it is not a part, or one of another model or with other settings.
     """
     try:
-        with storage.open_input(path) as file:
-            metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
-        made = json.loads(metadata[RECORD_KEY])
-    except (pa.ArrowException, OSError, KeyError):
-        raise UserError(
-            f"{path} is not a part of a HIWL catalog: choose another folder for the catalog"
-        ) from None
-    differences = {
-        "model_id": f"by another model ({made['model_id']}, now {record.model_id})",
-        "shard_fingerprint": f"from another shard named {record.shard}",
-        "settings": f"with other settings ({made['settings']}, now {record.settings})",
-    }
-    for key, words in differences.items():
-        if made[key] != getattr(record, key):
-            raise UserError(
-                f"{path} was made {words}: choose another folder for the catalog, or remove the part"
-            )
+        made = json.loads((metadata or {})[RECORD_KEY])
+        ours = (made["model_id"], made["settings"]) == (record.model_id, record.settings)
+    except (KeyError, TypeError, ValueError):
+        ours, made = False, {}
+    if not ours:
+        raise UserError(f"{path} is not a part of this catalog: move it elsewhere, or choose another folder")
+    return bool(made["shard_fingerprint"] == record.shard_fingerprint)
+
+
+def list_parts(catalog: str) -> list[str]:
+    """Absolute paths or URLs of a catalog's parts, sorted."""
+    return [name for name, _ in storage.list_files(catalog) if name.endswith(".parquet")]
+
+
+def counted(table: pa.Table, column: str) -> Counter[str]:
+    """How often each value stands in a column; nulls do not count."""
+    counts = pc.value_counts(table[column].drop_null()).to_pylist()
+    return Counter({entry["values"]: entry["counts"] for entry in counts})

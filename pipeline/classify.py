@@ -1,7 +1,7 @@
 """Classify shards into a catalog: an actor pool holds the bundle, one shard is one unit of work.
 
-The driver checks everything that can be checked before, hands out the shards whose parts are missing, and
-counts; `pipeline.shard_classifier` does the work.
+The driver plans, hands out the shards whose parts are missing, and takes down what is done;
+`pipeline.classify_plan` decides what there is to do and `pipeline.shard_classifier` does the work.
 """
 
 from __future__ import annotations
@@ -10,34 +10,30 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import ray.data
 from ray.exceptions import RayError
 
-from hiwl_core.bundle import ModelBundle
 from hiwl_core.cutouts import OK
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.catalog import (
-    TRUE_LABEL,
-    PartRecord,
-    catalog_schema,
-    check_part,
-    part_name,
-    read_part,
-)
+from pipeline.catalog import TRUE_LABEL, catalog_schema
+from pipeline.catalog_ledger import Ledger, LedgerEntry
+from pipeline.catalog_plan import CatalogPlan, PlannedShard
+from pipeline.classify_plan import find_parts, part_record, plan_catalog
 from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import progress
-from pipeline.shard_classifier import ShardClassifier, ShardTask, counted, read_bundle
-from pipeline.shards import Columns, check_columns, count_rows, fingerprint, list_shards
+from pipeline.relay import say
+from pipeline.shard_classifier import ShardClassifier, ShardTask, read_bundle
+from pipeline.shards import Columns
 
 __all__ = ["CatalogSummary", "classify", "failures"]
 
 CPUS_AN_ACTOR = 2
+# A shard whose worker died so often is set aside: it may well be what kills them.
 MAX_RETRIES = 3
 MAX_AUTOSCALED_ACTORS = 64
 
@@ -77,6 +73,13 @@ class CatalogSummary:
         """Rows in all of `parts`."""
         return self.statuses.total()
 
+    def take(self, entry: LedgerEntry) -> None:
+        """Count a part, or a shard that has none."""
+        if entry.failed:
+            self.failed.append(entry.failed)
+        self.classes.update(entry.classes)
+        self.statuses.update(entry.statuses)
+
 
 def classify(
     bundle_path: str,
@@ -88,6 +91,7 @@ def classify(
     workers: int | None = None,
     gpu: bool | None = None,
     keep_truth: bool = False,
+    update: bool = False,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -111,12 +115,14 @@ def classify(
         Whether each actor takes a GPU; default: if the cluster has any now.
     keep_truth : bool
         Take the shards' labels over as the column `true_label`.
+    update : bool
+        Take in shards that were added or changed since the catalog was planned.
 
     Raises
     ------
     UserError
         Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
-        a part made by another model.
+        a catalog of another model, other settings or other shards.
     IncompleteError
         If Ray gave up; whole parts are kept.
     """
@@ -126,116 +132,96 @@ def classify(
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
-    shards = list_shards(shards_path)
     _check_names(bundle.taxonomy, columns, carry)
-    check_columns(
-        shards, columns, required=("object_id", "image", *(["label"] if keep_truth else [])), carry=carry
-    )
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
-    tasks = _plan(shards, folder, bundle, columns, carry, stage2, keep_truth)
-    summary = CatalogSummary(catalog, [task.part for task in tasks])
-    todo = []
-    for task, rows in zip(tasks, storage.in_threads(_existing_rows, tasks), strict=True):
-        if rows is None:
-            todo.append(task)
-        else:
-            summary.skipped_parts += 1
-            summary.classes.update(counted(rows, "label"))
-            summary.statuses.update(counted(rows, "status"))
-    if not todo:
+    settings = {"columns": columns.__dict__, "carry": carry, "stage2": stage2, "keep_truth": keep_truth}
+    required = ("object_id", "image", *(["label"] if keep_truth else []))
+    plan = plan_catalog(
+        folder, shards_path, bundle.model_id, settings, columns, required, carry, update=update
+    )
+    storage.prepare_folder(folder)
+    found = find_parts(folder, plan)
+    for part in found.damaged:
+        say(f"{folder}/{part} is not what was written: it is made anew")
+    summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
+    for entry in found.done:
+        summary.take(entry)
+    summary.skipped_parts = len(found.done)
+    if not found.missing:
+        if found.adopted:
+            with Ledger(folder, 0) as ledger:
+                _take_down(ledger, found.adopted)
         return summary
 
-    storage.prepare_folder(folder)
-    with connected() as cluster:
+    with connected() as cluster, Ledger(folder, len(found.missing)) as ledger:
+        _take_down(ledger, found.adopted)
         started = time.monotonic()
-        counts = [count_rows(task.shard) for task in todo]
-        total = None if None in counts else sum(count or 0 for count in counts)
-        with progress("classifying", total) as advance:
-            for done in _run(bundle_path, bundle.model_id, todo, columns, cluster, workers, gpu):
-                if done["failed"]:
-                    summary.failed.append(done["failed"])
-                    continue
-                summary.classes.update(done["classes"])
-                summary.statuses.update(done["statuses"])
-                rows_done = sum(done["statuses"].values())
-                summary.computed += rows_done
-                advance(rows_done)
+        with progress("classifying", plan.rows, summary.rows) as advance:
+            for entry in _run(bundle_path, folder, plan, found.missing, columns, cluster, workers, gpu):
+                ledger.add(replace(entry, run=ledger.run))
+                summary.take(entry)
+                if not entry.failed:
+                    summary.computed += entry.rows
+                    advance(entry.rows)
         summary.seconds = time.monotonic() - started
     return summary
 
 
-def _existing_rows(task: ShardTask) -> pa.Table | None:
-    """Labels and statuses of a part that is there already, checked; None if it is not there."""
-    if not storage.exists(task.part):
-        return None
-    check_part(task.part, task.record)
-    return read_part(task.part, ["label", "status"])
-
-
-def _plan(
-    shards: list[str],
-    catalog: str,
-    bundle: ModelBundle,
-    columns: Columns,
-    carry: Sequence[str],
-    stage2: str,
-    keep_truth: bool,
-) -> list[ShardTask]:
-    settings = {
-        "columns": columns.__dict__,
-        "carry": list(carry),
-        "stage2": stage2,
-        "keep_truth": keep_truth,
-    }
-    tasks: dict[str, ShardTask] = {}
-    for shard, mark in zip(shards, storage.in_threads(fingerprint, shards), strict=True):
-        name = part_name(shard)
-        if name in tasks:
-            raise UserError(
-                f"{tasks[name].shard} and {shard} would both become {name}: a part is named after its shard, "
-                "so classify them into two catalogs or rename one"
-            )
-        record = PartRecord(shard.rsplit("/", 1)[-1], mark, bundle.model_id, settings)
-        tasks[name] = ShardTask(shard, f"{catalog}/{name}", record)
-    return list(tasks.values())
+def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
+    for entry in entries:
+        ledger.add(entry)
 
 
 def _run(
     bundle_path: str,
-    model_id: str,
-    tasks: list[ShardTask],
+    folder: str,
+    plan: CatalogPlan,
+    shards: Sequence[PlannedShard],
     columns: Columns,
     cluster: ClusterResources,
     workers: int | None,
     gpu: bool | None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LedgerEntry]:
+    """Classify shards on the cluster; an entry for each, in the order in which they are done."""
     use_gpu = cluster.gpus > 0 if gpu is None else gpu
     # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
     cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
+    tasks = {
+        shard.part: ShardTask(shard.shard, f"{folder}/{shard.part}", part_record(plan, shard))
+        for shard in shards
+    }
     # One block a shard: a block is a task, and a task is the unit that is retried.
     dataset = ray.data.from_items(
-        [{"task": task.to_json()} for task in tasks], override_num_blocks=len(tasks)
+        [{"task": task.to_json()} for task in tasks.values()], override_num_blocks=len(tasks)
     ).map_batches(
         ShardClassifier,
-        fn_constructor_args=(storage.absolute(bundle_path), model_id, columns, cpus, use_gpu),
+        fn_constructor_args=(storage.absolute(bundle_path), plan.model_id, columns, cpus, use_gpu),
         batch_size=1,
         batch_format="numpy",
         compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
         num_cpus=cpus,
         num_gpus=1 if use_gpu else 0,
-        max_restarts=MAX_RETRIES,
+        # Nodes may come and go all night; what is bounded is how often one shard is tried.
+        max_restarts=-1,
         max_task_retries=MAX_RETRIES,
     )
+    dataset.context.max_errored_blocks = -1
+    # A shard that takes long must not hold back the news of the others.
+    dataset.context.execution_options.preserve_order = False
     try:
         for row in dataset.iter_rows():
-            yield json.loads(row["done"])
-    # An actor or a node that was lost more often than it is tried again.
+            entry = LedgerEntry(**json.loads(row["done"]))
+            del tasks[entry.part]
+            yield entry
     except RayError as error:
         reason = " ".join(str(error).split())[:300]
         raise IncompleteError(
             f"the classification broke off ({reason}); whole parts are kept: start the same command again"
         ) from error
+    for task in tasks.values():
+        died = f"{task.shard}: its worker died {MAX_RETRIES + 1} times, for lack of memory perhaps"
+        yield task.entry(failed=died)
 
 
 def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStrategy:

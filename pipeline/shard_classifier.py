@@ -6,26 +6,33 @@ shard's part whole. No image passes through the object store, and what it return
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
-from collections import Counter
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from hiwl_core.bundle import ModelBundle, bundle_from_files
+from hiwl_core.cutouts import DUPLICATE_ID, NO_ID
 from hiwl_core.device import choose_compute
 from hiwl_core.errors import UserError
 from hiwl_core.inference import CascadeClassifier
 from pipeline import storage
-from pipeline.catalog import TRUE_LABEL, PartRecord, encode_part, part_table
-from pipeline.shards import Columns, iter_rows
+from pipeline.catalog import TRUE_LABEL, PartRecord, counted, encode_part, part_table
+from pipeline.catalog_ledger import LedgerEntry
+from pipeline.shards import Columns, fingerprint, iter_rows
 
-__all__ = ["ShardClassifier", "ShardTask", "counted", "read_bundle"]
+__all__ = ["ShardClassifier", "ShardTask", "read_bundle"]
+
+
+# Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
+ATTEMPTS = 4
+SECONDS_BETWEEN_ATTEMPTS = 30.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class ShardTask:
         fields = json.loads(text)
         return cls(fields["shard"], fields["part"], PartRecord(**fields["record"]))
 
+    def entry(self, **facts: Any) -> LedgerEntry:
+        """The ledger's line on this task."""
+        name = self.part.rsplit("/", 1)[-1]
+        return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), **facts)
+
 
 def read_bundle(path: str) -> ModelBundle:
     """A model bundle from a local folder or a URL, its hashes checked.
@@ -65,12 +77,6 @@ def read_bundle(path: str) -> ModelBundle:
     return bundle_from_files(read, path)
 
 
-def counted(table: pa.Table, column: str) -> Counter[str]:
-    """How often each value stands in a column; nulls do not count."""
-    counts = pc.value_counts(table[column].drop_null()).to_pylist()
-    return Counter({entry["values"]: entry["counts"] for entry in counts})
-
-
 class ShardClassifier:
     """An actor that holds the bundle and turns one shard after the other into parts."""
 
@@ -88,41 +94,65 @@ class ShardClassifier:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         # As text: as a column of structs, the classes of one shard would become nulls of another.
         tasks = map(ShardTask.from_json, batch["task"])
-        return {"done": [json.dumps(self._classify_or_say_why(task)) for task in tasks]}
+        return {"done": [json.dumps(asdict(self._classify_or_say_why(task))) for task in tasks]}
 
-    def _classify_or_say_why(self, task: ShardTask) -> dict[str, Any]:
-        try:
-            return {**self._classify(task), "failed": ""}
-        # A shard that is damaged, or storage that fails for good, must not end the others' night.
-        except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            return {
-                "classes": {},
-                "statuses": {},
-                "failed": f"{task.shard}: {type(error).__name__}: {reason}",
-            }
+    def _classify_or_say_why(self, task: ShardTask) -> LedgerEntry:
+        started = time.monotonic()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._classify(task, started)
+            # A damaged shard must not end the night of the others, nor must a store that is away for minutes.
+            except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, storage.StoreError) and attempt < ATTEMPTS:
+                    time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+                    continue
+                reason = " ".join(str(error).split())[:300]
+                failed = f"{task.shard}: {type(error).__name__}: {reason}"
+                return task.entry(failed=failed, seconds=time.monotonic() - started)
+        raise AssertionError("the last attempt returns")
 
-    def _classify(self, task: ShardTask) -> dict[str, Any]:
+    def _classify(self, task: ShardTask, started: float) -> LedgerEntry:
+        if fingerprint(task.shard) != task.record.shard_fingerprint:
+            raise ValueError("the shard changed after the catalog was planned; start the same command again")
         settings = task.record.settings
         carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
         tables: list[pa.Table] = []
+        verdicts: list[list[str | None]] = []
+        seen: set[Any] = set()
 
         def images() -> Iterator[list[bytes | None]]:
             wanted = ["object_id", "ra", "dec", "image"]
             for table in iter_rows(task.shard, self._columns, wanted, list(dict.fromkeys(carried))):
                 tables.append(table.drop_columns(["image"]))
-                yield table["image"].to_pylist()
+                verdicts.append(_verdicts_on_ids(table["object_id"].to_pylist(), seen))
+                # A row that is not to be classified need not be decoded.
+                yield [
+                    image if verdict is None else None
+                    for image, verdict in zip(table["image"].to_pylist(), verdicts[-1], strict=True)
+                ]
 
         # Rows are read a batch ahead of the networks, so tables and results are joined by position.
         parts = [
-            self._rows(tables[index], statuses, prediction, settings)
+            self._rows(
+                tables[index],
+                [given or found for given, found in zip(verdicts[index], statuses, strict=True)],
+                prediction,
+                settings,
+            )
             for index, (statuses, prediction) in enumerate(
                 self._classifier(settings).classify_batches(images())
             )
         ]
         table = pa.concat_tables(parts, promote_options="permissive")
-        storage.write_bytes(task.part, encode_part(table, task.record))
-        return {"classes": dict(counted(table, "label")), "statuses": dict(counted(table, "status"))}
+        content = encode_part(table, task.record)
+        storage.write_bytes(task.part, content)
+        return task.entry(
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            classes=dict(counted(table, "label")),
+            statuses=dict(counted(table, "status")),
+            seconds=time.monotonic() - started,
+        )
 
     def _rows(
         self, rows: pa.Table, statuses: list[str], prediction: Any, settings: dict[str, Any]
@@ -140,3 +170,12 @@ class ShardClassifier:
                 self._bundle, self._compute, self._threads, always_stage2=always
             )
         return self._classifiers[always]
+
+
+def _verdicts_on_ids(ids: list[Any], seen: set[Any]) -> list[str | None]:
+    """For each row the status that its id alone gives it, or None; `seen` gains the ids."""
+    verdicts: list[str | None] = []
+    for identifier in ids:
+        verdicts.append(NO_ID if identifier is None else DUPLICATE_ID if identifier in seen else None)
+        seen.add(identifier)
+    return verdicts

@@ -11,7 +11,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,11 +26,15 @@ __all__ = [
     "MAX_SHARD_ROWS",
     "ROW_GROUP_ROWS",
     "SHARD_SCHEMA",
+    "SHARD_SUFFIXES",
     "Columns",
+    "ShardFacts",
     "check_columns",
+    "check_schema",
     "count_rows",
     "encode_shard",
     "fingerprint",
+    "inspect_shard",
     "iter_rows",
     "list_shards",
     "read_columns",
@@ -40,6 +44,7 @@ __all__ = [
 MAX_SHARD_ROWS = 4096
 MAX_SHARD_BYTES = 64 * 2**20
 ROW_GROUP_ROWS = 256
+FINGERPRINT_BYTES = 65536
 SHARD_SUFFIXES = (".parquet", ".tar")
 
 SHARD_SCHEMA = pa.schema(
@@ -82,9 +87,43 @@ class Columns:
         }
 
 
+@dataclass(frozen=True)
+class ShardFacts:
+    """What a look at a shard's ends tells.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema or None
+        None for a tar, whose members each have their own.
+    rows : int or None
+        None for a tar, which would have to be read to its end.
+    fingerprint : str
+    """
+
+    schema: pa.Schema | None
+    rows: int | None
+    fingerprint: str
+
+
 def list_shards(shards: str) -> list[str]:
     """The shards behind a command-line argument, sorted; see `pipeline.storage.find_files`."""
     return storage.find_files(shards, SHARD_SUFFIXES)
+
+
+def inspect_shard(shard: str) -> ShardFacts:
+    """Schema, rows and fingerprint of a shard.
+
+    Raises
+    ------
+    UserError
+        If it is not a Parquet file, or a tar.
+    """
+    with storage.open_input(shard) as file:
+        mark = _fingerprint(file)
+        if _is_tar(shard):
+            return ShardFacts(None, None, mark)
+        parquet = _parquet(shard, file)
+        return ShardFacts(parquet.schema_arrow, int(parquet.metadata.num_rows), mark)
 
 
 def shard_name(name: str, index: int, count: int) -> str:
@@ -136,7 +175,7 @@ def check_columns(
     """
     for shard, schema in zip(shards, storage.in_threads(_shard_schema, shards), strict=True):
         if schema is not None:
-            _check_schema(shard, schema, columns, required, carry)
+            check_schema(shard, schema, columns, required, carry)
 
 
 def iter_rows(
@@ -196,18 +235,23 @@ def count_rows(shard: str) -> int | None:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 
-def fingerprint(shard: str, tail_bytes: int = 65536) -> str:
+def fingerprint(shard: str) -> str:
     """A short hash of a shard's content: its size and its two ends, cheap to read from object storage.
 
     A Parquet footer, at the end of the file, holds the row counts, sizes and statistics of all columns, so
     two different shards of one name do not share a fingerprint in practice.
     """
     with storage.open_input(shard) as file:
-        size = file.seek(0, io.SEEK_END)
-        digest = hashlib.sha256(str(size).encode())
-        for start in (0, max(0, size - tail_bytes)):
-            file.seek(start)
-            digest.update(file.read(tail_bytes))
+        return _fingerprint(file)
+
+
+def _fingerprint(file: BinaryIO) -> str:
+    size = file.seek(0, io.SEEK_END)
+    digest = hashlib.sha256(str(size).encode())
+    for start in (0, max(0, size - FINGERPRINT_BYTES)):
+        file.seek(start)
+        digest.update(file.read(FINGERPRINT_BYTES))
+    file.seek(0)
     return digest.hexdigest()[:16]
 
 
@@ -219,16 +263,21 @@ def _shard_schema(shard: str) -> pa.Schema | None:
     """The schema of a Parquet shard; None for a tar, whose members each have their own."""
     if _is_tar(shard):
         return None
+    with storage.open_input(shard) as file:
+        return _parquet(shard, file).schema_arrow
+
+
+def _parquet(shard: str, file: BinaryIO) -> pq.ParquetFile:
     try:
-        with storage.open_input(shard) as file:
-            return pq.ParquetFile(file).schema_arrow
+        return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{shard} is not a Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _check_schema(
+def check_schema(
     shard: str, schema: pa.Schema, columns: Columns, required: Sequence[str], carry: Sequence[str]
 ) -> None:
+    """Check one shard's schema; see `check_columns`."""
     names = columns.standard_names()
     for standard in required:
         if names[standard] not in schema.names:

@@ -105,6 +105,14 @@ def tiny_bundle(tiny_run: Path) -> str:
     return str(tiny_run / "bundle")
 
 
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle that need not be trained: for what does not depend on how good it is."""
+    from tests.bundles import random_bundle
+
+    return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
+
+
 def hiwl(*arguments: str) -> subprocess.Popen[str]:
     """The command line in a process of its own, in a process group of its own, with a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -13,6 +13,8 @@ import pytest
 from hiwl_core.errors import UserError
 from pipeline.classify import classify
 from pipeline.evaluate import evaluate
+from pipeline.verify import verify
+from tests.bundles import random_bundle
 from tests.conftest import TinyData, hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 
@@ -31,11 +33,11 @@ def write_shards(folder: Path, count: int, per_class: int = 2) -> Path:
     return folder
 
 
-def test_every_row_is_in_the_catalog_once_with_its_columns(tiny_bundle: str, tmp_path: Path) -> None:
+def test_every_row_is_in_the_catalog_once_with_its_columns(random_model: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "sky", 3)
-    summary = classify(tiny_bundle, str(shards), str(tmp_path / "catalog"))
+    summary = classify(random_model, str(shards), str(tmp_path / "catalog"))
     catalog = read(tmp_path / "catalog")
-    assert [path.name for path in sorted((tmp_path / "catalog").iterdir())] == [
+    assert [path.name for path in sorted((tmp_path / "catalog").glob("*.parquet"))] == [
         path.name for path in sorted(shards.iterdir())
     ]
     assert sorted(catalog["object_id"]) == [1000 * i + j for i in range(3) for j in range(10)]
@@ -57,9 +59,9 @@ def test_every_row_is_in_the_catalog_once_with_its_columns(tiny_bundle: str, tmp
     assert summary.classes == catalog["label"].value_counts().to_dict()
 
 
-def test_columns_say_their_units_and_meaning(tiny_bundle: str, tmp_path: Path) -> None:
-    classify(tiny_bundle, str(write_shards(tmp_path / "sky", 1, 1)), str(tmp_path / "catalog"))
-    schema = pq.read_schema(next((tmp_path / "catalog").iterdir()))
+def test_columns_say_their_units_and_meaning(random_model: str, tmp_path: Path) -> None:
+    classify(random_model, str(write_shards(tmp_path / "sky", 1, 1)), str(tmp_path / "catalog"))
+    schema = pq.read_schema(next((tmp_path / "catalog").glob("*.parquet")))
     assert schema.field("p_css").type == pa.float32()
     assert schema.field("object_id").type == pa.int64()
     assert schema.field("ra").metadata[b"unit"] == b"deg"
@@ -67,7 +69,7 @@ def test_columns_say_their_units_and_meaning(tiny_bundle: str, tmp_path: Path) -
     assert b"cigar-shaped" in schema.field("p_css").metadata[b"description"]
 
 
-def test_unreadable_cutouts_are_rows_with_a_status(tiny_bundle: str, tmp_path: Path) -> None:
+def test_unreadable_cutouts_are_rows_with_a_status(random_model: str, tmp_path: Path) -> None:
     images = [
         draw_galaxy("CRS", 0),
         None,
@@ -80,7 +82,7 @@ def test_unreadable_cutouts_are_rows_with_a_status(tiny_bundle: str, tmp_path: P
     pq.write_table(
         pa.table({"object_id": ids, "image": pa.array(images, pa.binary())}), tmp_path / "bad.parquet"
     )
-    classify(tiny_bundle, str(tmp_path / "bad.parquet"), str(tmp_path / "catalog"))
+    classify(random_model, str(tmp_path / "bad.parquet"), str(tmp_path / "catalog"))
     catalog = read(tmp_path / "catalog")
     assert catalog["object_id"].tolist() == ids
     assert catalog["status"].tolist() == [
@@ -95,74 +97,140 @@ def test_unreadable_cutouts_are_rows_with_a_status(tiny_bundle: str, tmp_path: P
     assert catalog["ra"].isna().all()
 
 
-def test_an_empty_shard_and_one_without_any_image_have_their_parts(tiny_bundle: str, tmp_path: Path) -> None:
+def test_an_empty_shard_and_one_without_any_image_have_their_parts(random_model: str, tmp_path: Path) -> None:
     schema = pa.schema([("object_id", pa.string()), ("image", pa.binary())])
     pq.write_table(schema.empty_table(), tmp_path / "none.parquet")
     pq.write_table(
         pa.table({"object_id": ["a"], "image": pa.array([None], pa.binary())}), tmp_path / "null.parquet"
     )
-    summary = classify(tiny_bundle, str(tmp_path / "n*.parquet"), str(tmp_path / "catalog"))
+    summary = classify(random_model, str(tmp_path / "n*.parquet"), str(tmp_path / "catalog"))
     assert summary.rows == 1
-    parts = {path.name: pq.read_table(path) for path in (tmp_path / "catalog").iterdir()}
+    parts = {path.name: pq.read_table(path) for path in (tmp_path / "catalog").glob("*.parquet")}
     assert {name: part.num_rows for name, part in parts.items()} == {"none.parquet": 0, "null.parquet": 1}
 
 
-def test_user_columns_are_carried_and_named(tiny_bundle: str, tmp_path: Path) -> None:
+def test_user_columns_are_carried_and_named(random_model: str, tmp_path: Path) -> None:
     path = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 3})
     table = pq.read_table(path).append_column("redshift", pa.array([0.1, 0.2, 0.3]))
     pq.write_table(table.rename_columns(["id", "ra", "dec", "jpg", "pixel_scale", "label", "redshift"]), path)
     from pipeline.shards import Columns
 
     classify(
-        tiny_bundle, str(path), str(tmp_path / "catalog"), Columns(id="id", image="jpg"), carry=["redshift"]
+        random_model, str(path), str(tmp_path / "catalog"), Columns(id="id", image="jpg"), carry=["redshift"]
     )
     assert read(tmp_path / "catalog")["redshift"].tolist() == [0.1, 0.2, 0.3]
     with pytest.raises(UserError, match="--carry label: that name is taken"):
-        classify(tiny_bundle, str(path), str(tmp_path / "c2"), Columns(id="id", image="jpg"), carry=["label"])
+        classify(
+            random_model, str(path), str(tmp_path / "c2"), Columns(id="id", image="jpg"), carry=["label"]
+        )
 
 
-def test_stage2_on_every_row_keeps_labels_and_fills_its_column(tiny_bundle: str, tmp_path: Path) -> None:
+def test_stage2_on_every_row_keeps_labels_and_fills_its_column(random_model: str, tmp_path: Path) -> None:
     shards = str(write_shards(tmp_path / "sky", 1, 4))
-    classify(tiny_bundle, shards, str(tmp_path / "routed"))
-    classify(tiny_bundle, shards, str(tmp_path / "always"), stage2="always")
+    classify(random_model, shards, str(tmp_path / "routed"))
+    classify(random_model, shards, str(tmp_path / "always"), stage2="always")
     routed, always = read(tmp_path / "routed"), read(tmp_path / "always")
     assert always["p_stage2_css"].notna().all()
     assert routed["label"].tolist() == always["label"].tolist()
     assert np.abs(always[PROBABILITIES].astype("float64").sum(axis=1) - 1).max() < 1e-5
 
 
-def test_only_missing_parts_are_computed(tiny_bundle: str, tmp_path: Path) -> None:
+def test_only_missing_parts_are_computed(random_model: str, tmp_path: Path) -> None:
     shards, catalog = write_shards(tmp_path / "sky", 3), tmp_path / "catalog"
-    classify(tiny_bundle, str(shards), str(catalog))
-    before = {path.name: path.read_bytes() for path in catalog.iterdir()}
+    classify(random_model, str(shards), str(catalog))
+    before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
     (catalog / "sky-00001-of-00003.parquet").unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in catalog.iterdir()}
-    summary = classify(tiny_bundle, str(shards), str(catalog))
+    kept = {path.name: path.stat().st_mtime_ns for path in catalog.glob("*.parquet")}
+    summary = classify(random_model, str(shards), str(catalog))
     assert (summary.skipped_parts, summary.computed, summary.rows) == (2, 10, 30)
     assert {name: (catalog / name).stat().st_mtime_ns for name in kept} == kept
-    assert {path.name: path.read_bytes() for path in catalog.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
 
 
-def test_a_part_of_another_shard_model_or_setting_is_never_skipped_over(
-    tiny_bundle: str, tmp_path: Path
+def test_another_model_setting_or_shard_is_refused_under_the_same_catalog(
+    random_model: str, tmp_path: Path
 ) -> None:
-    shards, catalog = write_shards(tmp_path / "sky", 1), tmp_path / "catalog"
-    classify(tiny_bundle, str(shards), str(catalog))
-    with pytest.raises(UserError, match="with other settings"):
-        classify(tiny_bundle, str(shards), str(catalog), stage2="always")
-    write_labeled_shard(shards / "sky-00000-of-00001.parquet", {"CRS": 5}, first_id=500)
-    with pytest.raises(UserError, match=r"from another shard named sky-00000-of-00001\.parquet"):
-        classify(tiny_bundle, str(shards), str(catalog))
-    (catalog / "sky-00000-of-00001.parquet").write_text("stray")
-    with pytest.raises(UserError, match="is not a part of a HIWL catalog"):
-        classify(tiny_bundle, str(shards), str(catalog))
+    shards, catalog = write_shards(tmp_path / "sky", 2), tmp_path / "catalog"
+    classify(random_model, str(shards), str(catalog))
+    before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
+    with pytest.raises(UserError, match=r"other settings \(stage2 routed, now always\)"):
+        classify(random_model, str(shards), str(catalog), stage2="always")
+    with pytest.raises(UserError, match=r"by another model \(\w{16}, now \w{16}\)"):
+        classify(random_bundle(tmp_path / "other", seed=1), str(shards), str(catalog))
+    with pytest.raises(UserError, match="1 of the 2 shards of .* are not among those given now"):
+        classify(random_model, str(shards / "sky-00000-of-00002.parquet"), str(catalog))
+    write_labeled_shard(shards / "sky-00001-of-00002.parquet", {"CRS": 5}, first_id=500)
+    write_labeled_shard(shards / "new.parquet", {"CRS": 3}, first_id=600)
+    with pytest.raises(UserError, match=r"1 shards were added .* and 1 shards were changed .*--update"):
+        classify(random_model, str(shards), str(catalog))
+    assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
+
+    summary = classify(random_model, str(shards), str(catalog), update=True)
+    assert (summary.skipped_parts, summary.computed, summary.rows) == (1, 8, 18)
+    assert sorted(read(catalog)["object_id"]) == [*range(10), *range(500, 505), *range(600, 603)]
+    assert verify(str(catalog)).passed
 
 
-def test_two_shards_of_one_name_are_refused(tiny_bundle: str, tmp_path: Path) -> None:
+def test_shards_that_were_copied_or_touched_are_the_same(random_model: str, tmp_path: Path) -> None:
+    shards, catalog = write_shards(tmp_path / "sky", 2), tmp_path / "catalog"
+    classify(random_model, str(shards), str(catalog))
+    moved = shards.rename(tmp_path / "moved")
+    (moved / "sky-00000-of-00002.parquet").touch()
+    assert classify(random_model, str(moved), str(catalog)).skipped_parts == 2
+    assert verify(str(catalog)).passed
+
+
+def test_a_folder_of_something_else_is_not_written_to(random_model: str, tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "sky", 1)
+    write_labeled_shard(tmp_path / "other" / "mine.parquet", {"CRS": 2})
+    with pytest.raises(UserError, match=r"mine\.parquet was not made by `hiwl classify`"):
+        classify(random_model, str(shards), str(tmp_path / "other"))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.parquet"]
+    catalog = tmp_path / "catalog"
+    classify(random_model, str(shards), str(catalog))
+    (catalog / "stray.parquet").write_text("stray")
+    with pytest.raises(UserError, match=r"stray\.parquet is no part of this catalog"):
+        classify(random_model, str(shards), str(catalog))
+
+
+def test_a_damaged_part_is_made_anew_and_one_of_a_killed_driver_is_adopted(
+    random_model: str, tmp_path: Path
+) -> None:
+    shards, catalog = write_shards(tmp_path / "sky", 3), tmp_path / "catalog"
+    classify(random_model, str(shards), str(catalog))
+    before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
+    damaged = catalog / "sky-00001-of-00003.parquet"
+    damaged.write_bytes(before[damaged.name][:-10])
+    summary = classify(random_model, str(shards), str(catalog))
+    assert (summary.skipped_parts, summary.computed) == (2, 10)
+    assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
+
+    # A driver that is killed has parts that no segment of the ledger knows.
+    for segment in (catalog / "_ledger").glob("*.jsonl"):
+        segment.unlink()
+    assert verify(str(catalog)).counts["checksums"] == 3
+    summary = classify(random_model, str(shards), str(catalog))
+    assert (summary.skipped_parts, summary.computed, summary.rows) == (3, 0, 30)
+    assert verify(str(catalog)).passed
+
+
+def test_rows_with_a_repeated_or_missing_id_are_kept_and_say_so(random_model: str, tmp_path: Path) -> None:
+    image = draw_galaxy("CRS", 0)
+    ids = pa.array([7, 8, 7, None, None, 9], pa.int64())
+    pq.write_table(pa.table({"object_id": ids, "image": [image] * 6}), tmp_path / "a.parquet")
+    classify(random_model, str(tmp_path / "a.parquet"), str(tmp_path / "catalog"))
+    catalog = pq.read_table(tmp_path / "catalog" / "a.parquet")
+    assert catalog["object_id"].to_pylist() == ids.to_pylist()
+    assert catalog["status"].to_pylist() == ["ok", "ok", "duplicate_id", "no_id", "no_id", "ok"]
+    assert catalog["label"].null_count == 3
+    assert verify(str(tmp_path / "catalog")).passed
+
+
+def test_two_shards_of_one_name_are_refused(random_model: str, tmp_path: Path) -> None:
     for field in ("a", "b"):
         write_shards(tmp_path / "sky" / field, 1)
     with pytest.raises(UserError, match=r"would both become sky-00000-of-00001\.parquet"):
-        classify(tiny_bundle, str(tmp_path / "sky"), str(tmp_path / "catalog"))
+        classify(random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
 
 
 def test_evaluate_scores_the_catalog_that_classify_writes(
@@ -188,20 +256,20 @@ def test_evaluate_scores_the_catalog_that_classify_writes(
     assert f"{accuracy['value']:.4f}" in page
 
 
-def test_a_damaged_shard_is_named_and_the_others_are_classified(tiny_bundle: str, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "sky", 3)
     damaged = shards / "sky-00001-of-00003.parquet"
     content = bytearray(damaged.read_bytes())
     # Its footer is whole, so that it is found only when its rows are read.
     content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
     damaged.write_bytes(content)
-    summary = classify(tiny_bundle, str(shards), str(tmp_path / "catalog"))
+    summary = classify(random_model, str(shards), str(tmp_path / "catalog"))
     assert summary.computed == 20
     assert [line.split(": ")[0] for line in summary.failed] == [str(damaged)]
     assert len(list((tmp_path / "catalog").glob("*.parquet"))) == 2
 
 
-def test_webdataset_tars_become_parts_with_their_carried_columns(tiny_bundle: str, tmp_path: Path) -> None:
+def test_webdataset_tars_become_parts_with_their_carried_columns(random_model: str, tmp_path: Path) -> None:
     # The first batch of rows has no redshift at all, the second has whole numbers, the last has others.
     redshifts = [None] * 256 + [1] * 256 + [0.5]
     with tarfile.open(tmp_path / "sky.tar", "w") as tar:
@@ -212,7 +280,7 @@ def test_webdataset_tars_become_parts_with_their_carried_columns(tiny_bundle: st
                 member = tarfile.TarInfo(f"J{index:04d}+1.5.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    summary = classify(tiny_bundle, str(tmp_path / "sky.tar"), str(tmp_path / "catalog"), carry=["z"])
+    summary = classify(random_model, str(tmp_path / "sky.tar"), str(tmp_path / "catalog"), carry=["z"])
     catalog = read(tmp_path / "catalog")
     assert summary.statuses == {"ok": 6, "undecodable": 507}
     assert catalog["object_id"].tolist() == [f"J{index:04d}+1.5" for index in range(513)]
@@ -220,17 +288,17 @@ def test_webdataset_tars_become_parts_with_their_carried_columns(tiny_bundle: st
     assert (catalog["ra"] == 12.5).all()
 
 
-def test_a_catalog_among_its_shards_is_refused(tiny_bundle: str, tmp_path: Path) -> None:
+def test_a_catalog_among_its_shards_is_refused(random_model: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "sky", 1)
     with pytest.raises(UserError, match="lie in each other"):
-        classify(tiny_bundle, str(shards), str(shards / "catalog"))
+        classify(random_model, str(shards), str(shards / "catalog"))
 
 
 @pytest.mark.slow
-def test_a_killed_classification_goes_on_to_the_same_catalog(tiny_bundle: str, tmp_path: Path) -> None:
+def test_a_killed_classification_goes_on_to_the_same_catalog(random_model: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "sky", 24, per_class=20)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    first = hiwl("classify", tiny_bundle, str(shards), str(broken))
+    first = hiwl("classify", random_model, str(shards), str(broken))
     deadline = time.monotonic() + 120
     while not (broken.exists() and len(list(broken.glob("*.parquet"))) >= 3):
         assert first.poll() is None, first.communicate()[0]
@@ -243,12 +311,12 @@ def test_a_killed_classification_goes_on_to_the_same_catalog(tiny_bundle: str, t
     survivors = {path: path.stat().st_mtime_ns for path in broken.glob("*.parquet")}
     assert 3 <= len(survivors) < 24
 
-    second = hiwl("classify", tiny_bundle, str(shards), str(broken))
+    second = hiwl("classify", random_model, str(shards), str(broken))
     output, _ = second.communicate(timeout=200)
     assert second.returncode == 0, output
     assert f"{len(survivors)} parts were there already and were skipped" in output
     assert {path: path.stat().st_mtime_ns for path in survivors} == survivors
-    classify(tiny_bundle, str(shards), str(whole))
+    classify(random_model, str(shards), str(whole))
     assert read(broken)["object_id"].is_unique
     assert len(read(broken)) == 24 * 100
     # Not bit by bit: the two Rays may grant a network another number of threads.

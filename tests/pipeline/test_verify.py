@@ -1,0 +1,147 @@
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from hiwl_core.errors import UserError
+from jobs.cli import main
+from pipeline.classify import classify
+from pipeline.status import catalog_status
+from pipeline.verify import verify
+from tests.drawings import CLASSES, write_labeled_shard
+
+
+@pytest.fixture(scope="module")
+def made(random_model: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three shards of five galaxies, ``sky``, and their catalog, ``catalog``."""
+    folder = tmp_path_factory.mktemp("made")
+    for index in range(3):
+        path = folder / "sky" / f"sky-{index:05d}-of-00003.parquet"
+        write_labeled_shard(path, dict.fromkeys(CLASSES, 1), first_id=1000 * index)
+    classify(random_model, str(folder / "sky"), str(folder / "catalog"))
+    return folder
+
+
+@pytest.fixture
+def catalog(made: Path, tmp_path: Path) -> Path:
+    """A copy of the catalog, to damage."""
+    return shutil.copytree(made / "catalog", tmp_path / "catalog")
+
+
+def rewrite(part: Path, table: pa.Table) -> None:
+    pq.write_table(table, part)
+
+
+def test_a_whole_catalog_passes(made: Path) -> None:
+    result = verify(str(made / "catalog"))
+    assert result.passed
+    assert (result.parts, result.rows, result.statuses) == (3, 15, {"ok": 15})
+    answer = CliRunner().invoke(main, ["verify", str(made / "catalog")])
+    assert answer.exit_code == 0
+    assert "the catalog is whole" in answer.output
+
+
+def test_each_kind_of_damage_is_found(catalog: Path, made: Path) -> None:
+    parts = sorted(catalog.glob("*.parquet"))
+    tables = [pq.read_table(part) for part in parts]
+
+    def counts() -> dict[str, int]:
+        return dict(verify(str(catalog)).counts)
+
+    parts[0].unlink()
+    assert counts() == {"parts": 1}
+    rewrite(parts[0], tables[0].slice(0, 4))
+    # The two checks on rows are of the plan's count and of the shard's own.
+    assert counts() == {"checksums": 1, "rows": 2, "ids": 1}
+    rewrite(parts[0], tables[0].take(pa.array([1, 0, 2, 3, 4])))
+    assert counts() == {"checksums": 1, "ids": 1}
+    # A row lost and another twice: the count is right, and nothing else is.
+    rewrite(parts[0], tables[0].take(pa.array([0, 0, 2, 3, 4])))
+    assert counts() == {"checksums": 1, "ids": 1, "doubles": 1}
+    rewrite(parts[0], tables[1])
+    assert counts() == {"checksums": 1, "models": 1, "ids": 1, "doubles": 5}
+    models = pa.array(["another"] * 5)
+    column = tables[0].column_names.index("model_id")
+    rewrite(parts[0], tables[0].set_column(column, "model_id", models))
+    assert counts() == {"checksums": 1, "models": 1}
+    parts[0].write_bytes(b"PAR1")
+    assert counts() == {"checksums": 1, "models": 1}
+    shutil.copy(made / "catalog" / parts[0].name, parts[0])
+    shutil.copy(parts[0], catalog / "stray.parquet")
+    assert counts() == {"parts": 1}
+    (catalog / "stray.parquet").unlink()
+    assert counts() == {}
+
+
+def test_changed_and_lost_shards_are_found(made: Path, catalog: Path) -> None:
+    shard = made / "sky" / "sky-00002-of-00003.parquet"
+    content = shard.read_bytes()
+    try:
+        write_labeled_shard(shard, dict.fromkeys(CLASSES, 1), first_id=5000)
+        assert verify(str(catalog)).counts == {"shards": 1}
+        shard.unlink()
+        assert verify(str(catalog)).counts == {"shards": 1}
+        answer = CliRunner().invoke(main, ["verify", str(catalog)])
+        assert answer.exit_code == 1
+        assert "start the `hiwl classify` that made it again" in answer.output
+        assert verify(str(catalog), with_shards=False).passed
+    finally:
+        shard.write_bytes(content)
+
+
+def test_an_id_in_two_shards_is_found(random_model: str, ray_session: None, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_labeled_shard(tmp_path / "sky" / f"{name}.parquet", {"CRS": 2}, first_id=10)
+    classify(random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
+    result = verify(str(tmp_path / "catalog"))
+    assert result.counts == {"doubles": 2}
+    assert result.findings["doubles"] == ["id 10 has 2 rows", "id 11 has 2 rows"]
+
+
+def test_what_is_no_catalog_is_said(tmp_path: Path) -> None:
+    for verb in (verify, catalog_status):
+        with pytest.raises(UserError, match="is not a catalog of `hiwl classify`"):
+            verb(str(tmp_path))
+
+
+def test_status_tells_a_running_job_from_a_dead_and_a_finished_one(catalog: Path) -> None:
+    status = catalog_status(str(catalog))
+    assert (status.state, status.parts_done, status.rows_done, status.rows) == ("complete", 3, 15, 15)
+    assert sum(status.classes.values()) == 15
+
+    next(catalog.glob("*.parquet")).unlink()
+    status = catalog_status(str(catalog))
+    assert (status.state, status.parts_done, status.rows_done, status.rows) == ("stopped", 2, 10, 15)
+    assert status.seconds_left is None
+    sign = catalog / "_ledger" / "_heartbeat.json"
+    told = json.loads(sign.read_text())
+    sign.write_text(json.dumps({**told, "running": True, "time": time.time() - 5}))
+    status = catalog_status(str(catalog))
+    assert status.state == "running"
+    assert status.rate > 0
+    assert status.seconds_left == pytest.approx(5 / status.rate)
+    sign.write_text(json.dumps({**told, "running": True, "time": time.time() - 3600}))
+    assert catalog_status(str(catalog)).state == "stopped"
+    answer = CliRunner().invoke(main, ["status", str(catalog)])
+    assert "stopped: 2 of 3 parts, 10 of 15 rows" in answer.output
+    assert "last sign 1 h 00 min ago" in answer.output
+
+
+def test_status_and_verify_name_a_shard_that_could_not_be_read(
+    random_model: str, ray_session: None, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        write_labeled_shard(tmp_path / "sky" / f"{name}.parquet", {"CRS": 30}, first_id=ord(name))
+    content = bytearray((tmp_path / "sky" / "b.parquet").read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    (tmp_path / "sky" / "b.parquet").write_bytes(content)
+    classify(random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
+    status = catalog_status(str(tmp_path / "catalog"))
+    assert status.parts_done == 1
+    assert list(status.failed) == [str(tmp_path / "sky" / "b.parquet")]
+    assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}

@@ -1,14 +1,11 @@
-"""Images to cutout shards: plan on the driver, one shard a task, resume by what is there already."""
+"""Images to cutout shards: a stored plan, one shard a task, resume by what is there already."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import ray
 import ray.exceptions
@@ -19,22 +16,13 @@ from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
 from pipeline.ingest_folder import IngestFolder, ShardRecord, count_classes
-from pipeline.ingest_inventory import Inventory
-from pipeline.ingest_plan import (
-    NO_IMAGE,
-    IngestPlan,
-    PlannedShard,
-    check_carry,
-    cut_shards,
-    lines_of,
-    write_objects,
-)
+from pipeline.ingest_options import IngestOptions
+from pipeline.ingest_plan import PlannedShard
+from pipeline.ingest_planning import check_unchanged, make_plan
 from pipeline.ingest_shard import IngestJob, write_shard
-from pipeline.labels import SERIES_NAME, UNLABELED, Labels, read_labels
 from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 from pipeline.source import Listing, check_source
-from pipeline.source_parquet import ParquetColumns, describe_tables, iter_objects
 
 __all__ = ["IngestSummary", "ingest"]
 
@@ -138,45 +126,33 @@ def ingest(
     """
     started = time.monotonic()
     out = storage.absolute(out).rstrip("/")
-    if not re.fullmatch(SERIES_NAME, name) or name == UNLABELED:
-        raise UserError(f"--name {name!r} cannot name shards: use letters and digits, such as cutouts")
-    columns = columns or Columns()
-    carry = tuple(dict.fromkeys(carry))
+    options = IngestOptions(
+        labels,
+        labels_id_column,
+        labels_class_column,
+        columns or Columns(),
+        tuple(dict.fromkeys(carry)),
+        name,
+        drop_unlabeled,
+        tuple(bands),
+        rgb,
+        shard_rows,
+        shard_bytes,
+    )
+    options.check()
     place = check_source(source, out)
-    bands = _checked_bands(bands, rgb)
-    settings = {
-        "--labels": _labels_digest(labels) if labels else None,
-        "--labels-id-column": labels_id_column,
-        "--labels-class-column": labels_class_column,
-        "--carry": list(carry),
-        "--name": name,
-        "--drop-unlabeled": drop_unlabeled,
-        "--bands": list(bands),
-        "--recipe": rgb and rgb.model_dump(mode="json"),
-        "columns": list(columns.standard_names().values()),
-        "rows in a shard": shard_rows,
-        "bytes in a shard": shard_bytes,
-    }
+    listing = Listing(place, out, options.bands)
     folder = IngestFolder(out)
     plan = folder.read_plan()
-    listing = Listing(place, out, bands)
     if plan is None:
-        known = (
-            read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
-        )
-        plan, parquet = _plan(listing, folder, columns, known, settings, rgb, taxonomy)
+        plan, parquet = make_plan(listing, options, folder, taxonomy)
     else:
-        for _ in listing.iter_images():
-            pass
-        now = IngestPlan(listing.kind, place, listing.digest(), settings, images=listing.images)
-        folder.check_same(plan, now)
-        # The files have the same columns, since they were planned and have not changed.
-        parquet = describe_tables(listing.tables[:1], columns, carry) if listing.tables else ParquetColumns()
+        parquet = check_unchanged(plan, listing, options, folder)
 
     shards = plan.shards()
     records = folder.finished(shards)
     resumed = sum(record.rows > 0 for record in records.values())
-    job = IngestJob(plan.kind, place, out, carry, parquet, rgb)
+    job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb)
     records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
 
     ordered = [records[shard.name] for shard in shards]
@@ -201,94 +177,6 @@ def ingest(
             f"{reason}); see {out}/rejects.csv, and ingest good images into another folder"
         )
     return summary
-
-
-def _plan(
-    listing: Listing,
-    folder: IngestFolder,
-    columns: Columns,
-    labels: Labels | None,
-    settings: dict[str, Any],
-    rgb: RgbSettings | None,
-    taxonomy: Taxonomy,
-) -> tuple[IngestPlan, ParquetColumns]:
-    """List the source, check it, and store which object goes to which shard."""
-    place, parquet = listing.place, ParquetColumns()
-    bands = settings["--bands"]
-    with Inventory(bands) as inventory:
-        inventory.add_images(listing.iter_images())
-        if listing.tables:
-            parquet = describe_tables(listing.tables, columns, settings["--carry"])
-            for objects, integers in iter_objects(listing.tables, columns, parquet.has_label):
-                inventory.add(objects, integers)
-        if bands and rgb is not None:
-            inventory.gather_sets(rgb.bands)
-        inventory.check_ids()
-        if labels is None:
-            _check_classes(place, inventory.classes(), taxonomy)
-        check_carry(place, parquet, labels, settings["--carry"])
-        without_image = inventory.join(labels, settings["--name"])
-        rows, unlabeled = inventory.count()
-        drop = settings["--drop-unlabeled"]
-        if drop and unlabeled == rows:
-            raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")
-        shards = cut_shards(
-            inventory.iter_planned(drop), settings["rows in a shard"], settings["bytes in a shard"]
-        )
-        series = write_objects(folder.plan_objects, shards, labels)
-    plan = IngestPlan(
-        listing.kind,
-        place,
-        listing.digest(),
-        settings,
-        series,
-        images=listing.images,
-        unlabeled=0 if drop else unlabeled,
-        dropped=unlabeled if drop else 0,
-        without_image=len(without_image),
-        other_files=listing.other_files,
-    )
-    folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
-    return plan, parquet
-
-
-def _checked_bands(bands: Sequence[str], rgb: RgbSettings | None) -> tuple[str, ...]:
-    """The bands, spelled as the colors that are to be made of them have them."""
-    if not bands:
-        return ()
-    given = ",".join(bands)
-    if rgb is None:
-        raise UserError(
-            f"--bands {given} needs --recipe NAME, whose section [rgb] says how bands become colors"
-        )
-    spelled = {band.lower(): band for band in (*bands, *rgb.bands)}
-    if not all(map(str.strip, bands)) or len({band.lower() for band in bands}) < len(bands):
-        raise UserError(f"--bands {given!r}: write different names with commas, such as g,r,i")
-    missing = [band for band in rgb.bands if band.lower() not in map(str.lower, bands)]
-    if missing:
-        raise UserError(
-            f"--bands {given} lacks {missing[0]!r}: the recipe makes red, green and blue of "
-            f"{', '.join(rgb.bands)} ([rgb] bands)"
-        )
-    return tuple(spelled[band.lower()] for band in bands)
-
-
-def _labels_digest(path: str) -> str:
-    try:
-        with storage.open_input(path) as file:
-            digest = hashlib.sha256()
-            while piece := file.read(2**20):
-                digest.update(piece)
-            return digest.hexdigest()
-    except FileNotFoundError:
-        raise UserError(f"no file {path!r}") from None
-
-
-def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
-    try:
-        taxonomy.encode(classes)
-    except UserError as error:
-        raise UserError(f"{place}: {error}; name the classes' column with --label-column") from None
 
 
 def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict[str, ShardRecord]:

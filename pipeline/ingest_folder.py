@@ -172,7 +172,8 @@ def _difference(begun: IngestPlan, now: IngestPlan) -> str | None:
     for option in begun.settings.keys() | now.settings.keys():
         old, new = (_plain(plan.settings.get(option)) for plan in (begun, now))
         if old != new:
-            return f"{option} is not the same ({old!r} there, now {new!r})"
+            what = "" if option == "--labels" and old and new else f" ({old!r} there, now {new!r})"
+            return f"{option} is not the same{what}"
     if begun.digest != now.digest:
         count = f"{begun.images:,} images then, {now.images:,} now"
         what = count if begun.images != now.images else "other names, sizes or dates"
@@ -185,7 +186,9 @@ def _plain(value: Any) -> Any:
 
 
 def _names(folder: str) -> set[str]:
-    return {path.rsplit("/", 1)[-1] for path, _ in storage.list_files(folder)}
+    """Names of the files in a folder, with those of subfolders before them."""
+    prefix = folder.removeprefix("file://") + "/"
+    return {path.removeprefix(prefix) for path, _ in storage.list_files(folder)}
 
 
 def _stem(name: str) -> str:

@@ -125,13 +125,15 @@ class Inventory:
         self.integers &= integers
         self._insert(self._files, objects)
 
-    def gather_sets(self, wanted: Sequence[str]) -> None:
+    def gather_sets(self, bands: Sequence[str], wanted: Sequence[str]) -> None:
         """Make one object of the files of different bands that share an id.
 
         Parameters
         ----------
+        bands : sequence of str
+            All of them.
         wanted : sequence of str
-            The bands whose files are to be read.
+            Those whose files are to be read, in any case.
 
         Raises
         ------
@@ -153,7 +155,7 @@ class Inventory:
             "CREATE TABLE objects AS SELECT object_id, min(file) AS file, NULL::BIGINT AS row, "
             f"sum(size)::BIGINT // {FITS_BYTES_PER_PNG} AS size, NULL::VARCHAR AS mark, "
             f"NULL::VARCHAR AS label, [{files}] AS files, max(size) AS largest FROM files GROUP BY object_id",
-            list(wanted),
+            [next(band for band in bands if band.lower() == one.lower()) for one in wanted],
         )
         self._database.execute("DROP TABLE files")
 

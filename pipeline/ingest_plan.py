@@ -19,16 +19,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.labels import Labels
-from pipeline.shards import SHARD_SCHEMA, shard_name
-from pipeline.source_parquet import ParquetColumns
+from pipeline.shards import shard_name
 
 __all__ = [
     "IngestPlan",
     "PlannedShard",
-    "check_carry",
     "cut_shards",
     "lines_of",
     "read_objects",
@@ -36,7 +33,6 @@ __all__ = [
 ]
 
 SHARDS_PER_SEGMENT = 16
-NO_IMAGE = "no image"
 
 
 @dataclass(frozen=True)
@@ -97,25 +93,6 @@ class IngestPlan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``plan.json``."""
         return asdict(self)
-
-
-def check_carry(place: str, parquet: ParquetColumns, labels: Labels | None, carry: Sequence[str]) -> None:
-    """Check that each column to carry is somewhere.
-
-    Raises
-    ------
-    UserError
-    """
-    in_source = {column for column, _ in parquet.carried}
-    in_labels = set(labels.carried) if labels else set()
-    for column in carry:
-        if column in SHARD_SCHEMA.names:
-            raise UserError(f"--carry {column}: every shard has this column already, leave the option out")
-        if column not in in_source | in_labels:
-            tables = [labels.place] if labels else []
-            tables += [place] if parquet.image else []
-            where = " or ".join(tables) or "the images: give --labels"
-            raise UserError(f"no column {column!r} to carry in {where}")
 
 
 def cut_shards(

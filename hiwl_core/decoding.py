@@ -20,7 +20,7 @@ from hiwl_core.statuses import MAX_PIXELS, TOO_LARGE, UNDECODABLE, UnreadableCut
 
 __all__ = ["DEFAULT_RGB", "Decoded", "decode_cutout", "decode_image"]
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 128 * 2**20
 FORMATS = ("JPEG", "PNG")
 DEFAULT_RGB = RgbSettings()
 

@@ -8,6 +8,7 @@ astropy is imported when the first FITS file is met: shards of JPEGs do not pay 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ from hiwl_core.statuses import BAD_PIXELS, MAX_PIXELS, MISSING_BAND, TOO_LARGE, 
 __all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
 FITS_MAGIC = b"SIMPLE  ="
+MAX_ALL_PIXELS = 2 * MAX_PIXELS
+"""Of all bands of a file: 256 MB in double precision."""
+STRIP_ROWS = 256
+"""Rows that become colors at once: the method works pixel by pixel and needs many copies of them."""
 MAX_BAD_SHARE = 0.01
 """Share of pixels that may be NaN or infinite in any of the bands; they become black."""
 UNNAMED_CUBES = {3: ("g", "r", "i"), 6: ("u", "g", "r", "i", "z", "y")}
@@ -132,9 +137,13 @@ def _read(content: bytes) -> list[_Plane]:
 
     if not is_fits(content):
         raise UnreadableCutout(UNDECODABLE, "not a FITS file")
+    planes: list[_Plane] = []
     try:
         with fits.open(io.BytesIO(content), memmap=False) as units:
-            planes = [plane for unit in units for plane in _planes(unit, units[0].header)]
+            for unit in units:
+                planes.extend(_planes(unit, units[0].header))
+                if sum(plane.pixels.size for plane in planes) > MAX_ALL_PIXELS:
+                    raise UnreadableCutout(TOO_LARGE, f"more than {MAX_ALL_PIXELS} pixels in all bands")
     except UnreadableCutout:
         raise
     # astropy raises many kinds for broken files, TypeError and IndexError among them.
@@ -156,9 +165,9 @@ def _planes(unit: Any, primary: Any) -> Iterator[_Plane]:
         return
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
-    if len(shape) not in (2, 3):
-        raise UnreadableCutout(UNDECODABLE, f"a FITS image of {len(shape)} dimensions")
-    if shape[-1] * shape[-2] > MAX_PIXELS or np.prod(shape, dtype=float) > 8 * MAX_PIXELS:
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise UnreadableCutout(UNDECODABLE, f"a FITS image of {len(shape)} dimensions, {shape}")
+    if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:
         raise UnreadableCutout(TOO_LARGE, f"a FITS image of {' x '.join(map(str, shape))} pixels")
     pixels = np.asarray(unit.data).reshape(shape)
     header = unit.header if _has_sky(unit.header) else primary
@@ -205,14 +214,21 @@ def _compose(planes: list[_Plane], rgb: RgbSettings) -> SkyImage:
     if len(shapes) > 1:
         sizes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise UnreadableCutout(UNDECODABLE, f"bands of different sizes: {sizes} pixels")
-    # In double precision integers do not wrap, and a float32 of any size has a square.
-    bands = np.stack([plane.pixels.astype(np.float64) for plane in planes]) - rgb.minimum
-    bad = ~np.isfinite(bands).all(axis=0)
+    height, width = planes[0].pixels.shape
+    bad = np.zeros((height, width), dtype=bool)
+    for plane in planes:
+        bad |= ~np.isfinite(plane.pixels)
     share = float(bad.mean())
     if share >= MAX_BAD_SHARE:
         raise UnreadableCutout(BAD_PIXELS, f"{share:.1%} of the pixels are not finite")
-    bands[:, bad] = 0.0
-    pixels = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for start in range(0, height, STRIP_ROWS):
+        rows = slice(start, start + STRIP_ROWS)
+        # In double precision integers do not wrap, and the largest float32 is no infinity.
+        bands = np.stack([plane.pixels[rows].astype(np.float64) for plane in planes]) - rgb.minimum
+        bands[:, bad[rows]] = 0.0
+        with np.errstate(invalid="ignore", divide="ignore"):  # black divided by black
+            pixels[rows] = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
     scale, position = _sky(planes[0].header, planes[0].pixels.shape)
     # FITS counts rows from the bottom, images from the top.
     image = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
@@ -230,6 +246,9 @@ def _sky(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[float
 
     if not _has_sky(header):
         return None, None
+    header = header.copy()
+    # A primary header may hold the WCS of the extensions and no image of its own, at which astropy wonders.
+    header.pop("NAXIS", None)
     try:
         wcs = WCS(header, fix=False)
         if not wcs.has_celestial:

@@ -35,11 +35,14 @@ def zoom_to(wanted_scale: float, pixel_scale: float | None) -> float:
     for name, scale in (("wanted", wanted_scale), ("image's", pixel_scale)):
         if not (math.isfinite(scale) and scale > 0):
             raise UnreadableCutout(NO_SCALE, f"the {name} pixel scale is {scale} arcsec")
-    return wanted_scale / pixel_scale
+    zoom = wanted_scale / pixel_scale
+    if not 0 < zoom < math.inf:
+        raise UnreadableCutout(NO_SCALE, f"pixel scales of {wanted_scale} and {pixel_scale} arcsec")
+    return zoom
 
 
-def resample_center(image: Image.Image, side: float, size: int) -> Image.Image:
-    """The central square of an image, scaled.
+def resample_center(image: Image.Image, side: float, size: int, crop: int) -> Image.Image:
+    """The central square of an image, scaled in one step to what a crop and a resize would make of it.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ def resample_center(image: Image.Image, side: float, size: int) -> Image.Image:
         Of the square, in pixels of the image, which need not be whole; at most the image's shorter side.
     size : int
         Pixels on a side of the result.
+    crop : int
+        Pixels on a side of the square at the wanted scale, of which `size` are made.
 
     Raises
     ------
@@ -59,4 +64,6 @@ def resample_center(image: Image.Image, side: float, size: int) -> Image.Image:
     left, top = (image.width - side) / 2, (image.height - side) / 2
     # Rounding must not lead out of the image, which Pillow refuses.
     box = (max(left, 0.0), max(top, 0.0), min(left + side, image.width), min(top + side, image.height))
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    # The filter of the eval transform's resize; where that has none, the sharper one keeps more of the image.
+    filter_ = Image.Resampling.BICUBIC if size == crop else Image.Resampling.BILINEAR
+    return image.resize((size, size), filter_, box=box)

@@ -38,7 +38,7 @@ STATUSES = {
     MISSING: "no image in the shard",
     UNDECODABLE: "not a whole JPEG, PNG or FITS image",
     TOO_SMALL: "smaller than the central crop that the model sees",
-    TOO_LARGE: "more than 4096 x 4096 pixels or 256 MB, which is no cutout; not decoded",
+    TOO_LARGE: "more than 4096 x 4096 pixels or 128 MB, which is no cutout; not decoded",
     BAD_PIXELS: "1 % or more of the FITS pixels are not finite",
     MISSING_BAND: "the FITS file lacks a band that the model's colors are made of, or does not name it",
     NO_SCALE: "a pixel scale was asked for, but the image's own or the wanted one is not known",

@@ -11,10 +11,11 @@ import click
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.retries import StoreError
 from pipeline.shards import Columns
+from pipeline.wanted_scale import WantedScale
 
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
-__all__ = ["VerbCommand", "actors_option", "column_options", "gpu_option"]
+__all__ = ["VerbCommand", "actors_option", "column_options", "gpu_option", "scale_options"]
 
 
 class VerbCommand(click.Command):
@@ -43,12 +44,20 @@ def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--id-column`` and its kin, and pass them on as one `Columns` named ``columns``."""
 
     @click.option("--id-column", default="object_id", show_default=True, help="Column with the object ids.")
-    @click.option("--image-column", default="image", show_default=True, help="Column with JPEG or PNG bytes.")
+    @click.option(
+        "--image-column", default="image", show_default=True, help="Column with JPEG, PNG or FITS bytes."
+    )
     @click.option("--label-column", default="label", show_default=True, help="Column with the classes.")
     @click.option(
         "--ra-column", default="ra", show_default=True, help="Column with right ascensions, degrees."
     )
     @click.option("--dec-column", default="dec", show_default=True, help="Column with declinations, degrees.")
+    @click.option(
+        "--pixel-scale-column",
+        default="pixel_scale",
+        show_default=True,
+        help="Column with pixel scales, arcsec/pixel.",
+    )
     @functools.wraps(verb)
     def with_columns(
         *args: Any,
@@ -57,12 +66,44 @@ def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         label_column: str,
         ra_column: str,
         dec_column: str,
+        pixel_scale_column: str,
         **others: Any,
     ) -> Any:
-        columns = Columns(id=id_column, image=image_column, label=label_column, ra=ra_column, dec=dec_column)
+        columns = Columns(id_column, image_column, label_column, ra_column, dec_column, pixel_scale_column)
         return verb(*args, columns=columns, **others)
 
     return with_columns
+
+
+def scale_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--scale`` and its kin, and pass them on as one `WantedScale` named ``scale``."""
+
+    @click.option(
+        "--scale", type=float, metavar="ARCSEC", help="Resample each image to so many arcsec a pixel."
+    )
+    @click.option(
+        "--scale-column", metavar="NAME", help="The same from a column of the shards, times a factor."
+    )
+    @click.option(
+        "--scale-factor",
+        type=float,
+        metavar="F",
+        help="Factor of --scale-column: 0.02 with petroR90_r gives Galaxy Zoo's scale.  [default: 1]",
+    )
+    @functools.wraps(verb)
+    def with_scale(
+        *args: Any,
+        scale: float | None,
+        scale_column: str | None,
+        scale_factor: float | None,
+        **others: Any,
+    ) -> Any:
+        if scale_factor is not None and scale_column is None:
+            raise UserError(f"--scale-factor {scale_factor}: name its column with --scale-column")
+        wanted = WantedScale(scale, scale_column, 1.0 if scale_factor is None else scale_factor)
+        return verb(*args, scale=wanted, **others)
+
+    return with_scale
 
 
 gpu_option = click.option(

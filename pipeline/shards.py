@@ -2,7 +2,7 @@
 
 The contract of a shard: at most 4,096 rows or 64 MB, row groups of 256, and the columns of `SHARD_SCHEMA`
 followed by any further ones. Files that hold the same under other column names are read in place through
-`Columns`; so are Hugging Face image structs ``{bytes, path}`` and WebDataset tars.
+`Columns`; so are Hugging Face image structs ``{bytes, path}`` and WebDataset tars, gzipped ones too.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.webdataset import iter_samples
+from pipeline.fits_positions import fill_positions
+from pipeline.parquet_rows import is_id_type, is_image_type, is_number_type, iter_parquet
+from pipeline.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.webdataset import STATUS_COLUMN, TAR_SUFFIXES, iter_samples
 
 __all__ = [
     "MAX_SHARD_BYTES",
@@ -27,6 +29,7 @@ __all__ = [
     "ROW_GROUP_ROWS",
     "SHARD_SCHEMA",
     "SHARD_SUFFIXES",
+    "STATUS_COLUMN",
     "Columns",
     "ShardFacts",
     "check_columns",
@@ -45,7 +48,7 @@ MAX_SHARD_ROWS = 4096
 MAX_SHARD_BYTES = 64 * 2**20
 ROW_GROUP_ROWS = 256
 FINGERPRINT_BYTES = 65536
-SHARD_SUFFIXES = (".parquet", ".tar")
+SHARD_SUFFIXES = (".parquet", *TAR_SUFFIXES)
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -155,7 +158,11 @@ def encode_shard(table: pa.Table, source: str) -> bytes:
 
 
 def check_columns(
-    shards: Sequence[str], columns: Columns, required: Sequence[str], carry: Sequence[str] = ()
+    shards: Sequence[str],
+    columns: Columns,
+    required: Sequence[str],
+    carry: Sequence[str] = (),
+    scale: WantedScale = AS_IT_IS,
 ) -> None:
     """Check, before any work, that each shard can be read and has the columns that the work needs.
 
@@ -167,6 +174,8 @@ def check_columns(
         Contract names (`object_id`, `image`, `label`, ...) that must be there.
     carry : sequence of str
         Further columns of the file that must be there.
+    scale : WantedScale
+        Its column must be there and hold numbers.
 
     Raises
     ------
@@ -175,7 +184,7 @@ def check_columns(
     """
     for shard, schema in zip(shards, storage.in_threads(_shard_schema, shards), strict=True):
         if schema is not None:
-            check_schema(shard, schema, columns, required, carry)
+            check_schema(shard, schema, columns, required, carry, scale)
 
 
 def iter_rows(
@@ -203,28 +212,21 @@ def iter_rows(
     Yields
     ------
     pyarrow.Table
-        Columns `wanted` then `carry`. At least one, which is empty if the shard is.
+        Columns `wanted` then `carry`. At least one, which is empty if the shard is. Those of a tar have the
+        string column `STATUS_COLUMN` last: the status of a row that is not to be classified, null elsewhere.
+        Where `ra`, `dec` and `image` are wanted, null positions come from the headers of FITS images.
     """
-    if _is_tar(shard):
-        types = {standard: SHARD_SCHEMA.field(standard).type for standard in wanted}
-        yield from iter_samples(shard, columns.standard_names(), types, carry, batch_rows)
-        return
-    names = columns.standard_names()
-    with storage.open_input(shard) as file:
-        parquet = pq.ParquetFile(file)
-        present = set(parquet.schema_arrow.names)
-        read = [name for name in [*(names[standard] for standard in wanted), *carry] if name in present]
-        read = list(dict.fromkeys(read))
-        for batch in parquet.iter_batches(batch_size=batch_rows, columns=read):
-            yield _standard_table(pa.Table.from_batches([batch]), names, wanted, carry)
-        if parquet.metadata.num_rows == 0:
-            # One table without rows, so that an empty shard has columns and becomes an empty part.
-            yield _standard_table(parquet.read(columns=read), names, wanted, carry)
+    read = iter_samples if _is_tar(shard) else iter_parquet
+    types = {standard: SHARD_SCHEMA.field(standard).type for standard in wanted}
+    for table in read(shard, columns.standard_names(), types, carry, batch_rows):
+        yield fill_positions(table)
 
 
 def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = ()) -> pa.Table:
     """All rows of a shard at once; see `iter_rows`. For columns other than the image, or small shards."""
-    return pa.concat_tables(iter_rows(shard, columns, wanted, carry, batch_rows=65536))
+    tables = iter_rows(shard, columns, wanted, carry, batch_rows=65536)
+    # What a tar's JSON members hold has the type of each table's values.
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def count_rows(shard: str) -> int | None:
@@ -256,7 +258,7 @@ def _fingerprint(file: BinaryIO) -> str:
 
 
 def _is_tar(shard: str) -> bool:
-    return shard.lower().endswith(".tar")
+    return shard.lower().endswith(TAR_SUFFIXES)
 
 
 def _shard_schema(shard: str) -> pa.Schema | None:
@@ -275,7 +277,12 @@ def _parquet(shard: str, file: BinaryIO) -> pq.ParquetFile:
 
 
 def check_schema(
-    shard: str, schema: pa.Schema, columns: Columns, required: Sequence[str], carry: Sequence[str]
+    shard: str,
+    schema: pa.Schema,
+    columns: Columns,
+    required: Sequence[str],
+    carry: Sequence[str],
+    scale: WantedScale = AS_IT_IS,
 ) -> None:
     """Check one shard's schema; see `check_columns`."""
     names = columns.standard_names()
@@ -289,47 +296,31 @@ def check_schema(
     for name in carry:
         if name not in schema.names:
             raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
-    if names["object_id"] in schema.names and not _is_id_type(schema.field(names["object_id"]).type):
+    if names["object_id"] in schema.names and not is_id_type(schema.field(names["object_id"]).type):
         raise UserError(
             f"column {names['object_id']!r} in {shard} is {schema.field(names['object_id']).type}: "
             "object ids must be signed integers or strings, since a float loses a survey id's last digits"
         )
-    if "image" in required and not _is_image_type(schema.field(names["image"]).type):
+    if "image" in required and not is_image_type(schema.field(names["image"]).type):
         raise UserError(
             f"column {names['image']!r} in {shard} is {schema.field(names['image']).type}: "
-            "the bytes of JPEG or PNG files are wanted; name their column with --image-column"
+            "the bytes of JPEG, PNG or FITS files are wanted; name their column with --image-column"
         )
+    for standard, option in (
+        ("ra", "--ra-column"),
+        ("dec", "--dec-column"),
+        ("pixel_scale", "--pixel-scale-column"),
+    ):
+        _check_number(shard, schema, names[standard], option)
+    for name in scale.carry:
+        if name not in schema.names:
+            there = ", ".join(schema.names)
+            raise UserError(f"no column {name!r} in {shard}: it has {there}; see --scale-column")
+        _check_number(shard, schema, name, "--scale-column")
 
 
-def _is_image_type(image_type: pa.DataType) -> bool:
-    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
-        image_type = image_type.field("bytes").type
-    return pa.types.is_binary(image_type) or pa.types.is_large_binary(image_type)
-
-
-def _is_id_type(id_type: pa.DataType) -> bool:
-    return (
-        pa.types.is_signed_integer(id_type)
-        or pa.types.is_string(id_type)
-        or pa.types.is_large_string(id_type)
-    )
-
-
-def _standard_table(
-    table: pa.Table, names: dict[str, str], wanted: Sequence[str], carry: Sequence[str]
-) -> pa.Table:
-    arrays: dict[str, Any] = {}
-    for standard in wanted:
-        target = SHARD_SCHEMA.field(standard).type
-        if names[standard] not in table.column_names:
-            arrays[standard] = pa.nulls(table.num_rows, target)
-            continue
-        array = table[names[standard]]
-        if pa.types.is_struct(array.type) and standard == "image":
-            array = pc.struct_field(array, "bytes")
-        if standard == "object_id" and not pa.types.is_integer(array.type):
-            target = pa.string()
-        arrays[standard] = array.cast(target)
-    for name in carry:
-        arrays[name] = table[name]
-    return pa.table(arrays)
+def _check_number(shard: str, schema: pa.Schema, name: str, option: str) -> None:
+    if name in schema.names and not is_number_type(schema.field(name).type):
+        raise UserError(
+            f"column {name!r} in {shard} is {schema.field(name).type}: numbers are wanted; see {option}"
+        )

@@ -1,8 +1,6 @@
-import io
-import json
-import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +15,8 @@ from pipeline.shards import (
     list_shards,
     read_columns,
 )
-from tests.drawings import draw_galaxy, write_labeled_shard
+from tests.broken_inputs import fits_file
+from tests.drawings import write_labeled_shard
 
 BIG_ID = 1237648720693755918
 
@@ -45,25 +44,75 @@ def test_hugging_face_image_structs(tmp_path: Path) -> None:
     assert table["object_id"].to_pylist() == ["a", "b"]
 
 
-def test_webdataset_tars_keep_dots_in_keys_and_digits_in_ids(tmp_path: Path) -> None:
-    path = tmp_path / "w.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, content in [
-            ("J1234+56.7.jpg", draw_galaxy("EO", 0)),
-            ("J1234+56.7.json", json.dumps({"label": "EO", "ra": 188.5}).encode()),
-            ("J1234+56.9.jpg", b"broken"),
-            ("sub/third.png", b"png"),
-            ("sub/third.json", json.dumps({"object_id": BIG_ID}).encode()),
-        ]:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    rows = read_columns(str(path), Columns(), ["object_id", "ra", "image", "label"]).to_pylist()
-    assert [row["object_id"] for row in rows] == ["J1234+56.7", "J1234+56.9", str(BIG_ID)]
-    assert [row["label"] for row in rows] == ["EO", None, None]
-    assert rows[0]["ra"] == 188.5
-    assert rows[1]["image"] == b"broken"
-    assert count_rows(str(path)) is None
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([BIG_ID, 2]).dictionary_encode(), [BIG_ID, 2]),
+        (pa.array(["a", None], pa.large_string()), ["a", None]),
+        (pa.array(["a", "b"], pa.string_view()), ["a", "b"]),
+        (pa.array([1, 2], pa.int16()), [1, 2]),
+    ],
+)
+def test_ids_of_many_types(tmp_path: Path, ids: pa.Array, expected: list[object]) -> None:
+    pq.write_table(pa.table({"object_id": ids, "image": [b"x", b"y"]}), tmp_path / "f.parquet")
+    check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
+    table = read_columns(str(tmp_path / "f.parquet"), Columns(), ["object_id"])
+    assert table["object_id"].to_pylist() == expected
+    assert table.schema.field("object_id").type in (pa.int64(), pa.string())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pa.array([b"x", None], pa.large_binary()),
+        pa.array([b"x", None], pa.binary_view()),
+        pa.array([b"x", None], pa.binary(1)),
+        pa.array([b"x", None]).dictionary_encode(),
+        pa.array([{"bytes": b"x", "path": "a"}, None]),
+        pa.array([{"bytes": b"x"}, {"bytes": None}], pa.struct({"bytes": pa.large_binary()})),
+    ],
+)
+def test_images_of_many_types(tmp_path: Path, image: pa.Array) -> None:
+    pq.write_table(pa.table({"object_id": [1, 2], "image": image}), tmp_path / "f.parquet")
+    check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
+    table = read_columns(str(tmp_path / "f.parquet"), Columns(), ["image"])
+    assert table["image"].to_pylist() == [b"x", None]
+    assert table.schema.field("image").type == pa.binary()
+
+
+def test_labels_as_a_dictionary_are_words(tmp_path: Path) -> None:
+    labels = pa.array(["EO", None, "EO"]).dictionary_encode()
+    pq.write_table(pa.table({"object_id": [1, 2, 3], "label": labels}), tmp_path / "f.parquet")
+    table = read_columns(str(tmp_path / "f.parquet"), Columns(), ["label"])
+    assert table["label"].to_pylist() == ["EO", None, "EO"]
+
+
+def test_large_images_make_small_tables(tmp_path: Path) -> None:
+    images = [bytes(5 * 2**20) for _ in range(30)]
+    table = pa.table({"object_id": range(30), "image": images, "other": [bytes(2**20)] * 30})
+    pq.write_table(table, tmp_path / "f.parquet", use_dictionary=False)
+    tables = list(iter_rows(str(tmp_path / "f.parquet"), Columns(), ["object_id", "image"]))
+    assert max(table.num_rows for table in tables) == 12
+    assert sum(table.num_rows for table in tables) == 30
+
+
+def test_positions_come_from_fits_headers_where_the_shard_has_none(tmp_path: Path) -> None:
+    header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": -5.0}
+    header |= {"CRPIX1": 4.5, "CRPIX2": 4.5, "CDELT1": -1e-4, "CDELT2": 1e-4}
+    fits = fits_file(np.zeros((8, 8), np.float32), **header)
+    image = [fits, fits, b"SIMPLE  = broken", b"jpeg", None]
+    table = pa.table(
+        {"object_id": range(5), "image": image, "ra": [None, 1.0, None, None, None], "dec": [2.0] * 5}
+    )
+    pq.write_table(table.drop_columns(["dec"]), tmp_path / "f.parquet")
+    read = read_columns(str(tmp_path / "f.parquet"), Columns(), ["object_id", "ra", "dec", "image"])
+    assert read["ra"].to_pylist() == [pytest.approx(10.0), 1.0, None, None, None]
+    assert read["dec"].to_pylist() == [pytest.approx(-5.0), None, None, None, None]
+    # Half a position is a mistake of the shard, which is left as it is.
+    pq.write_table(table, tmp_path / "f.parquet")
+    read = read_columns(str(tmp_path / "f.parquet"), Columns(), ["object_id", "ra", "dec", "image"])
+    assert read["ra"].to_pylist() == [None, 1.0, None, None, None]
 
 
 def test_listing_a_file_a_folder_and_a_glob(tmp_path: Path) -> None:
@@ -104,10 +153,21 @@ def test_float_ids_are_refused(tmp_path: Path) -> None:
         check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
 
 
-@pytest.mark.parametrize("image", [pa.array([1]), pa.array(["text"])])
+def test_positions_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"object_id": [1], "image": [b""], "ra": ["10h"]}), tmp_path / "f.parquet")
+    with pytest.raises(UserError, match=r"column 'ra' in .* is string: numbers are wanted; see --ra-column"):
+        check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [pa.array([1]), pa.array(["text"]), pa.array([[1, 2]], pa.list_(pa.uint8())), pa.array([{"path": "a"}])],
+)
 def test_a_column_that_holds_no_images_is_named(tmp_path: Path, image: pa.Array) -> None:
     pq.write_table(pa.table({"object_id": [1], "image": image}), tmp_path / "f.parquet")
-    with pytest.raises(UserError, match="the bytes of JPEG or PNG files are wanted"):
+    with pytest.raises(UserError, match="the bytes of JPEG, PNG or FITS files are wanted"):
+        check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
+    with pytest.raises(UserError, match=f"is {str(image.type).split('<')[0]}"):
         check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
 
 

@@ -1,0 +1,135 @@
+"""Parquet shards of anybody's making as rows under the contract's names and types, in bounded memory.
+
+What bounds it: pages are read through a buffer, so a row group need not fit in memory, only a page of each
+column; and a table holds no more rows than come to 64 MB on the average of the row group with the
+largest rows. A page is at most some MB as usual writers have it; pyarrow's own may hold 1,024 images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+
+__all__ = ["is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
+
+READ_BUFFER = 4 * 2**20
+TABLE_BYTES = 64 * 2**20
+
+
+def iter_parquet(
+    shard: str,
+    names: Mapping[str, str],
+    types: Mapping[str, pa.DataType],
+    carry: Sequence[str],
+    batch_rows: int,
+) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, some at a time.
+
+    Parameters
+    ----------
+    shard : str
+        Path or URL.
+    names : mapping of str to str
+        From the contract's names to the file's.
+    types : mapping of str to pyarrow.DataType
+        The wanted columns by their contract names; an `object_id` that is no integer becomes a string.
+    carry : sequence of str
+        Further columns, read as they are.
+    batch_rows : int
+        Rows a table, at most.
+
+    Yields
+    ------
+    pyarrow.Table
+        At least one, which is empty if the file is.
+    """
+    with storage.open_input(shard) as file:
+        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER)
+        present = set(parquet.schema_arrow.names)
+        read = [name for name in [*(names[standard] for standard in types), *carry] if name in present]
+        read = list(dict.fromkeys(read))
+        rows = min(batch_rows, _rows_of(TABLE_BYTES, parquet.metadata, set(read)))
+        for batch in parquet.iter_batches(batch_size=rows, columns=read):
+            yield _standard_table(pa.Table.from_batches([batch]), names, types, carry)
+        if parquet.metadata.num_rows == 0:
+            # One table without rows, so that an empty shard has columns and becomes an empty part.
+            yield _standard_table(parquet.read(columns=read), names, types, carry)
+
+
+def is_image_type(image_type: pa.DataType) -> bool:
+    """Whether a column can hold encoded images: bytes, or a struct with a field ``bytes``."""
+    if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
+        image_type = image_type.field("bytes").type
+    image_type = _plain(image_type)
+    return (
+        pa.types.is_binary(image_type)
+        or pa.types.is_large_binary(image_type)
+        or pa.types.is_binary_view(image_type)
+        or pa.types.is_fixed_size_binary(image_type)
+    )
+
+
+def is_id_type(id_type: pa.DataType) -> bool:
+    """Whether a column can hold object ids: signed integers or strings."""
+    id_type = _plain(id_type)
+    return (
+        pa.types.is_signed_integer(id_type)
+        or pa.types.is_string(id_type)
+        or pa.types.is_large_string(id_type)
+        or pa.types.is_string_view(id_type)
+    )
+
+
+def is_number_type(number_type: pa.DataType) -> bool:
+    """Whether a column can hold a number, or nothing but nulls."""
+    number_type = _plain(number_type)
+    return (
+        pa.types.is_integer(number_type)
+        or pa.types.is_floating(number_type)
+        or pa.types.is_decimal(number_type)
+        or pa.types.is_null(number_type)
+    )
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _rows_of(size: int, metadata: pq.FileMetaData, names: set[str]) -> int:
+    """Rows that come to so many bytes in some columns, by the row group with the largest rows."""
+    largest = 1.0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        chunks = (group.column(column) for column in range(group.num_columns))
+        held = sum(
+            chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in names
+        )
+        largest = max(largest, held / max(1, group.num_rows))
+    return max(1, int(size / largest))
+
+
+def _standard_table(
+    table: pa.Table, names: Mapping[str, str], types: Mapping[str, pa.DataType], carry: Sequence[str]
+) -> pa.Table:
+    arrays: dict[str, Any] = {}
+    for standard, target in types.items():
+        if names[standard] not in table.column_names:
+            arrays[standard] = pa.nulls(table.num_rows, target)
+            continue
+        array = table[names[standard]]
+        if pa.types.is_struct(array.type) and standard == "image":
+            array = pc.struct_field(array, "bytes")
+        if pa.types.is_dictionary(array.type):
+            array = array.cast(array.type.value_type)
+        if standard == "object_id" and not pa.types.is_integer(array.type):
+            target = pa.string()
+        arrays[standard] = array.cast(target)
+    for name in carry:
+        arrays[name] = table[name]
+    return pa.table(arrays)

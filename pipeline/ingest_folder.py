@@ -169,7 +169,7 @@ def _difference(begun: IngestPlan, now: IngestPlan) -> str | None:
     """The first difference of two plans' sources and settings, in the user's words."""
     if begun.place != now.place:
         return f"it is from {begun.place}, not from {now.place}"
-    for option in begun.settings.keys() | now.settings.keys():
+    for option in {**begun.settings, **now.settings}:
         old, new = (_plain(plan.settings.get(option)) for plan in (begun, now))
         if old != new:
             what = "" if option == "--labels" and old and new else f" ({old!r} there, now {new!r})"

@@ -35,9 +35,7 @@ def make_plan(
         For mistakes in the source, the labels table and the columns, before anything is written.
     """
     place, parquet = listing.place, ParquetColumns()
-    labels = options.labels and read_labels(
-        options.labels, options.labels_id_column, options.labels_class_column, options.carry, taxonomy
-    )
+    labels = _read_labels(options, taxonomy)
     with Inventory(options.bands) as inventory:
         inventory.add_images(_with_progress(listing.iter_images()))
         if listing.tables:
@@ -104,6 +102,13 @@ def _with_progress(entries: Iterator[Entry]) -> Iterator[Entry]:
             yield entry
             if number % FILES_A_STEP == 0:
                 advance(FILES_A_STEP)
+
+
+def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> Labels | None:
+    if options.labels is None:
+        return None
+    id_column, class_column = options.labels_id_column, options.labels_class_column
+    return read_labels(options.labels, id_column, class_column, options.carry, taxonomy)
 
 
 def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:

@@ -128,6 +128,21 @@ def test_mistakes_in_the_source(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_mistakes_in_bands(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "needs --recipe NAME" in error_of(run(images, out, "--bands", "g,r,i"))
+    assert "lacks 'i'" in error_of(run(images, out, "--bands", "g,r,z", "--recipe", "demo"))
+    for bands in ("g,r,,i", "g,r,G,i", ""):
+        assert "write different names" in error_of(run(images, out, "--bands", bands, "--recipe", "demo"))
+    assert "1234-g.fits" in error_of(run(images, out, "--bands", "g,r,i", "--recipe", "demo"))
+    assert "no recipe 'nope'" in error_of(run(images, out, "--recipe", "nope"))
+    (tmp_path / "tars").mkdir()
+    write(tmp_path / "tars" / "sky-000.tar", "")
+    assert "are shards already" in error_of(run(tmp_path / "tars", out))
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_mistakes_in_parquet(tmp_path: Path) -> None:
     def save(**columns: object) -> Path:
         pq.write_table(pa.table(columns), tmp_path / "t.parquet")

@@ -132,8 +132,8 @@ def _grounds(result: Estimate) -> str:
     rows = sum(taken.rows_computed for taken in result.samples)
     more = f", times {result.workers} workers" if result.workers > 1 else ""
     return (
-        f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}. Not in these times:\n"
-        "the start of the cluster, the writing of the parts, and what machines lose that share one storage."
+        f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}.\n"
+        "Not in these times: the start of the cluster, the writing of the parts, other users of the storage."
     )
 
 

@@ -3,6 +3,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -11,11 +12,10 @@ from hiwl_core.errors import UserError
 from jobs.plan import main
 from pipeline import storage
 from pipeline.catalog import PartRecord
-from pipeline.classify import classify
 from pipeline.estimate import estimate
 from pipeline.s3_store import s3_store
 from pipeline.shard_classifier import ShardClassifier, ShardTask, read_bundle
-from pipeline.shards import Columns, inspect_shard
+from pipeline.shards import Columns, inspect_shard, list_shards
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 from tests.object_store import ObjectStore
 
@@ -27,21 +27,38 @@ def write_sky(folder: Path) -> Path:
     for index, per_class in enumerate((30, 8, 55, 1, 20)):
         path = folder / f"sky-{index:05d}-of-00006.parquet"
         write_labeled_shard(path, dict.fromkeys(CLASSES, per_class), first_id=1000 * index, size=64)
+        names = pa.array([f"J{1000 * index + row}" for row in range(5 * per_class)])
+        pq.write_table(pq.read_table(path).append_column("name", names), path)
     empty = pq.read_schema(folder / "sky-00000-of-00006.parquet").empty_table()
     pq.write_table(empty, folder / "sky-00005-of-00006.parquet")
     return folder
 
 
-@pytest.mark.parametrize("stage2", ["routed", "always"])
+def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str], stage2: str) -> int:
+    """Make the parts of a catalog as a worker does, without Ray; returns their rows."""
+    model_id = read_bundle(bundle).model_id
+    settings = {"columns": {}, "carry": carry, "stage2": stage2, "keep_truth": False}
+    actor = ShardClassifier(bundle, model_id, Columns(), 2, False)
+    rows = 0
+    for shard in shards:
+        record = PartRecord(shard, inspect_shard(shard).fingerprint, model_id, settings)
+        part = f"{catalog}/{shard.rsplit('/', 1)[-1]}"
+        done = json.loads(actor({"task": [ShardTask(shard, part, record).to_json()]})["done"][0])
+        assert not done["failed"]
+        rows += sum(done["statuses"].values())
+    return rows
+
+
+@pytest.mark.parametrize(("stage2", "carry"), [("routed", []), ("always", ["name", "pixel_scale"])])
 def test_rows_and_the_catalog_are_as_estimated(
-    random_model: str, ray_session: None, tmp_path: Path, stage2: str
+    random_model: str, tmp_path: Path, stage2: str, carry: list[str]
 ) -> None:
-    sky = write_sky(tmp_path / "sky")
-    foreseen = estimate(random_model, str(sky), stage2=stage2, seconds=SECONDS)
+    sky, catalog = write_sky(tmp_path / "sky"), str(tmp_path / "catalog")
+    foreseen = estimate(random_model, str(sky), carry=carry, stage2=stage2, seconds=SECONDS)
     assert [path.name for path in tmp_path.iterdir()] == ["sky"]
-    made = classify(random_model, str(sky), str(tmp_path / "catalog"), stage2=stage2)
-    written = sum(size for _, size in storage.list_files(str(tmp_path / "catalog")))
-    assert (foreseen.rows, foreseen.shards, foreseen.rows_counted) == (made.rows, 6, True)
+    made = classify_here(random_model, list_shards(str(sky)), catalog, carry, stage2)
+    written = sum(size for _, size in storage.list_files(catalog))
+    assert (foreseen.rows, foreseen.shards, foreseen.rows_counted) == (made, 6, True)
     assert foreseen.bytes_written == pytest.approx(written, rel=0.3)
     assert foreseen.size == sum(path.stat().st_size for path in sky.iterdir())
     assert 0.5 * foreseen.size < foreseen.bytes_read < 2 * foreseen.size
@@ -108,22 +125,16 @@ def test_a_damaged_shard_is_passed_over_unless_all_are(
 def test_requests_are_those_that_an_actor_sends(
     random_model: str, object_store: ObjectStore, tmp_path: Path
 ) -> None:
-    sky, catalog = f"{object_store.url}/plan/sky", f"{object_store.url}/plan/catalog"
+    sky = f"{object_store.url}/plan/sky"
     for index in range(3):
         path = write_labeled_shard(tmp_path / f"{index}.parquet", {"CRS": 60}, first_id=100 * index)
         storage.write_bytes(f"{sky}/{index}.parquet", path.read_bytes())
     found = estimate(random_model, sky, sample=2, seconds=SECONDS)
     assert found.requests is not None
 
-    store, bundle = s3_store(), read_bundle(random_model)
+    store = s3_store()
     reads, got = store.reads, store.bytes_read
-    settings = {"carry": [], "stage2": "routed", "keep_truth": False}
-    actor = ShardClassifier(random_model, bundle.model_id, Columns(), 2, False)
-    for index in range(3):
-        shard = f"{sky}/{index}.parquet"
-        record = PartRecord(shard, inspect_shard(shard).fingerprint, bundle.model_id, settings)
-        done = actor({"task": [ShardTask(shard, f"{catalog}/{index}.parquet", record).to_json()]})
-        assert not json.loads(done["done"][0])["failed"]
+    classify_here(random_model, list_shards(sky), f"{object_store.url}/plan/catalog", [], "routed")
     # The bundle is local here, but its files count: three for the driver, three for the actor.
     assert found.requests["GET"] == store.reads - reads + 6
     assert found.bytes_read == pytest.approx(store.bytes_read - got, rel=0.01)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.retries import StoreError
 from pipeline.shards import Columns
 from pipeline.wanted_scale import WantedScale
 
@@ -21,7 +22,7 @@ class VerbCommand(click.Command):
     """A command that prints mistakes and unfinished work as one line, without a traceback.
 
     The exit code is 2 for a mistake of the user, a folder that cannot be written among them, and 1 for
-    unfinished work.
+    unfinished work, that which a store's failing ended among it.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -32,11 +33,11 @@ class VerbCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (UserError, IncompleteError, *PATH_ERRORS) as error:
+        except (UserError, IncompleteError, StoreError, *PATH_ERRORS) as error:
             # What a Ray task raises comes wrapped, with the whole remote traceback in its text.
             words = str(getattr(error, "cause", error))
             click.echo(f"Error: {' '.join(words.split())}", err=True)
-            ctx.exit(1 if isinstance(error, IncompleteError) else 2)
+            ctx.exit(1 if isinstance(error, (IncompleteError, StoreError)) else 2)
 
 
 def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:

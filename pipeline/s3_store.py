@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -26,26 +26,38 @@ CONNECTIONS = 32
 # Servers take 5 GB in one PUT; below this a lost connection costs little.
 SINGLE_PUT_BYTES = 64 * MEBIBYTE
 PART_BYTES = 32 * MEBIBYTE
-DELETED_AT_ONCE = 1000
+PAGE_KEYS = 1000
 
 
 def s3_store() -> S3Store:
     """The store that the environment names now, one for all threads of this process."""
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     # By process: a forked child has neither the threads nor the connections of its parent.
-    return _store_of(os.getpid(), hash(settings))
+    key = (os.getpid(), hash(settings))
+    with _making:
+        if key not in _stores:
+            _stores[key] = S3Store()
+        return _stores[key]
 
 
-@lru_cache(maxsize=8)
-def _store_of(process: int, settings: int) -> S3Store:
-    return S3Store()
+def _after_fork() -> None:
+    global _making
+    # Another thread of the parent may have held it.
+    _making = threading.Lock()
+
+
+# A client costs a third of a second: the first reading threads wait for one rather than make one each.
+_making = threading.Lock()
+_stores: dict[tuple[int, int], S3Store] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class S3Store:
     """One S3 endpoint; safe to use from many threads.
 
     Paths are ``s3://bucket/key``. For errors see `pipeline.retries.retried`; a missing key is a
-    FileNotFoundError.
+    FileNotFoundError. `reads` and `bytes_read` count what was got, for estimates of traffic.
     """
 
     def __init__(self) -> None:
@@ -68,6 +80,8 @@ class S3Store:
             raise UserError("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'") from None
         self._filesystem.retries = 1
         self._answered = False
+        self.reads, self.bytes_read = 0, 0
+        self._counting = threading.Lock()
 
     def split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path."""
@@ -77,14 +91,14 @@ class S3Store:
         return bucket, key
 
     def pages(
-        self, path: str, bucket: str, prefix: str, delimiter: str = "", limit: int = 1000
+        self, path: str, bucket: str, prefix: str, delimiter: str = "", limit: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """Pages of a listing; each has its objects in ``Contents``."""
         request: dict[str, Any] = {
             "Bucket": bucket,
             "Prefix": prefix,
             "Delimiter": delimiter,
-            "MaxKeys": limit,
+            "MaxKeys": limit or PAGE_KEYS,
         }
         while True:
             page = self._call(path, "list_objects_v2", **request)
@@ -121,6 +135,9 @@ class S3Store:
                 body.close()
             if len(content) != length:
                 raise ConnectionError(f"{len(content)} of {length} bytes came")
+            with self._counting:
+                self.reads += 1
+                self.bytes_read += length
             return content, answer
 
         try:
@@ -145,7 +162,7 @@ class S3Store:
         if not key.strip("/"):
             raise ValueError(f"{path!r} is a whole bucket: not removed")
         self._call(path, "delete_object", Bucket=bucket, Key=key.rstrip("/"))
-        for page in self.pages(path, bucket, key.rstrip("/") + "/", limit=DELETED_AT_ONCE):
+        for page in self.pages(path, bucket, key.rstrip("/") + "/"):
             keys = [{"Key": found["Key"]} for found in page.get("Contents", [])]
             if keys:
                 answer = self._call(

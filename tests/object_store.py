@@ -131,6 +131,9 @@ def serve(folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKE
     finally:
         process.kill()
         process.wait()
+        for number in ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                left.unlink(missing_ok=True)
 
 
 def _executable() -> str:

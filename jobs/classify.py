@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from hiwl_core.errors import IncompleteError
-from jobs.options import VerbCommand, actors_option, column_options, gpu_option
+from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
 from pipeline.shards import Columns
+from pipeline.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -30,6 +31,7 @@ __all__ = ["main"]
 )
 @actors_option
 @gpu_option
+@scale_options
 @column_options
 def main(
     bundle: str,
@@ -40,6 +42,7 @@ def main(
     update: bool,
     workers: int | None,
     gpu: bool | None,
+    scale: WantedScale,
     columns: Columns,
 ) -> None:
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
@@ -54,10 +57,13 @@ def main(
     Examples:
       hiwl classify run/bundle sky/cutouts catalog
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
+      hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
     """
     from pipeline.classify import classify, failures
 
-    summary = classify(bundle, shards, catalog, columns, carry, stage2, workers, gpu, update=update)
+    summary = classify(
+        bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update
+    )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")

@@ -7,8 +7,9 @@ import posixpath
 import click
 import pandas as pd
 
-from jobs.options import VerbCommand, actors_option, column_options, gpu_option
+from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
 from pipeline.shards import Columns
+from pipeline.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -19,6 +20,7 @@ __all__ = ["main"]
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
 @actors_option
 @gpu_option
+@scale_options
 @column_options
 def main(
     bundle: str,
@@ -26,6 +28,7 @@ def main(
     out: str | None,
     workers: int | None,
     gpu: bool | None,
+    scale: WantedScale,
     columns: Columns,
 ) -> None:
     """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy.
@@ -41,7 +44,7 @@ def main(
     from pipeline.evaluate import evaluate
 
     out = out or posixpath.join(posixpath.dirname(bundle.rstrip("/")) or ".", "evaluation")
-    result = evaluate(bundle, shards, out, columns, workers, gpu)
+    result = evaluate(bundle, shards, out, columns, workers, gpu, scale)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()

@@ -66,7 +66,10 @@ class PartRecord:
 
 def part_name(shard: str) -> str:
     """File name of a shard's part: ``field3.tar`` and ``field3.parquet`` both become ``field3.parquet``."""
-    return re.sub(r"\.(parquet|tar)$", "", shard.rsplit("/", 1)[-1], flags=re.IGNORECASE) + ".parquet"
+    return (
+        re.sub(r"\.(parquet|tar|tar\.gz|tgz)$", "", shard.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+        + ".parquet"
+    )
 
 
 def probability_column(class_name: str) -> str:

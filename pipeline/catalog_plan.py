@@ -1,6 +1,6 @@
 """The plan of a catalog: which shards become which parts, stored before any work begins.
 
-``CATALOG/_plan.parquet`` has one row a shard, ``CATALOG/_catalog.json`` says which model and which settings
+``CATALOG/_plan.arrow`` has one row a shard, ``CATALOG/_catalog.json`` says which model and which settings
 made the catalog. A later call must find the same; what is there is never taken for something else.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import feather
 
 from hiwl_core.errors import UserError
 from pipeline import storage
@@ -22,7 +22,8 @@ from pipeline.catalog import part_name
 __all__ = ["HEADER", "CatalogPlan", "PlannedShard", "claim_catalog", "is_catalog", "read_plan"]
 
 HEADER = "_catalog.json"
-TABLE = "_plan.parquet"
+# Not Parquet: people read their catalog as `catalog/*.parquet`.
+TABLE = "_plan.arrow"
 FORMAT_VERSION = 1
 
 PLAN_SCHEMA = pa.schema(
@@ -112,7 +113,7 @@ def read_plan(folder: str) -> CatalogPlan:
                 f"{folder} is a catalog of format {header['format_version']}, "
                 f"this HIWL reads {FORMAT_VERSION}"
             )
-        rows = pq.read_table(io.BytesIO(storage.read_bytes(f"{folder}/{TABLE}"))).to_pylist()
+        rows = feather.read_table(io.BytesIO(storage.read_bytes(f"{folder}/{TABLE}"))).to_pylist()
         shards = {row["part"]: PlannedShard(**row) for row in rows}
         return CatalogPlan(header["model_id"], header["settings"], shards)
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -135,7 +136,7 @@ def claim_catalog(folder: str, plan: CatalogPlan) -> None:
             raise UserError(f"{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
     table = pa.Table.from_pylist([shard.__dict__ for shard in plan.shards.values()], schema=PLAN_SCHEMA)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    feather.write_feather(table, buffer, compression="zstd")
     header = {"format_version": FORMAT_VERSION, "model_id": plan.model_id, "settings": plan.settings}
     # The header comes last: a folder without it is no catalog yet and is planned anew.
     storage.write_bytes(f"{folder}/{TABLE}", buffer.getvalue())

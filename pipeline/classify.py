@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 import ray.data
@@ -29,8 +29,9 @@ from pipeline.progress import progress
 from pipeline.relay import say
 from pipeline.shard_classifier import ShardClassifier, ShardTask, read_bundle
 from pipeline.shards import Columns
+from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["CatalogSummary", "classify", "failures"]
+__all__ = ["CPUS_AN_ACTOR", "CatalogSummary", "check_names", "classify", "failures"]
 
 CPUS_AN_ACTOR = 2
 # A shard whose worker died so often is set aside: it may well be what kills them.
@@ -91,6 +92,7 @@ def classify(
     workers: int | None = None,
     gpu: bool | None = None,
     keep_truth: bool = False,
+    scale: WantedScale = AS_IT_IS,
     update: bool = False,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
@@ -115,6 +117,8 @@ def classify(
         Whether each actor takes a GPU; default: if the cluster has any now.
     keep_truth : bool
         Take the shards' labels over as the column `true_label`.
+    scale : WantedScale
+        The pixel scale at which the model is to see each galaxy; default: as the images are.
     update : bool
         Take in shards that were added or changed since the catalog was planned.
 
@@ -132,13 +136,19 @@ def classify(
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
-    _check_names(bundle.taxonomy, columns, carry)
+    check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
-    settings = {"columns": columns.__dict__, "carry": carry, "stage2": stage2, "keep_truth": keep_truth}
+    settings = {
+        "columns": asdict(columns),
+        "carry": carry,
+        "stage2": stage2,
+        "keep_truth": keep_truth,
+        "scale": asdict(scale),
+    }
     required = ("object_id", "image", *(["label"] if keep_truth else []))
     plan = plan_catalog(
-        folder, shards_path, bundle.model_id, settings, columns, required, carry, update=update
+        folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
     )
     storage.prepare_folder(folder)
     found = find_parts(folder, plan)
@@ -235,7 +245,8 @@ def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStra
     return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
 
 
-def _check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+    """Check that no carried column has a name that the catalog uses itself."""
     own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
     taken = [name for name in carry if name in own]
     if taken:

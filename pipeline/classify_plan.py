@@ -27,8 +27,9 @@ from pipeline.catalog_plan import (
     read_plan,
 )
 from pipeline.shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
+from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["PartsFound", "adopt_part", "find_parts", "part_record", "plan_catalog"]
+__all__ = ["PartsFound", "adopt_part", "find_parts", "part_record", "plan_catalog", "shard_entries"]
 
 
 @dataclass
@@ -61,6 +62,7 @@ def plan_catalog(
     columns: Columns,
     required: Sequence[str],
     carry: Sequence[str],
+    scale: WantedScale = AS_IT_IS,
     update: bool = False,
 ) -> CatalogPlan:
     """The plan of a catalog: the stored one, checked against the shards, or a new one, stored.
@@ -77,6 +79,8 @@ def plan_catalog(
     columns : Columns
     required, carry : sequence of str
         Contract names and further columns that each shard must have.
+    scale : WantedScale
+        Its column too.
     update : bool
         Take in shards that were added or changed since the plan was made.
 
@@ -88,7 +92,7 @@ def plan_catalog(
     """
     # Through JSON, as the stored ones went: tuples become lists.
     settings = json.loads(json.dumps(settings))
-    entries = {entry.path: entry for entry in _shard_entries(shards_path)}
+    entries = {entry.path: entry for entry in shard_entries(shards_path)}
     names = part_names(list(entries))
     # What was planned before is not read again as long as the storage says that it is the same.
     old = read_plan(folder) if is_catalog(folder) else None
@@ -110,7 +114,7 @@ def plan_catalog(
     ):
         path = names[part]
         if found.schema is not None:
-            check_schema(path, found.schema, columns, required, carry)
+            check_schema(path, found.schema, columns, required, carry, scale)
         kept[part] = PlannedShard(
             path, part, found.rows, entries[path].size, entries[path].mark, found.fingerprint
         )
@@ -205,7 +209,14 @@ def adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
     )
 
 
-def _shard_entries(shards_path: str) -> list[storage.Entry]:
+def shard_entries(shards_path: str) -> list[storage.Entry]:
+    """The shards behind a command-line argument with their sizes, sorted; see `pipeline.shards.list_shards`.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
     entries = sorted(storage.iter_entries(shards_path), key=lambda entry: entry.path)
     wanted = [entry for entry in entries if entry.path.lower().endswith(SHARD_SUFFIXES)]
     if wanted:

@@ -26,6 +26,7 @@ from pipeline.cutout_store import check_labeled
 from pipeline.evaluation_page import Mistake, render_page
 from pipeline.shard_classifier import read_bundle
 from pipeline.shards import Columns, iter_rows, list_shards
+from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -67,12 +68,13 @@ def evaluate(
     columns: Columns | None = None,
     workers: int | None = None,
     gpu: bool | None = None,
+    scale: WantedScale = AS_IT_IS,
 ) -> Evaluation:
     """Classify labeled shards and score the result.
 
     Parameters
     ----------
-    bundle_path, shards_path, columns, workers, gpu
+    bundle_path, shards_path, columns, workers, gpu, scale
         As `pipeline.classify.classify`.
     out : str
         Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json``,
@@ -91,7 +93,14 @@ def evaluate(
     check_labeled(shards, columns, bundle.taxonomy)
     out = storage.absolute(out).rstrip("/")
     summary = classify(
-        bundle_path, shards_path, f"{out}/catalog", columns, workers=workers, gpu=gpu, keep_truth=True
+        bundle_path,
+        shards_path,
+        f"{out}/catalog",
+        columns,
+        workers=workers,
+        gpu=gpu,
+        keep_truth=True,
+        scale=scale,
     )
     if summary.failed:
         raise IncompleteError(

@@ -16,7 +16,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(
+    title: str, total: int | None, done: int = 0, unit: str = "images"
+) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error for the length of a ``with`` block.
 
     Parameters
@@ -27,6 +29,8 @@ def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[
         Galaxies in all, if that is known.
     done : int
         Those of an earlier run, which do not count for the rate.
+    unit : str
+        What the rate counts.
 
     Yields
     ------
@@ -49,7 +53,7 @@ def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[
         nonlocal now_done, last_line
         now_done += galaxies
         now = time.monotonic()
-        rate = f"{(now_done - done) / max(now - started, 1e-9):,.0f} images/s"
+        rate = f"{(now_done - done) / max(now - started, 1e-9):,.0f} {unit}/s"
         bar.update(task, completed=now_done, rate=rate)
         if not console.is_terminal and (now - last_line >= SECONDS_BETWEEN_LINES or now_done == total):
             last_line = now

@@ -12,20 +12,22 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from hiwl_core.bundle import ModelBundle, bundle_from_files
-from hiwl_core.cutouts import DUPLICATE_ID, NO_ID
+from hiwl_core.cutouts import DUPLICATE_ID, NO_ID, Cutout
 from hiwl_core.device import choose_compute
 from hiwl_core.errors import UserError
 from hiwl_core.inference import CascadeClassifier
 from pipeline import storage
 from pipeline.catalog import TRUE_LABEL, PartRecord, counted, encode_part, part_table
 from pipeline.catalog_ledger import LedgerEntry
-from pipeline.shards import Columns, fingerprint, iter_rows
+from pipeline.shards import STATUS_COLUMN, Columns, fingerprint, iter_rows
+from pipeline.wanted_scale import WantedScale
 
 __all__ = ["ShardClassifier", "ShardTask", "read_bundle"]
 
@@ -116,19 +118,21 @@ class ShardClassifier:
             raise ValueError("the shard changed after the catalog was planned; start the same command again")
         settings = task.record.settings
         carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
+        scale = WantedScale(**settings["scale"])
+        read = list(dict.fromkeys([*carried, *scale.carry]))
         tables: list[pa.Table] = []
         verdicts: list[list[str | None]] = []
         seen: set[Any] = set()
 
-        def images() -> Iterator[list[bytes | None]]:
-            wanted = ["object_id", "ra", "dec", "image"]
-            for table in iter_rows(task.shard, self._columns, wanted, list(dict.fromkeys(carried))):
+        def images() -> Iterator[list[bytes | Cutout | None]]:
+            wanted = ["object_id", "ra", "dec", "image", *scale.wanted]
+            for table in iter_rows(task.shard, self._columns, wanted, read):
                 tables.append(table.drop_columns(["image"]))
-                verdicts.append(_verdicts_on_ids(table["object_id"].to_pylist(), seen))
+                verdicts.append(_verdicts(table, seen))
                 # A row that is not to be classified need not be decoded.
                 yield [
-                    image if verdict is None else None
-                    for image, verdict in zip(table["image"].to_pylist(), verdicts[-1], strict=True)
+                    cutout if verdict is None else None
+                    for cutout, verdict in zip(scale.cutouts(table), verdicts[-1], strict=True)
                 ]
 
         # Rows are read a batch ahead of the networks, so tables and results are joined by position.
@@ -172,10 +176,12 @@ class ShardClassifier:
         return self._classifiers[always]
 
 
-def _verdicts_on_ids(ids: list[Any], seen: set[Any]) -> list[str | None]:
-    """For each row the status that its id alone gives it, or None; `seen` gains the ids."""
+def _verdicts(table: pa.Table, seen: set[Any]) -> list[str | None]:
+    """For each row the status that it has whatever its image is, or None; `seen` gains the ids."""
+    given = table[STATUS_COLUMN].to_pylist() if STATUS_COLUMN in table.column_names else []
     verdicts: list[str | None] = []
-    for identifier in ids:
-        verdicts.append(NO_ID if identifier is None else DUPLICATE_ID if identifier in seen else None)
+    for identifier, status in zip_longest(table["object_id"].to_pylist(), given):
+        own = NO_ID if identifier is None else DUPLICATE_ID if identifier in seen else None
+        verdicts.append(status or own)
         seen.add(identifier)
     return verdicts

@@ -65,7 +65,8 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
     """A local Ray with more slots than cores: they are for scheduling, not threads."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
+    # "local": or a Ray that another process of this machine started would be joined.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
     yield
     ray.shutdown()
 
@@ -113,9 +114,9 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
 
 
-def hiwl(*arguments: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, in a process group of its own, with a Ray of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """The command line in a process and a process group of its own; with a Ray of its own, unless told."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *arguments],
         stdout=subprocess.PIPE,

@@ -1,0 +1,77 @@
+"""``hiwl sample``: a page of cutouts for some rows of a catalog."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import VerbCommand
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand)
+@click.argument("catalog", metavar="CATALOG")
+@click.argument("out", metavar="OUT.html")
+@click.option("--where", metavar="CONDITION", help="Condition in SQL on the catalog's columns.")
+@click.option(
+    "--cone",
+    "cone_words",
+    metavar="RA,DEC,RADIUS",
+    help="Only galaxies within a great-circle distance: degrees; the radius also as 6arcmin or 30arcsec.",
+)
+@click.option(
+    "--count", type=click.IntRange(1, 2000), default=60, show_default=True, help="Galaxies at most."
+)
+@click.option(
+    "--order",
+    type=click.Choice(["random", "confidence"]),
+    default="random",
+    show_default=True,
+    help="A draw at random, or the least confident first.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same draw.")
+@click.option("--shards", metavar="SHARDS", help="Where the shards are now, if they were moved.")
+@click.option("--id-column", metavar="NAME", help="In the shards; default: as they were classified.")
+@click.option("--image-column", metavar="NAME", help="In the shards; default: as they were classified.")
+def main(
+    catalog: str,
+    out: str,
+    where: str | None,
+    cone_words: str | None,
+    count: int,
+    order: str,
+    seed: int,
+    shards: str | None,
+    id_column: str | None,
+    image_column: str | None,
+) -> None:
+    """Show the cutouts of some rows of a CATALOG on the page OUT.html.
+
+    Each galaxy is a card with its picture, id, position, label, confidence and probabilities. The page is one
+    file that loads nothing from anywhere. An older page is replaced; any other file is not. Only the shards
+    that hold chosen galaxies are read.
+
+    \b
+    Examples:
+      hiwl sample catalog look.html
+      hiwl sample catalog unsure.html --where "label = 'CSS' AND confidence < 0.6" --order confidence
+      hiwl sample s3://sky/catalog cluster.html --cone 194.95,27.98,30arcmin --count 200
+    """
+    from pipeline.query_cone import parse_cone
+    from pipeline.sample import sample
+
+    cone = parse_cone(cone_words) if cone_words else None
+    summary = sample(catalog, out, where, cone, count, order, seed, shards, id_column, image_column)
+    for words in summary.unread:
+        click.echo(f"not read: {words}", err=True)
+    if summary.unread and not shards:
+        click.echo("shards that were moved are named with --shards", err=True)
+    click.echo(
+        f"page: {summary.shown} of {summary.matching} rows in {summary.out}, from {summary.shards} shards"
+    )
+    if summary.without_image:
+        click.echo(f"  without a picture: {summary.without_image}")
+
+
+if __name__ == "__main__":
+    main()

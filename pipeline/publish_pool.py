@@ -1,0 +1,118 @@
+"""Runs the tasks of a publication: as Ray tasks, or by threads where starting workers would take longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from hiwl_core.errors import IncompleteError, UserError
+
+__all__ = ["TaskPool", "ray_pool", "thread_pool"]
+
+MAX_RETRIES = 3
+# Enough waiting tasks that none of the workers is idle, and few enough that results do not pile up.
+TASKS_A_CPU = 2
+AUTOSCALED_TASKS = 256
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class TaskPool(Protocol):
+    """Runs a function of a task and of something that all tasks share."""
+
+    def run(
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield a task's number and its result as they come.
+
+        Raises
+        ------
+        UserError
+            That a task raised.
+        IncompleteError
+            For a fault of the machine.
+        """
+
+
+@contextmanager
+def thread_pool(workers: int) -> Iterator[TaskPool]:
+    """A pool of threads of this process."""
+    with ThreadPoolExecutor(workers) as executor:
+        yield _Threads(executor)
+
+
+@contextmanager
+def ray_pool(workers: int | None) -> Iterator[TaskPool]:
+    """A pool of Ray tasks, `workers` of them at once or as many as there is room for."""
+    from pipeline.cluster import connected
+
+    with connected() as cluster:
+        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS)
+
+
+def _broken_off(error: BaseException) -> IncompleteError:
+    reason = " ".join(str(error).split())[:300]
+    return IncompleteError(
+        f"the publication broke off ({reason}); what is done is kept: start the same command again"
+    )
+
+
+class _Threads:
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+
+    def run(
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+    ) -> Iterator[tuple[int, Result]]:
+        futures = {self._executor.submit(function, task, shared): number for number, task in enumerate(tasks)}
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except (UserError, PermissionError):
+            raise
+        except (OSError, MemoryError, pa.ArrowException) as error:
+            raise _broken_off(error) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+class _RayTasks:
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+
+    def run(
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+    ) -> Iterator[tuple[int, Result]]:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        remote = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, retry_exceptions=[OSError])(function)
+        reference = ray.put(shared)
+        running: dict[Any, int] = {}
+        waiting = iter(enumerate(tasks))
+        try:
+            while True:
+                for number, task in waiting:
+                    running[remote.remote(task, reference)] = number
+                    if len(running) >= self._at_once:
+                        break
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1)
+                for finished in done:
+                    yield running.pop(finished), ray.get(finished)
+        except RayTaskError as error:
+            if isinstance(error.cause, (UserError, PermissionError)):
+                raise error.cause from None
+            raise _broken_off(error.cause) from error
+        except RayError as error:
+            raise _broken_off(error) from error
+        finally:
+            for unfinished in running:
+                ray.cancel(unfinished)

@@ -1,0 +1,116 @@
+"""Rows as FITS and VOTable files, with the units, UCDs and descriptions of their columns."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from astropy.io import fits
+from astropy.table import Column, MaskedColumn, Table
+
+from hiwl_core.errors import UserError
+
+__all__ = ["fits_bytes", "votable_bytes"]
+
+# What stands for null in a FITS column of integers: no id of a survey, where astropy's 999999 may be one.
+NULL_INTEGER = {2: np.iinfo(np.int16).min, 4: np.iinfo(np.int32).min, 8: np.iinfo(np.int64).min}
+
+
+def fits_bytes(rows: pa.Table) -> bytes:
+    """A FITS file with one binary table.
+
+    Nulls are NaN, the empty string, or TNULL for integers. The UCD of a column is in TUCD, its description in
+    TCOMM, as TOPCAT writes them.
+
+    Raises
+    ------
+    UserError
+        If FITS cannot hold a column.
+    """
+    table = _table(rows)
+    for column in table.columns.values():
+        if isinstance(column, MaskedColumn):
+            column.fill_value = NULL_INTEGER[column.dtype.itemsize]
+    ucds = [column.meta.pop("ucd", "") for column in table.columns.values()]
+    descriptions = [column.description or "" for column in table.columns.values()]
+    for column in table.columns.values():
+        column.description = None
+    try:
+        unit = fits.table_to_hdu(table)
+    except (ValueError, TypeError, UnicodeError) as error:
+        raise UserError(f"FITS cannot hold the answer: {error}") from None
+    unit.header["EXTNAME"] = "catalog"
+    for index, (ucd, description) in enumerate(zip(ucds, descriptions, strict=True), start=1):
+        if ucd:
+            unit.header[f"TUCD{index}"] = ucd
+        if description:
+            unit.header[f"TCOMM{index}"] = description
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), unit]).writeto(buffer)
+    return buffer.getvalue()
+
+
+def votable_bytes(rows: pa.Table) -> bytes:
+    """A VOTable, in its binary serialization.
+
+    Raises
+    ------
+    UserError
+        If a VOTable cannot hold a column.
+    """
+    buffer = io.BytesIO()
+    try:
+        _table(rows).write(buffer, format="votable", tabledata_format="binary2")
+    except (ValueError, TypeError, UnicodeError) as error:
+        raise UserError(f"a VOTable cannot hold the answer: {error}") from None
+    return buffer.getvalue()
+
+
+def _table(rows: pa.Table) -> Table:
+    columns = []
+    for field, chunks in zip(rows.schema, rows.columns, strict=True):
+        column = _column(field.name, chunks.combine_chunks())
+        notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        column.unit = notes.get("unit") or None
+        column.description = notes.get("description") or None
+        if notes.get("ucd"):
+            column.meta["ucd"] = notes["ucd"]
+        columns.append(column)
+    return Table(columns)
+
+
+def _column(name: str, values: pa.Array) -> Column:
+    """A column of the nearest type that both formats have; nulls are NaN, empty or masked."""
+    kind = values.type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        raise UserError(f"column {name!r} is {kind}, which FITS and VOTable tables do not hold: leave it out")
+    if pa.types.is_decimal(kind):
+        # DuckDB's sums of integers are such; those that an int64 holds stay exact.
+        values = _as_integer(values) if kind.scale == 0 else values.cast(pa.float64())
+    elif pa.types.is_unsigned_integer(kind):
+        values = _as_integer(values)
+    elif pa.types.is_int8(kind) or pa.types.is_boolean(kind):
+        values = values.cast(pa.int16()) if pa.types.is_int8(kind) or values.null_count else values
+    elif pa.types.is_null(kind):
+        values = values.cast(pa.float64())
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        return Column(values.to_numpy(zero_copy_only=False), name)
+    if pa.types.is_integer(kind):
+        filled = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        if not values.null_count:
+            return Column(filled, name)
+        return MaskedColumn(filled, name, mask=pc.is_null(values).to_numpy(zero_copy_only=False))
+    if pa.types.is_floating(kind):
+        return Column(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False), name)
+    words = pc.fill_null(values.cast(pa.string()), "").to_pylist()
+    return Column(np.array(words, dtype=str) if words else np.array([], dtype="U1"), name)
+
+
+def _as_integer(values: pa.Array) -> pa.Array:
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values.cast(pa.string())

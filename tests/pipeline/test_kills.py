@@ -1,0 +1,109 @@
+"""What a catalog is worth when things die: the driver, a worker, a whole node, again and again."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from pipeline.verify import verify
+from tests.conftest import hiwl
+from tests.drawings import CLASSES, write_labeled_shard
+
+KILLS = 20
+SHARDS = 130
+PATIENCE = 120.0
+
+
+def parts(catalog: Path) -> set[str]:
+    return {path.name for path in catalog.glob("*.parquet")}
+
+
+def read(catalog: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(catalog / name) for name in sorted(parts(catalog))], ignore_index=True)
+
+
+class Victims:
+    """A Ray cluster of two worker nodes, a driver, and ways to kill each."""
+
+    def __init__(self, cluster: Cluster, command: list[str]) -> None:
+        self.cluster, self.command = cluster, command
+        self.nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        self.driver = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        return hiwl(*self.command, RAY_ADDRESS=self.cluster.address)
+
+    def restart_if_ended(self) -> None:
+        # A driver may end by itself, with exit code 1: a shard was killed too often and was set aside.
+        if self.driver.poll() is not None:
+            assert self.driver.returncode == 1, self.driver.communicate()[0]
+            self.driver = self.start()
+
+    def kill(self, victim: str, rng: np.random.Generator) -> None:
+        if victim == "driver":
+            self.driver.kill()
+            self.driver.wait()
+            self.driver = self.start()
+        elif victim == "node":
+            node = self.nodes.pop(int(rng.integers(len(self.nodes))))
+            self.cluster.remove_node(node, allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(num_cpus=2))
+        else:
+            workers = [
+                child
+                for node in self.nodes
+                for child in psutil.Process(node.all_processes["raylet"][0].process.pid).children(
+                    recursive=True
+                )
+                if "MapWorker" in " ".join(child.cmdline())
+            ]
+            os.kill(workers[int(rng.integers(len(workers)))].pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_drivers_workers_and_nodes_change_nothing(random_model: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(20)
+    for index in range(SHARDS):
+        path = tmp_path / "sky" / f"sky-{index:05d}-of-{SHARDS:05d}.parquet"
+        write_labeled_shard(path, dict.fromkeys(CLASSES, 4), first_id=1000 * index)
+    catalog, whole = tmp_path / "catalog", tmp_path / "whole"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    killed: Counter[str] = Counter()
+    try:
+        victims = Victims(cluster, ["classify", random_model, str(tmp_path / "sky"), str(catalog)])
+        for number in range(KILLS):
+            victim = ("worker", "node", "driver", "worker")[number % 4]
+            before, more = len(parts(catalog)), int(rng.integers(1, 6))
+            until = time.monotonic() + PATIENCE
+            while len(parts(catalog)) < before + more:
+                assert time.monotonic() < until, f"no progress after {dict(killed)}"
+                victims.restart_if_ended()
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.3))
+            assert len(parts(catalog)) < SHARDS, "too few shards for so many kills"
+            victims.kill(victim, rng)
+            killed[victim] += 1
+        while (code := victims.driver.wait(timeout=PATIENCE)) != 0:
+            assert code == 1
+            victims.driver = victims.start()
+        reference = hiwl(
+            "classify", random_model, str(tmp_path / "sky"), str(whole), RAY_ADDRESS=cluster.address
+        )
+        assert reference.wait(timeout=PATIENCE) == 0
+    finally:
+        cluster.shutdown()
+    assert killed == {"worker": 10, "node": 5, "driver": 5}
+    result = verify(str(catalog))
+    assert result.passed, result.findings
+    assert result.rows == SHARDS * 20
+    assert parts(catalog) == parts(whole)
+    # Not bit by bit: the networks' last digits depend on how many threads they were granted.
+    pd.testing.assert_frame_equal(read(catalog), read(whole), rtol=1e-4, atol=1e-5)

@@ -135,8 +135,9 @@ def test_what_ingest_did_not_make_is_not_overwritten(tmp_path: Path, object_stor
         assert not storage.list_files(place)
     file = tmp_path / "file"
     file.write_bytes(b"mine")
-    with pytest.raises((OSError, UserError)):
-        ingest(str(source), str(file))
+    for place in (str(file), f"file://{file}"):
+        with pytest.raises(UserError, match="is a file: choose a folder"):
+            ingest(str(source), place)
     assert file.read_bytes() == b"mine"
 
 

@@ -225,3 +225,16 @@ def test_a_plan_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     assert plan.series == {"cutouts": [20, 20]}
     assert len(list((out / "_ingest" / "plan").iterdir())) == 1
     assert [len(shard) for shard in shards] == [20, 20]
+
+
+def test_packing_does_not_load_the_networks() -> None:
+    # PyTorch takes 600 MB and seconds, in the driver and in each worker.
+    code = "import sys, pipeline.ingest; print('torch' in sys.modules, 'astropy' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stdout.split() == ["False", "False"]

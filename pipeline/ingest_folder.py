@@ -78,8 +78,13 @@ class IngestFolder:
                     f"{place} is no plan that this version can go on with: choose another folder, or remove "
                     f"{self.path}"
                 ) from None
-        if any(name.endswith(".parquet") for name in _names(self.path)):
-            raise UserError(f"{self.path} holds other Parquet files: choose another folder, or remove them")
+        for entry in storage.iter_entries(self.path):
+            if entry.path == self.path.removeprefix("file://"):
+                raise UserError(f"{self.path} is a file: choose a folder for the shards")
+            if entry.path.endswith(".parquet"):
+                raise UserError(
+                    f"{self.path} holds other Parquet files: choose another folder, or remove them"
+                )
         for name in FOREIGN:
             if storage.exists(f"{self.path}/{name}"):
                 raise UserError(f"{self.path} holds another {name}: choose another folder, or remove it")

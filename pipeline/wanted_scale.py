@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from hiwl_core.cutouts import Cutout
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 
 __all__ = ["AS_IT_IS", "WantedScale"]

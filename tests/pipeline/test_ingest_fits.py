@@ -18,6 +18,7 @@ from hiwl_core.recipe import RgbSettings
 from pipeline.ingest import ingest
 from pipeline.ingest_images import pack_image
 from tests.broken_inputs import BrokenInput, broken_inputs, fits_file
+from tests.drawings import draw_galaxy
 
 RGB = RgbSettings(stretch=0.7, q=4)
 SKY = {
@@ -30,6 +31,9 @@ SKY = {
     "CDELT1": -0.2 / 3600,
     "CDELT2": 0.2 / 3600,
 }
+
+
+JPEG = draw_galaxy("EO", 0, size=16)
 
 
 def band(seed: int, side: int = 24) -> np.ndarray:
@@ -62,14 +66,8 @@ def source(tmp_path: Path) -> Path:
     (folder / "13.FIT").write_bytes(fits_file(np.stack([band(1), band(2)]), BANDS="yz", **SKY))
     (folder / "14.fits").write_bytes(fits_file(np.full((3, 24, 24), np.nan, np.float32)))
     (folder / "15.fits").write_bytes(b"SIMPLE  = nothing else")
-    (folder / "16.jpg").write_bytes(jpeg())
+    (folder / "16.jpg").write_bytes(JPEG)
     return folder
-
-
-def jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise((16, 16), 50).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def test_single_files_stay_as_they_are(ray_session: None, source: Path, tmp_path: Path) -> None:
@@ -80,7 +78,7 @@ def test_single_files_stay_as_they_are(ray_session: None, source: Path, tmp_path
         12: (source / "12.fits.fz").read_bytes(),
         # Its bands are not those of the default colors, but may be those of a model.
         13: (source / "13.FIT").read_bytes(),
-        16: jpeg(),
+        16: JPEG,
     }
     assert rows[11]["ra"] == pytest.approx(150.0, abs=1e-6)
     assert rows[11]["dec"] == pytest.approx(2.0, abs=1e-6)
@@ -100,7 +98,7 @@ def test_a_recipe_makes_them_rgb(ray_session: None, source: Path, tmp_path: Path
     for name in ("11.fits", "12.fits.fz"):
         expected = rgb_from_fits((source / name).read_bytes(), RGB).image
         assert np.array_equal(pixels(rows[int(name[:2])]["image"]), np.asarray(expected))
-    assert rows[16]["image"] == jpeg()
+    assert rows[16]["image"] == JPEG
     # The labels table knows better, where it knows something.
     assert rows[11]["ra"] == 33
     assert rows[11]["dec"] == pytest.approx(2.0, abs=1e-6)
@@ -122,7 +120,7 @@ def test_sets_of_one_file_a_band(ray_session: None, tmp_path: Path) -> None:
     (folder / "J5-g.fits").write_bytes(fits_file(np.full((24, 24), np.nan, np.float32)))
     (folder / "J6-i.fits").write_bytes(b"")
     (folder / "whole.fits").write_bytes(fits_file(images["g"]))
-    (folder / "picture-g.jpg").write_bytes(jpeg())
+    (folder / "picture-g.jpg").write_bytes(JPEG)
     summary = ingest(str(folder), str(out), bands=["g", "r", "i", "z"], rgb=RGB, shard_rows=2)
     rows = read(out)
     encoded = {name: fits_file(image) for name, image in images.items()}
@@ -136,7 +134,7 @@ def test_sets_of_one_file_a_band(ray_session: None, tmp_path: Path) -> None:
     reasons = rejects(out)
     assert reasons["J4"].startswith("missing_band: no file of band 'r'")
     assert reasons["J5"].startswith("bad_pixels: ")
-    assert reasons["J6"].startswith("missing_band: no file of band 'r'")
+    assert reasons["J6"].startswith("undecodable: ")
 
     (folder / "late" / "J1.5_g.fits").write_bytes(encoded["g"])
     with pytest.raises(UserError, match=r"object id 'J1.5' has two files of band g, .*J1.5-g.* and .*J1.5_g"):

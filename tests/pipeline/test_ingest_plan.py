@@ -135,8 +135,9 @@ def test_what_ingest_did_not_make_is_not_overwritten(tmp_path: Path, object_stor
         assert not storage.list_files(place)
     file = tmp_path / "file"
     file.write_bytes(b"mine")
-    with pytest.raises((OSError, UserError)):
-        ingest(str(source), str(file))
+    for place in (str(file), f"file://{file}"):
+        with pytest.raises(UserError, match="is a file: choose a folder"):
+            ingest(str(source), place)
     assert file.read_bytes() == b"mine"
 
 
@@ -224,3 +225,16 @@ def test_a_plan_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     assert plan.series == {"cutouts": [20, 20]}
     assert len(list((out / "_ingest" / "plan").iterdir())) == 1
     assert [len(shard) for shard in shards] == [20, 20]
+
+
+def test_packing_does_not_load_the_networks() -> None:
+    # PyTorch takes 600 MB and seconds, in the driver and in each worker.
+    code = "import sys, pipeline.ingest; print('torch' in sys.modules, 'astropy' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stdout.split() == ["False", "False"]

@@ -211,6 +211,7 @@ class Publication:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that all is written, and remove what is not needed any more."""
+        storage.remove_partials(self.path)
         self._write(summary)
         storage.remove(self.spill)
 

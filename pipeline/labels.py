@@ -148,6 +148,8 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
             read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
             names = [name for name in parquet.schema_arrow.names if name in read]
             return parquet.read(columns=names), list(parquet.schema_arrow.names), False
+    except storage.StoreError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
 

@@ -165,6 +165,8 @@ def _zip_entries(source: str) -> Iterator[Entry]:
             for info in archive.infolist():
                 if not info.is_dir() and not storage.hidden(info.filename):
                     yield Entry(info.filename, info.file_size, f"{info.CRC:08x}")
+    except (UserError, storage.StoreError):
+        raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{source!r} is a broken zip file: {error}; make or fetch it again") from None
 

@@ -19,14 +19,16 @@ step "$BIN/hiwl" train --data "$OUT/data/train-*.parquet" --val "$OUT/data/val-*
     --recipe demo --out "$OUT/run"
 step "$BIN/hiwl" classify "$OUT/run/bundle" "$OUT/sky/cutouts" "$OUT/catalog" --carry truth
 step "$BIN/hiwl" evaluate "$OUT/run/bundle" "$OUT/data/test-*.parquet" --out "$OUT/evaluation"
+step "$BIN/hiwl" verify "$OUT/catalog"
+step "$BIN/hiwl" sample "$OUT/catalog" "$OUT/unsure.html" --order confidence --count 60
+step "$BIN/hiwl" query "$OUT/catalog" "SELECT label, count(*) AS galaxies, avg(confidence) FROM catalog GROUP BY label"
+step "$BIN/hiwl" query "$OUT/catalog" --cone 180,30,5
 
-QUERY="SELECT object_id, ra, dec, label, confidence FROM '$OUT/catalog/*.parquet' WHERE p_css > 0.5 LIMIT 5"
 cat <<END
 
-The catalog is in $OUT/catalog. The scores are in $OUT/evaluation; $OUT/evaluation/evaluation.html is to look at.
-Query the catalog with DuckDB, or with anything that reads Parquet:
+The catalog is in $OUT/catalog; ask it more with
 
-  $BIN/python -c "import duckdb; print(duckdb.sql(\"$QUERY\"))"
+  $BIN/hiwl query $OUT/catalog "SELECT object_id, ra, dec, confidence FROM catalog WHERE p_css > 0.5 LIMIT 5"
 
+To look at: $OUT/evaluation/evaluation.html has the scores, $OUT/unsure.html the galaxies of which it is least sure.
 END
-"$BIN/python" -c "import duckdb; print(duckdb.sql(\"$QUERY\"))"

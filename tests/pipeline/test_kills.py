@@ -19,7 +19,7 @@ from tests.drawings import CLASSES, write_labeled_shard
 
 KILLS = 20
 SHARDS = 130
-PATIENCE = 120.0
+PATIENCE = 180.0
 
 
 def parts(catalog: Path) -> set[str]:
@@ -97,7 +97,7 @@ def test_twenty_kills_of_drivers_workers_and_nodes_change_nothing(random_model: 
         reference = hiwl(
             "classify", random_model, str(tmp_path / "sky"), str(whole), RAY_ADDRESS=cluster.address
         )
-        assert reference.wait(timeout=PATIENCE) == 0
+        assert reference.wait(timeout=2 * PATIENCE) == 0
     finally:
         cluster.shutdown()
     assert killed == {"worker": 10, "node": 5, "driver": 5}

@@ -5,6 +5,7 @@ The work is that of `pipeline.shard_classifier` on some of the rows, in this pro
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,9 @@ from pipeline import storage
 from pipeline.catalog import PartRecord, encode_part, part_table
 from pipeline.places import in_s3
 from pipeline.s3_store import s3_store
-from pipeline.shards import ROW_GROUP_ROWS, Columns, fingerprint, iter_rows
+from pipeline.shards import ROW_GROUP_ROWS, Columns, fingerprint, is_tar, iter_rows
+from pipeline.tar_members import BrokenTar, iter_members
+from pipeline.webdataset import sample_key
 
 __all__ = ["ShardSample", "ShardSampler", "bytes_got", "tar_bytes_a_row"]
 
@@ -205,7 +208,7 @@ class ShardSampler:
 
     def _column_bytes(self, shard: str, rows: int) -> int:
         """Bytes of the columns that are read, of so many rows."""
-        if shard.lower().endswith(".tar"):
+        if is_tar(shard):
             return round(tar_bytes_a_row(shard) * rows)
         names = self._columns.standard_names()
         read = {*(names[standard] for standard in WANTED), *self._carry}
@@ -230,16 +233,16 @@ def bytes_got(path: str) -> tuple[int, int]:
 
 
 def tar_bytes_a_row(shard: str) -> float:
-    """Bytes that a sample takes in a tar, by its first ones; infinite if it has none."""
-    names: set[str] = set()
+    """Bytes that a sample takes in an unpacked tar, by its first ones; infinite if it has none."""
+    keys: set[str] = set()
     end = 0
-    with storage.open_input(shard) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-        for member in tar:
-            names.add(member.name.rpartition(".")[0])
-            if len(names) > TAR_ROWS:
+    with storage.open_input(shard) as file, contextlib.suppress(BrokenTar):
+        for member in iter_members(file, lambda name: False, 0):
+            keys.add(sample_key(member.name))
+            if len(keys) > TAR_ROWS:
                 return member.offset / TAR_ROWS
-            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return end / len(names) if names else float("inf")
+            end = member.offset + (1 + -(-member.size // tarfile.BLOCKSIZE)) * tarfile.BLOCKSIZE
+    return end / len(keys) if keys else float("inf")
 
 
 def _drawn(rows: int, bundle: ModelBundle, always: bool) -> CascadePrediction:

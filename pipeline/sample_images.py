@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import DUPLICATE_ID
 from pipeline import storage
-from pipeline.shards import Columns, iter_rows, read_columns
+from pipeline.shards import Columns, is_tar, iter_rows, read_columns
 
 __all__ = ["read_images"]
 
@@ -40,7 +40,7 @@ def read_images(shard: str, columns: Columns, rows: Sequence[tuple[object, str]]
     UserError
         If there is no such shard, or it lacks one of the columns.
     """
-    if shard.lower().endswith(".tar"):
+    if is_tar(shard):
         table = read_columns(shard, columns, ["object_id", "image"])
         places = _places(table["object_id"], rows)
         return [None if place is None else table["image"][place].as_py() for place in places]

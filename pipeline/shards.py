@@ -38,6 +38,7 @@ __all__ = [
     "encode_shard",
     "fingerprint",
     "inspect_shard",
+    "is_tar",
     "iter_rows",
     "list_shards",
     "read_columns",
@@ -123,7 +124,7 @@ def inspect_shard(shard: str) -> ShardFacts:
     """
     with storage.open_input(shard) as file:
         mark = _fingerprint(file)
-        if _is_tar(shard):
+        if is_tar(shard):
             return ShardFacts(None, None, mark)
         parquet = _parquet(shard, file)
         return ShardFacts(parquet.schema_arrow, int(parquet.metadata.num_rows), mark)
@@ -216,7 +217,7 @@ def iter_rows(
         string column `STATUS_COLUMN` last: the status of a row that is not to be classified, null elsewhere.
         Where `ra`, `dec` and `image` are wanted, null positions come from the headers of FITS images.
     """
-    read = iter_samples if _is_tar(shard) else iter_parquet
+    read = iter_samples if is_tar(shard) else iter_parquet
     types = {standard: SHARD_SCHEMA.field(standard).type for standard in wanted}
     for table in read(shard, columns.standard_names(), types, carry, batch_rows):
         yield fill_positions(table)
@@ -231,7 +232,7 @@ def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Seq
 
 def count_rows(shard: str) -> int | None:
     """Rows of a shard, from its footer; None for a tar, which would have to be read to its end."""
-    if _is_tar(shard):
+    if is_tar(shard):
         return None
     with storage.open_input(shard) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
@@ -257,13 +258,14 @@ def _fingerprint(file: BinaryIO) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_tar(shard: str) -> bool:
+def is_tar(shard: str) -> bool:
+    """Whether a shard is a WebDataset tar, plain or gzipped, by its name."""
     return shard.lower().endswith(TAR_SUFFIXES)
 
 
 def _shard_schema(shard: str) -> pa.Schema | None:
     """The schema of a Parquet shard; None for a tar, whose members each have their own."""
-    if _is_tar(shard):
+    if is_tar(shard):
         return None
     with storage.open_input(shard) as file:
         return _parquet(shard, file).schema_arrow

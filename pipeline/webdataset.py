@@ -18,7 +18,7 @@ from hiwl_core.statuses import BROKEN_SHARD, TOO_LARGE
 from pipeline import storage
 from pipeline.tar_members import BrokenTar, Member, iter_members
 
-__all__ = ["STATUS_COLUMN", "TAR_SUFFIXES", "iter_samples"]
+__all__ = ["STATUS_COLUMN", "TAR_SUFFIXES", "iter_samples", "sample_key"]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STATUS_COLUMN = "_status"
@@ -88,6 +88,11 @@ def iter_samples(
             rows, held, any_table = [], 0, True
     if rows or not any_table:
         yield _table(rows, types, carry)
+
+
+def sample_key(name: str) -> str:
+    """The key of the sample that a member belongs to, by its name."""
+    return _kind(name)[0]
 
 
 def _rows(shard: str, names: Mapping[str, str], carry: Sequence[str]) -> Iterator[dict[str, Any]]:

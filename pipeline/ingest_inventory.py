@@ -105,7 +105,7 @@ class Inventory:
                 ids = pa.array(names, pa.string())
                 files = pa.array(paths, pa.string())
             except UnicodeEncodeError:
-                bad = next(path for path in paths if not path.isprintable())
+                bad = next(path for path in paths if path.encode(errors="ignore").decode() != path)
                 raise UserError(f"the name of the file {bad!r} is not UTF-8: rename it") from None
             columns = [
                 ids,

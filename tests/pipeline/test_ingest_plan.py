@@ -215,6 +215,13 @@ def test_a_killed_ingest_goes_on_with_its_plan(ray_session: None, tmp_path: Path
     assert ids == list(range(1000, 2000))
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    source = images_in(tmp_path / "images", 2)
+    (source / os.fsdecode(b"\xff\n.jpg")).write_bytes(JPEG)
+    with pytest.raises(UserError, match=r"the name of the file '.*udcff.n.jpg' is not UTF-8"):
+        plan_of(Listing(str(source), ""), tmp_path / "out")
+
+
 def test_a_plan_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     source, out = images_in(tmp_path / "images", 40), tmp_path / "out"
     plan_of(Listing(str(source), str(out)), out, rows=1)

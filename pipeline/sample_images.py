@@ -12,6 +12,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.statuses import DUPLICATE_ID
 from pipeline import storage
 from pipeline.shards import Columns, iter_rows, read_columns
+from pipeline.webdataset import TAR_SUFFIXES
 
 __all__ = ["read_images"]
 
@@ -40,7 +41,7 @@ def read_images(shard: str, columns: Columns, rows: Sequence[tuple[object, str]]
     UserError
         If there is no such shard, or it lacks one of the columns.
     """
-    if shard.lower().endswith(".tar"):
+    if shard.lower().endswith(TAR_SUFFIXES):
         table = read_columns(shard, columns, ["object_id", "image"])
         places = _places(table["object_id"], rows)
         return [None if place is None else table["image"][place].as_py() for place in places]

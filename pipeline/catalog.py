@@ -13,18 +13,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hiwl_core.cascade import CascadePrediction
-from hiwl_core.cutouts import OK, STATUSES
 from hiwl_core.errors import UserError
+from hiwl_core.statuses import OK, STATUSES
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
+
+if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog should not wait for
+    from hiwl_core.cascade import CascadePrediction
 
 __all__ = [
     "PartRecord",

@@ -37,7 +37,7 @@ class CatalogFiles:
     tiles : list of (int, int) or None
         Order and pixel of each file of a published catalog.
     beside : list of str
-        Files of a published catalog with the rows that have no position.
+        Files of a published catalog with the rows that have no position, or an impossible one.
     """
 
     paths: list[str]
@@ -49,7 +49,7 @@ class CatalogFiles:
         if self.tiles is None:
             return self
         chosen = cone.touched(self.tiles).nonzero()[0].tolist() or [0]
-        return CatalogFiles([self.paths[i] for i in chosen], [self.tiles[i] for i in chosen])
+        return CatalogFiles([self.paths[i] for i in chosen], [self.tiles[i] for i in chosen], self.beside)
 
 
 def find_catalog(catalog: str) -> CatalogFiles:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from hiwl_core.decoding import decode_cutout
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline import storage
+from pipeline.catalog import part_name
+from pipeline.catalog_plan import is_catalog, read_plan
 from pipeline.gallery_page import MARKER, Card, render_gallery
 from pipeline.progress import progress
 from pipeline.query import ROWS, ask, open_catalog
@@ -26,8 +26,6 @@ from pipeline.shards import Columns, list_shards
 __all__ = ["ORDERS", "SampleSummary", "sample"]
 
 ORDERS = ("random", "confidence")
-PLAN = "_plan.parquet"
-SETTINGS = "_catalog.json"
 THUMBNAIL_PIXELS = 256
 # How much of a file is looked at to see whether it is a page of ours.
 HEAD_BYTES = 2048
@@ -107,8 +105,7 @@ def sample(
         raise UserError(
             f"{catalog} is published, in another order than its shards: give the catalog it came from"
         )
-    of_part = _shards_of_parts(catalog, shards)
-    columns = _columns(catalog, id_column, image_column)
+    of_part, columns = _origin(catalog.rstrip("/"), shards, id_column, image_column)
     rows, matching = _choose(catalog, where, cone, count, order, seed)
 
     wanted: dict[str | None, list[int]] = {}
@@ -154,28 +151,22 @@ def _check_out(out: str) -> None:
         raise UserError(f"{out} is there already and is not a page of hiwl sample: choose another file")
 
 
-def _shards_of_parts(catalog: str, shards: str | None) -> dict[str, str]:
-    """The shard of each part, by file name."""
-    if shards is not None:
-        from pipeline.catalog import part_name  # here, since it imports torch
-
-        return {part_name(shard): shard for shard in list_shards(shards)}
-    plan = f"{catalog.rstrip('/')}/{PLAN}"
-    if not storage.exists(plan):
-        raise UserError(f"{catalog} does not say where its shards are: name them with --shards")
-    with storage.open_input(plan) as file:
-        table = pq.read_table(file, columns=["part", "shard"])
-    return dict(zip(table["part"].to_pylist(), table["shard"].to_pylist(), strict=True))
-
-
-def _columns(catalog: str, id_column: str | None, image_column: str | None) -> Columns:
-    """What the columns are called in the shards."""
-    note = f"{catalog.rstrip('/')}/{SETTINGS}"
+def _origin(
+    catalog: str, shards: str | None, id_column: str | None, image_column: str | None
+) -> tuple[dict[str, str], Columns]:
+    """The shard of each part, by file name, and what the columns are called there."""
     columns = Columns()
-    if storage.exists(note):
-        noted = json.loads(storage.read_bytes(note)).get("settings", {}).get("columns", {})
+    of_part: dict[str, str] = {}
+    if is_catalog(catalog):
+        plan = read_plan(catalog)
+        noted = plan.settings.get("columns", {})
         columns = replace(columns, **{key: noted[key] for key in ("id", "image") if key in noted})
-    return replace(columns, id=id_column or columns.id, image=image_column or columns.image)
+        of_part = {part: planned.shard for part, planned in plan.shards.items()}
+    elif shards is None:
+        raise UserError(f"{catalog} does not say where its shards are: name them with --shards")
+    if shards is not None:
+        of_part = {part_name(shard): shard for shard in list_shards(shards)}
+    return of_part, replace(columns, id=id_column or columns.id, image=image_column or columns.image)
 
 
 def _choose(

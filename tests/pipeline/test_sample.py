@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import shutil
 import tarfile
@@ -21,11 +20,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from jobs.cli import main
+from pipeline.catalog_plan import CatalogPlan, PlannedShard, claim_catalog
 from pipeline.query_cone import Cone
 from pipeline.sample import sample
 from pipeline.sample_images import read_images
 from pipeline.shards import Columns
-from tests.catalogs import write_catalog
+from tests.catalogs import MODEL_ID, write_catalog
 
 FIRST_ID = 1237648720693755918
 ROWS = 300
@@ -56,18 +56,19 @@ def make_sky(folder: Path, **settings: Any) -> Sky:
     catalog, shards = folder / "catalog", folder / "shards"
     rows = write_catalog(catalog, 2, ROWS, **settings).to_pylist()
     shards.mkdir()
-    plan = []
+    plan: dict[str, PlannedShard] = {}
     for index, part in enumerate(sorted(catalog.glob("*.parquet"))):
         numbers = range(index * ROWS, (index + 1) * ROWS)
         images = [{"bytes": picture(n), "path": None} for n in numbers]
         ids = [rows[n]["object_id"] for n in numbers]
         pq.write_table(pa.table({"objid": ids, "picture": images}), shards / part.name, row_group_size=64)
-        plan.append(
-            {"shard": str(shards / part.name), "part": part.name, "rows": ROWS, "size": 1, "mark": "m"}
-        )
-    pq.write_table(pa.Table.from_pylist(plan), catalog / "_plan.parquet")
+        plan[part.name] = PlannedShard(str(shards / part.name), part.name, ROWS, 1, "mark", "fingerprint")
     columns = asdict(Columns(id="objid", image="picture"))
-    (catalog / "_catalog.json").write_text(json.dumps({"settings": {"columns": columns}}))
+    # As `classify` does, which writes the plan before the parts.
+    hold = folder / "hold"
+    claim_catalog(str(hold), CatalogPlan(MODEL_ID, {"columns": columns}, plan))
+    for note in hold.iterdir():
+        note.rename(catalog / note.name)
     return Sky(catalog, shards, rows)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from hiwl_core.decoding import DEFAULT_RGB, decode_cutout, decode_image
+from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_cutout, decode_image
 from hiwl_core.recipe import Augmentation, RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
 from hiwl_core.statuses import DUPLICATE_ID, MISSING, NO_ID, OK, STATUSES, TOO_SMALL, UnreadableCutout
@@ -33,23 +33,6 @@ __all__ = [
     "normalize",
     "read_cutout",
 ]
-
-
-class Cutout(NamedTuple):
-    """An encoded cutout that is to be seen at a given pixel scale.
-
-    Parameters
-    ----------
-    image : bytes or None
-    pixel_scale : float or None
-        The image's own, arcsec/pixel; None if unknown, unless a FITS image's WCS says it.
-    wanted_scale : float or None
-        The scale at which the model is to see it, arcsec/pixel; None: as it is. NaN: wanted, but unknown.
-    """
-
-    image: bytes | None
-    pixel_scale: float | None = None
-    wanted_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hiwl_core.fits_cutouts import is_fits, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import MAX_PIXELS, TOO_LARGE, UNDECODABLE, UnreadableCutout
 
-__all__ = ["DEFAULT_RGB", "Decoded", "decode_cutout", "decode_image"]
+__all__ = ["DEFAULT_RGB", "Cutout", "Decoded", "decode_cutout", "decode_image"]
 
 MAX_BYTES = 128 * 2**20
 FORMATS = ("JPEG", "PNG")
@@ -30,6 +30,23 @@ class Decoded(NamedTuple):
 
     image: Image.Image
     pixel_scale: float | None
+
+
+class Cutout(NamedTuple):
+    """An encoded cutout that is to be seen at a given pixel scale.
+
+    Parameters
+    ----------
+    image : bytes or None
+    pixel_scale : float or None
+        The image's own, arcsec/pixel; None if unknown, unless a FITS image's WCS says it.
+    wanted_scale : float or None
+        The scale at which the model is to see it, arcsec/pixel; None: as it is. NaN: wanted, but unknown.
+    """
+
+    image: bytes | None
+    pixel_scale: float | None = None
+    wanted_scale: float | None = None
 
 
 def decode_cutout(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Image.Image:

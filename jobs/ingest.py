@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
+from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
 from pipeline.ingest import IngestSummary, ingest
 from pipeline.shards import Columns
 
 __all__ = ["main"]
-
-NAMED_REJECTS = 10
 
 
 @click.command(cls=VerbCommand)
@@ -22,6 +21,8 @@ NAMED_REJECTS = 10
 @click.option("--labels-class-column", help="Classes in TABLE.  [default: class or label]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
 @click.option("--name", default="cutouts", show_default=True, help="Name of the shards without a split.")
+@click.option("--bands", metavar="g,r,i", help="Make one image of ID-g.fits, ID-r.fits, ...")
+@click.option("--recipe", metavar="NAME", help="Make FITS images RGB by this recipe's section [rgb].")
 @click.option("--drop-unlabeled", is_flag=True, help="Leave out objects without a class.")
 @column_options
 def main(
@@ -32,21 +33,28 @@ def main(
     labels_class_column: str | None,
     carry: tuple[str, ...],
     name: str,
+    bands: str | None,
+    recipe: str | None,
     drop_unlabeled: bool,
     columns: Columns,
 ) -> None:
     """Pack images or foreign tables into cutout shards.
 
-    SOURCE is a folder (to any depth) or a zip of JPEG and PNG files, whose names are the object ids, or a
-    Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
+    SOURCE is a folder (to any depth) or a zip of JPEG, PNG or FITS files, whose names are the object ids, or
+    a Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
     and test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot
     be read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths
     may be URLs (s3://...).
+
+    FITS files stay as they are, for the model to make colors of, unless --recipe says how to make them RGB
+    images here. Where TABLE has no position and pixel scale, their headers give them. With --bands each file
+    holds one band of the object ID and is named ID-g.fits, ID_g.fits or ID.g.fits.
 
     \b
     Examples:
       hiwl ingest images data --labels classes.csv
       hiwl ingest s3://survey/images.zip s3://survey/shards
+      hiwl ingest fits data --bands g,r,i --recipe paper
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
     """
     summary = ingest(
@@ -58,6 +66,8 @@ def main(
         labels_class_column=labels_class_column,
         carry=carry,
         name=name,
+        bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
+        rgb=load_recipe(recipe).rgb if recipe else None,
         drop_unlabeled=drop_unlabeled,
     )
     _print_rejects(summary, out)
@@ -66,10 +76,10 @@ def main(
 
 
 def _print_rejects(summary: IngestSummary, out: str) -> None:
-    for identifier, file, reason in summary.rejects[:NAMED_REJECTS]:
+    for identifier, file, reason in summary.rejects:
         click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
-    if len(summary.rejects) > NAMED_REJECTS:
-        more = len(summary.rejects) - NAMED_REJECTS
+    more = summary.unreadable + summary.without_image - len(summary.rejects)
+    if more:
         click.echo(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv", err=True)
 
 
@@ -84,8 +94,7 @@ def _print_summary(summary: IngestSummary, out: str) -> None:
         for series, counts in summary.classes.items():
             cells = [*(counts.get(name, 0) for name in names), sum(counts.values())]
             click.echo(f"{series:<10}" + "".join(f"{count:>10,}" for count in cells))
-    unreadable = len(summary.rejects) - summary.without_image
-    click.echo(f"rejects: {unreadable:,} images, {summary.without_image:,} labels without an image")
+    click.echo(f"rejects: {summary.unreadable:,} images, {summary.without_image:,} labels without an image")
     if summary.unlabeled or summary.dropped:
         click.echo(f"without a label: {summary.unlabeled:,} kept, {summary.dropped:,} left out")
     if summary.other_files:

@@ -31,7 +31,7 @@ from pipeline.shard_classifier import ShardClassifier, ShardTask, read_bundle
 from pipeline.shards import Columns
 from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["CatalogSummary", "classify", "failures"]
+__all__ = ["CPUS_AN_ACTOR", "CatalogSummary", "check_names", "classify", "failures"]
 
 CPUS_AN_ACTOR = 2
 # A shard whose worker died so often is set aside: it may well be what kills them.
@@ -136,7 +136,7 @@ def classify(
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
-    _check_names(bundle.taxonomy, columns, carry)
+    check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
     settings = {
@@ -245,7 +245,8 @@ def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStra
     return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
 
 
-def _check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+    """Check that no carried column has a name that the catalog uses itself."""
     own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
     taken = [name for name in carry if name in own]
     if taken:

@@ -29,7 +29,7 @@ from pipeline.catalog_plan import (
 from pipeline.shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
 from pipeline.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["PartsFound", "adopt_part", "find_parts", "part_record", "plan_catalog"]
+__all__ = ["PartsFound", "adopt_part", "find_parts", "part_record", "plan_catalog", "shard_entries"]
 
 
 @dataclass
@@ -92,7 +92,7 @@ def plan_catalog(
     """
     # Through JSON, as the stored ones went: tuples become lists.
     settings = json.loads(json.dumps(settings))
-    entries = {entry.path: entry for entry in _shard_entries(shards_path)}
+    entries = {entry.path: entry for entry in shard_entries(shards_path)}
     names = part_names(list(entries))
     # What was planned before is not read again as long as the storage says that it is the same.
     old = read_plan(folder) if is_catalog(folder) else None
@@ -209,7 +209,14 @@ def adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
     )
 
 
-def _shard_entries(shards_path: str) -> list[storage.Entry]:
+def shard_entries(shards_path: str) -> list[storage.Entry]:
+    """The shards behind a command-line argument with their sizes, sorted; see `pipeline.shards.list_shards`.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
     entries = sorted(storage.iter_entries(shards_path), key=lambda entry: entry.path)
     wanted = [entry for entry in entries if entry.path.lower().endswith(SHARD_SUFFIXES)]
     if wanted:

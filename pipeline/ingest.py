@@ -1,30 +1,34 @@
-"""Images to cutout shards: plan on the driver, one shard a task, resume by what is there already."""
+"""Images to cutout shards: a stored plan, one shard a task, resume by what is there already."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import ray
+import ray.exceptions
 
 from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
-from pipeline.ingest_plan import IngestPlan, ShardPlan, make_plan, table_bytes
-from pipeline.ingest_shard import IngestJob, ShardRecord, read_record, record_path, write_shard
-from pipeline.labels import SERIES_NAME, UNLABELED, read_labels
+from pipeline.ingest_folder import IngestFolder, ShardRecord, count_classes
+from pipeline.ingest_options import IngestOptions
+from pipeline.ingest_plan import PlannedShard
+from pipeline.ingest_planning import check_unchanged, make_plan
+from pipeline.ingest_shard import IngestJob, write_shard
 from pipeline.progress import progress
 from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
-from pipeline.source import take_inventory
+from pipeline.source import Listing, check_source
 
 __all__ = ["IngestSummary", "ingest"]
+
+NAMED_REJECTS = 10
+TASKS_IN_FLIGHT = 1000
+TASK_RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class IngestSummary:
     classes : dict of str to dict of str to int
         For each series (``train``, ...) its rows by label; ``""`` counts those without one.
     rejects : list of [object id, file, reason]
-        Images that cannot be used, then labels without an image.
-    without_image, unlabeled, dropped, other_files : int
-        Labels without an image; objects without a label that were kept, and that were left out; files of the
-        source that are no images.
+        The first ten of ``rejects.csv``: images that cannot be used, then labels without an image.
+    unreadable, without_image, unlabeled, dropped, other_files : int
+        Images that cannot be used; labels without an image; objects without a label that were kept,
+        and that were left out; files of the source that are no images.
     seconds : float
     """
 
@@ -52,6 +56,7 @@ class IngestSummary:
     resumed: int
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     rejects: list[list[str]] = field(default_factory=list)
+    unreadable: int = 0
     without_image: int = 0
     unlabeled: int = 0
     dropped: int = 0
@@ -70,6 +75,8 @@ def ingest(
     carry: Sequence[str] = (),
     name: str = "cutouts",
     drop_unlabeled: bool = False,
+    bands: Sequence[str] = (),
+    rgb: RgbSettings | None = None,
     taxonomy: Taxonomy = GALAXY_ZOO,
     shard_rows: int = MAX_SHARD_ROWS,
     shard_bytes: int = MAX_SHARD_BYTES,
@@ -82,7 +89,7 @@ def ingest(
     Parameters
     ----------
     source : str
-        Folder or zip of JPEG and PNG files, or Parquet file, folder or glob; path or URL.
+        Folder or zip of JPEG, PNG or FITS files, or Parquet file, folder or glob; path or URL.
     out : str
         Folder for the shards; path or URL.
     labels : str, optional
@@ -97,6 +104,10 @@ def ingest(
         First part of the shards' names where the labels have no split.
     drop_unlabeled : bool
         Leave out the objects without a label, which otherwise become shards of their own.
+    bands : sequence of str
+        Bands of sets of FITS files, one file a band, named as `pipeline.source.split_band` says.
+    rgb : RgbSettings, optional
+        Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
     taxonomy : Taxonomy
         The allowed classes.
     shard_rows, shard_bytes : int
@@ -115,124 +126,89 @@ def ingest(
     """
     started = time.monotonic()
     out = storage.absolute(out).rstrip("/")
-    if not re.fullmatch(SERIES_NAME, name) or name == UNLABELED:
-        raise UserError(f"--name {name!r} cannot name shards: use letters and digits, such as cutouts")
-    carry = tuple(dict.fromkeys(carry))
-    table = read_labels(labels, labels_id_column, labels_class_column, carry, taxonomy) if labels else None
-    found = take_inventory(source, columns or Columns(), out, carry)
-    if table is None:
-        _check_classes(found.place, found.objects["label"].drop_null().unique().to_pylist(), taxonomy)
-    plan = make_plan(found, table, name, carry, drop_unlabeled, shard_rows, shard_bytes)
-    _claim(out, plan, found.place)
+    options = IngestOptions(
+        labels,
+        labels_id_column,
+        labels_class_column,
+        columns or Columns(),
+        tuple(dict.fromkeys(carry)),
+        name,
+        drop_unlabeled,
+        tuple(bands),
+        rgb,
+        shard_rows,
+        shard_bytes,
+    )
+    options.check()
+    place = check_source(source, out)
+    listing = Listing(place, out, options.bands)
+    folder = IngestFolder(out)
+    plan = folder.read_plan()
+    if plan is None:
+        plan, parquet = make_plan(listing, options, folder, taxonomy)
+    else:
+        parquet = check_unchanged(plan, listing, options, folder)
 
-    records = _finished(out, plan)
+    shards = plan.shards()
+    records = folder.finished(shards)
     resumed = sum(record.rows > 0 for record in records.values())
-    missing = [shard for shard in plan.shards if shard.name not in records]
-    if missing:
-        job = IngestJob(found.kind, found.place, out, plan.carry, found.parquet)
-        records |= _write(missing, job, plan.rows)
+    job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb)
+    records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
 
-    ordered = [records[shard.name] for shard in plan.shards]
-    rejects = [reject for record in ordered for reject in record.rejects]
-    rejects += [[identifier, "", "no image"] for identifier in plan.without_image]
-    storage.write_bytes(f"{out}/rejects.csv", _rejects_csv(rejects))
-    classes: dict[str, Counter[str]] = {}
-    for record in ordered:
-        classes.setdefault(record.series, Counter()).update(record.classes)
+    ordered = [records[shard.name] for shard in shards]
+    rejects = folder.write_rejects(ordered, NAMED_REJECTS)
     summary = IngestSummary(
         rows=sum(record.rows for record in ordered),
         shards=sum(record.rows > 0 for record in ordered),
         resumed=resumed,
-        classes={series: dict(counts) for series, counts in classes.items()},
+        classes=count_classes(ordered),
         rejects=rejects,
-        without_image=len(plan.without_image),
+        unreadable=sum(record.rejects for record in ordered),
+        without_image=plan.without_image,
         unlabeled=plan.unlabeled,
         dropped=plan.dropped,
-        other_files=found.other_files,
+        other_files=plan.other_files,
         seconds=time.monotonic() - started,
     )
     if not summary.rows:
         identifier, file, reason = rejects[0]
         raise UserError(
-            f"not one of the {plan.rows} images of {found.place} can be read (object {identifier}, {file}: "
+            f"not one of the {plan.rows} images of {place} can be read (object {identifier}, {file}: "
             f"{reason}); see {out}/rejects.csv, and ingest good images into another folder"
         )
     return summary
 
 
-def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
-    try:
-        taxonomy.encode(classes)
-    except UserError as error:
-        raise UserError(f"{place}: {error}; name the classes' column with --label-column") from None
-
-
-def _claim(out: str, plan: IngestPlan, place: str) -> None:
-    """Write the plan's hash into the folder, or check that the one there is the same."""
-    path = f"{out}/_ingest/plan.json"
-    if storage.exists(path):
-        begun = json.loads(storage.read_bytes(path))
-        if begun["digest"] != plan.digest:
-            raise UserError(
-                f"{out} holds an ingest of another plan, from {begun['source']}: the source, the labels or "
-                "the options are not the same; choose another folder, or remove this one"
-            )
-        return
-    if any(name.endswith(".parquet") for name in _names(out)):
-        raise UserError(f"{out} holds other Parquet files: choose another folder, or remove them")
-    content = {"digest": plan.digest, "source": place, "shards": [shard.name for shard in plan.shards]}
-    storage.write_bytes(path, json.dumps(content, indent=1).encode())
-
-
-def _finished(out: str, plan: IngestPlan) -> dict[str, ShardRecord]:
-    """The records of the shards that an earlier run finished."""
-    shards, kept = _names(out), _names(f"{out}/_ingest")
-    records: dict[str, ShardRecord] = {}
-    for shard in plan.shards:
-        path = record_path(out, shard.name)
-        if path.rsplit("/", 1)[-1] in kept:
-            record = read_record(path)
-            if not record.rows or shard.name in shards:
-                records[shard.name] = record
-    return records
-
-
-def _names(folder: str) -> set[str]:
-    try:
-        return {path.rsplit("/", 1)[-1] for path in storage.find_files(folder, (".parquet", ".json"))}
-    except UserError:
-        return set()
-
-
-def _write(shards: Sequence[ShardPlan], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
-    plans = [
-        {"name": shard.name, "series": shard.series, "objects": table_bytes(shard.objects)}
-        for shard in shards
-    ]
-    sizes = {shard.name: shard.objects.num_rows for shard in shards}
+def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
+    """Write shards, each in a task of its own, so that it starts, fails and is retried by itself."""
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
-    with connected(), progress("ingesting", objects, objects - sum(sizes.values())) as advance:
-        # A block a shard, so that a shard is a task: it starts, fails and is retried by itself.
-        planned = ray.data.from_items(plans, override_num_blocks=len(plans))
-        for row in planned.map(write_shard, fn_kwargs={"job": job}, num_cpus=1).iter_rows():
-            if row["error"]:
-                errors.append(row["error"])
+    if not shards:
+        return records
+    missing = sum(shard.rows for shard in shards)
+    with connected(), progress("ingesting", objects, objects - missing) as advance:
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+        shared = ray.put(job)
+        waiting: dict[ray.ObjectRef, PlannedShard] = {}
+        coming = iter(shards)
+        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+        while waiting := waiting | {
+            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
+        }:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            shard = waiting.pop(done)
+            try:
+                record, error = ray.get(done)
+            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
+                record, error = None, f"{shard.name}: {type(failure).__name__}"
+            if record is None:
+                errors.append(error)
                 continue
-            record = ShardRecord(**json.loads(row["record"]))
-            records[record.name] = record
-            advance(sizes[record.name])
+            records[shard.name] = record
+            advance(shard.rows)
     if errors:
         raise IncompleteError(
             f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
             "kept: run the same command again to write the missing ones"
         )
     return records
-
-
-def _rejects_csv(rejects: list[list[str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["object_id", "file", "reason"])
-    writer.writerows(rejects)
-    return text.getvalue().encode()

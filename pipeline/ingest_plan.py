@@ -1,183 +1,203 @@
-"""Which object goes to which shard: decided on the driver, before any image is read."""
+"""Which object goes to which shard: decided before any image is read, and kept in the folder of the shards.
+
+OUT/_ingest/plan.json               what was planned from what: the options, the source's digest, the shards
+OUT/_ingest/plan/00003.parquet      the objects of 16 shards, a row group each; a task reads only its own
+OUT/_ingest/without_image.csv       labels whose image the source does not have
+
+The plan depends on the source's files, not on the order in which the storage lists them: the objects of a
+series stand in the order of their files' paths (then of their rows) and are cut into shards in that order.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from hiwl_core.errors import UserError
-from pipeline.labels import UNLABELED, Labels
-from pipeline.shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, SHARD_SCHEMA, shard_name
-from pipeline.source import Source
+from pipeline import storage
+from pipeline.labels import Labels
+from pipeline.shards import shard_name
 
-__all__ = ["IngestPlan", "ShardPlan", "make_plan", "table_bytes"]
+__all__ = [
+    "IngestPlan",
+    "PlannedShard",
+    "cut_shards",
+    "lines_of",
+    "read_objects",
+    "write_objects",
+]
+
+SHARDS_PER_SEGMENT = 16
 
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """A shard to write: its file name, its series (``train``, ...), and its objects in order.
+class PlannedShard:
+    """A shard to write: its number among all, its file name, its series (``train``, ...) and its objects."""
 
-    `objects` has the columns of `pipeline.source.Source.objects`, then those that the labels table has:
-    ``ra``, ``dec``, ``pixel_scale`` and, as ``carry:<name>``, the carried ones.
-    """
-
+    number: int
     name: str
     series: str
-    objects: pa.Table
+    rows: int
 
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """All shards to write.
+    """All shards to write, without their objects, which `read_objects` reads.
 
     Parameters
     ----------
-    shards : list of ShardPlan
+    kind : {"files", "zip", "parquet"}
+    place : str
+        The source.
     digest : str
-        Hash of everything that decides what the shards will hold.
-    carry : tuple of str
-    unlabeled, dropped : int
-        Objects without a label that are kept and that are left out.
-    without_image : list of str
-        Ids of the labels table that the source does not have.
+        Of the source's files, whatever their order.
+    settings : dict
+        Every option that decides what the shards will hold.
+    series : dict of str to list of int
+        The series in order, and the objects of each of its shards.
+    images, unlabeled, dropped, without_image, other_files : int
+        Files that are images; objects without a label that are kept, and that are left out; labels without an
+        image; files of the source that are neither images nor tables.
     """
 
-    shards: list[ShardPlan]
+    kind: str
+    place: str
     digest: str
-    carry: tuple[str, ...]
-    unlabeled: int
-    dropped: int
-    without_image: list[str]
+    settings: dict[str, Any]
+    series: dict[str, list[int]] = field(default_factory=dict)
+    images: int = 0
+    unlabeled: int = 0
+    dropped: int = 0
+    without_image: int = 0
+    other_files: int = 0
 
     @property
     def rows(self) -> int:
         """Objects in all shards."""
-        return sum(shard.objects.num_rows for shard in self.shards)
+        return sum(map(sum, self.series.values()))
+
+    def shards(self) -> list[PlannedShard]:
+        """The shards in order."""
+        named = (
+            (shard_name(series, index, len(counts)), series, rows)
+            for series, counts in self.series.items()
+            for index, rows in enumerate(counts)
+        )
+        return [PlannedShard(number, *shard) for number, shard in enumerate(named)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``plan.json``."""
+        return asdict(self)
 
 
-def make_plan(
-    source: Source,
-    labels: Labels | None,
-    name: str,
-    carry: Sequence[str] = (),
-    drop_unlabeled: bool = False,
-    shard_rows: int = MAX_SHARD_ROWS,
-    shard_bytes: int = MAX_SHARD_BYTES,
-) -> IngestPlan:
-    """Join the labels, sort the objects into series and cut these into shards.
+def cut_shards(
+    batches: Iterable[pa.Table], most_rows: int, most_bytes: int
+) -> Iterator[tuple[str, pa.Table]]:
+    """Cut a stream of objects, sorted by ``series``, into shards of at most so many rows and bytes.
+
+    An image larger than that is alone in its shard.
+
+    Yields
+    ------
+    series : str
+    objects : pyarrow.Table
+        Without the column ``series``.
+    """
+    pending: list[pa.Table] = []
+    current, rows, filled = "", 0, 0
+    for batch in batches:
+        series, sizes = batch["series"].to_pylist(), batch["size"].to_pylist()
+        batch = batch.drop_columns("series")
+        start = 0
+        for index, (one, size) in enumerate(zip(series, sizes, strict=True)):
+            if rows and (one != current or rows == most_rows or filled + size > most_bytes):
+                yield current, pa.concat_tables([*pending, batch.slice(start, index - start)])
+                pending, start, rows, filled = [], index, 0, 0
+            current = one
+            rows += 1
+            filled += size
+        pending.append(batch.slice(start))
+    if rows:
+        yield current, pa.concat_tables(pending)
+
+
+def write_objects(
+    folder: str, shards: Iterable[tuple[str, pa.Table]], labels: Labels | None
+) -> dict[str, list[int]]:
+    """Write the objects of the shards, with what the labels table knows of them, as segments of the plan.
 
     Parameters
     ----------
-    source : Source
+    folder : str
+    shards : iterable of (str, pyarrow.Table)
+        What `cut_shards` yields.
     labels : Labels, optional
-    name : str
-        The series of objects that have no split.
-    carry : sequence of str
-        Further columns of the labels table or the source to keep.
-    drop_unlabeled : bool
-        Leave out the objects without a label.
-    shard_rows, shard_bytes : int
-        Upper bounds of a shard.
+        Whose rows the column ``labels_row`` numbers.
 
-    Raises
-    ------
-    UserError
-        If a column to carry is nowhere, or nothing is left to write.
+    Returns
+    -------
+    dict of str to list of int
+        `IngestPlan.series`.
     """
-    _check_carry(source, labels, carry)
-    objects = source.objects
-    series = np.full(objects.num_rows, name, dtype=object)
-    without_image: list[str] = []
+    series: dict[str, list[int]] = {}
+    segment: list[pa.Table] = []
+    segments = 0
+
+    def write() -> None:
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, segment[0].schema, compression="zstd") as writer:
+            for objects in segment:
+                writer.write_table(objects, row_group_size=objects.num_rows)
+        storage.write_bytes(_segment_path(folder, segments), buffer.getvalue())
+
+    for name, objects in shards:
+        series.setdefault(name, []).append(objects.num_rows)
+        segment.append(_with_labels(objects, labels))
+        if len(segment) == SHARDS_PER_SEGMENT:
+            write()
+            segment, segments = [], segments + 1
+    if segment:
+        write()
+    return series
+
+
+def read_objects(folder: str, number: int) -> pa.Table:
+    """The objects of a shard by its number.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``object_id`` (int64, or string if one of them is no 64-bit integer), ``file``, ``row``, ``size``,
+        ``mark`` and ``label``, then those of ``ra``, ``dec``, ``pixel_scale`` and, as ``carry:<name>``, the
+        carried columns that the labels table has. Sets of FITS files have ``files``, a list of paths in the
+        order of the recipe's bands, null where there is none, and ``largest``, the bytes of the largest.
+    """
+    segment, group = divmod(number, SHARDS_PER_SEGMENT)
+    with storage.open_input(_segment_path(folder, segment)) as file:
+        return pq.ParquetFile(file).read_row_group(group)
+
+
+def lines_of(rejects: Iterable[Sequence[str]]) -> bytes:
+    """Rejects (object id, file, reason) as lines of ``rejects.csv``."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rejects)
+    return text.getvalue().encode()
+
+
+def _segment_path(folder: str, segment: int) -> str:
+    return f"{folder}/{segment:05d}.parquet"
+
+
+def _with_labels(objects: pa.Table, labels: Labels | None) -> pa.Table:
+    rows = objects["labels_row"]
+    objects = objects.drop_columns("labels_row")
     if labels is not None:
-        texts = source.id_texts()
-        labels.check_ids(texts)
-        known = labels.table["id"]
-        row_of = pc.index_in(texts, value_set=known)
-        joined = labels.table.drop_columns("id").take(row_of)
-        if "split" in joined.column_names:
-            series = joined["split"].to_numpy().astype(object)
-            joined = joined.drop_columns("split")
-        objects = pa.table({**_columns(objects.drop_columns("label")), **_columns(joined)})
-        series[objects["label"].is_null().to_numpy()] = UNLABELED
-        without_image = known.filter(pc.invert(pc.is_in(known, value_set=texts))).to_pylist()
-    nulls = objects["label"].is_null().to_numpy()
-    if drop_unlabeled:
-        objects, series = objects.filter(pa.array(~nulls)), series[~nulls]
-        if not objects.num_rows:
-            raise UserError(f"no object of {source.place} has a label, and --drop-unlabeled leaves out all")
-
-    shards: list[ShardPlan] = []
-    # Training first, then by name; what has no label comes last.
-    for one in sorted(set(series), key=lambda one: (one == UNLABELED, one != "train", one)):
-        members = objects.filter(pa.array(series == one)).combine_chunks()
-        bounds = _cut(members["size"].to_numpy(), shard_rows, shard_bytes)
-        shards += [
-            ShardPlan(shard_name(one, index, len(bounds)), one, members.slice(start, stop - start))
-            for index, (start, stop) in enumerate(bounds)
-        ]
-    return IngestPlan(
-        shards,
-        _digest(source, shards, carry),
-        tuple(carry),
-        unlabeled=0 if drop_unlabeled else int(nulls.sum()),
-        dropped=int(nulls.sum()) if drop_unlabeled else 0,
-        without_image=without_image,
-    )
-
-
-def table_bytes(table: pa.Table) -> bytes:
-    """A small table as bytes, to hand to a worker; `pyarrow.ipc.open_stream` reads it."""
-    sink = pa.BufferOutputStream()
-    # A slice is compacted first, or each shard would carry the buffers of all.
-    compact = table.take(pa.array(np.arange(table.num_rows)))
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(compact)
-    return bytes(sink.getvalue())
-
-
-def _check_carry(source: Source, labels: Labels | None, carry: Sequence[str]) -> None:
-    in_source = {column for column, _ in source.parquet.carried}
-    in_labels = set(labels.carried) if labels else set()
-    for column in carry:
-        if column in SHARD_SCHEMA.names:
-            raise UserError(f"--carry {column}: every shard has this column already, leave the option out")
-        if column not in in_source | in_labels:
-            tables = [labels.place] if labels else []
-            tables += [source.place] if source.kind == "parquet" else []
-            where = " or ".join(tables) or "the images: give --labels"
-            raise UserError(f"no column {column!r} to carry in {where}")
-
-
-def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: table[name] for name in table.column_names}
-
-
-def _cut(sizes: np.ndarray, most_rows: int, most_bytes: int) -> list[tuple[int, int]]:
-    """Contiguous ranges of at most so many rows and bytes; an object larger than that is alone."""
-    bounds: list[tuple[int, int]] = []
-    start, filled = 0, 0
-    for index, size in enumerate(sizes.tolist()):
-        if index > start and (index - start == most_rows or filled + size > most_bytes):
-            bounds.append((start, index))
-            start, filled = index, 0
-        filled += size
-    return [*bounds, (start, len(sizes))]
-
-
-def _digest(source: Source, shards: Sequence[ShardPlan], carry: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    columns = [source.parquet.image, *source.parquet.optional, source.parquet.has_label]
-    settings = {"place": source.place, "kind": source.kind, "columns": columns, "carry": list(carry)}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for shard in shards:
-        digest.update(shard.name.encode())
-        digest.update(shard.objects.schema.to_string().encode())
-        # Values, not buffers: these may differ between runs where the values do not.
-        digest.update(json.dumps(shard.objects.to_pydict(), default=str).encode())
-    return digest.hexdigest()
+        for column in labels.table.column_names:
+            if column not in ("id", "label", "split"):
+                objects = objects.append_column(column, labels.table[column].take(rows))
+    return objects

@@ -2,130 +2,134 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hiwl_core.recipe import RgbSettings
 from pipeline import storage
+from pipeline.ingest_folder import IngestFolder, ShardRecord
+from pipeline.ingest_images import PackedImage, pack_bands, pack_image
+from pipeline.ingest_plan import PlannedShard, lines_of, read_objects
 from pipeline.shards import SHARD_SCHEMA, encode_shard
-from pipeline.source_images import image_problem, read_files, read_members
+from pipeline.source_images import Content, read_files, read_members
 from pipeline.source_parquet import ParquetColumns, gather_rows
 
-__all__ = ["IngestJob", "ShardRecord", "read_record", "record_path", "write_shard"]
+__all__ = ["IngestJob", "write_shard"]
 
 
 @dataclass(frozen=True)
 class IngestJob:
-    """What all shards of an ingest have in common: the source, the folder to write, the carried columns."""
+    """What all shards of an ingest have in common: the source, the folder to write, and the carried
+    columns; with `rgb`, the colors to make of FITS images."""
 
     kind: str
     place: str
     out: str
     carry: tuple[str, ...]
     parquet: ParquetColumns
+    rgb: RgbSettings | None = None
 
 
-@dataclass(frozen=True)
-class ShardRecord:
-    """What became of a shard; kept beside the shards, so that a later run need not read them again.
-
-    Parameters
-    ----------
-    name, series : str
-    rows : int
-        Rows in the shard; a shard of 0 rows is not written.
-    classes : dict of str to int
-        Rows by label; the key ``""`` counts those without one.
-    rejects : list of [object id, file, reason]
-    """
-
-    name: str
-    series: str
-    rows: int
-    classes: dict[str, int]
-    rejects: list[list[str]] = field(default_factory=list)
-
-
-def record_path(out: str, name: str) -> str:
-    """Where the record of a shard is kept."""
-    return f"{out}/_ingest/{name.removesuffix('.parquet')}.json"
-
-
-def read_record(path: str) -> ShardRecord:
-    """A record that `write_shard` wrote."""
-    return ShardRecord(**json.loads(storage.read_bytes(path)))
-
-
-def write_shard(row: dict[str, Any], job: IngestJob) -> dict[str, str]:
-    """Write a planned shard; the function that Ray Data maps over the plan.
+def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
+    """Write a planned shard; the function of a Ray task.
 
     Parameters
     ----------
-    row : dict
-        ``name`` and ``series`` of the shard, and its ``objects`` as `pipeline.ingest_plan.table_bytes`.
+    shard : PlannedShard
     job : IngestJob
 
     Returns
     -------
-    dict of str
-        ``record``, the `ShardRecord` as JSON, or ``error``, a line on why the shard was not written.
+    record : ShardRecord or None
+    error : str
+        A line on why the shard was not written, if it was not.
     """
+    folder = IngestFolder(job.out)
     try:
-        objects = pa.ipc.open_stream(row["objects"]).read_all()
+        objects = read_objects(folder.plan_objects, shard.number)
         table, rejects = _read_objects(objects, job)
         classes = Counter(label or "" for label in table["label"].to_pylist())
-        record = ShardRecord(row["name"], row["series"], table.num_rows, dict(classes), rejects)
-        content = json.dumps(asdict(record))
+        record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
         # The record first: where there is a shard, there is its record.
-        storage.write_bytes(record_path(job.out, record.name), content.encode())
+        folder.write_record(record, lines_of(rejects))
         if record.rows:
             storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"ingest {job.place}"))
     except Exception as error:  # the other shards go on, and the driver reports
         words = " ".join(str(error).split())
-        return {"record": "", "error": f"{row['name']}: {type(error).__name__}: {words}"}
-    return {"record": content, "error": ""}
+        return None, f"{shard.name}: {type(error).__name__}: {words}"
+    return record, ""
 
 
 def _read_objects(objects: pa.Table, job: IngestJob) -> tuple[pa.Table, list[list[str]]]:
     """The shard's table, and the rejected objects."""
     gathered = pa.table({})
-    files, sizes = objects["file"].to_pylist(), objects["size"].to_pylist()
-    contents: list[bytes | None] = []
-    problems: list[str | None] = []
-    if job.kind == "parquet":
+    if "files" in objects.column_names:
+        packed = list(_pack_sets(objects, job))
+    elif job.kind == "parquet":
         gathered = gather_rows(objects, job.parquet)
-        images = gathered["image"]
-        problems = [image_problem(image.as_py()) for image in images]
+        packed = [pack_image(image.as_py(), job.rgb) for image in gathered["image"]]
     else:
-        reading = read_files(files, sizes) if job.kind == "files" else read_members(job.place, files, sizes)
-        for content, problem in reading:
-            problems.append(problem or image_problem(content))
-            contents.append(content if problems[-1] is None else None)
-        images = pa.chunked_array([pa.array(contents, pa.binary())])
-    ids, rows = objects["object_id"].to_pylist(), objects["row"].to_pylist()
+        reading = _read(objects["file"].to_pylist(), objects["size"].to_pylist(), job)
+        packed = [
+            pack_image(content, job.rgb) if problem is None else PackedImage(None, problem)
+            for content, problem in reading
+        ]
+    ids, files, rows = (objects[name].to_pylist() for name in ("object_id", "file", "row"))
     rejects = [
-        [str(identifier), file if row is None else f"{file} row {row + 1}", problem]
-        for identifier, file, row, problem in zip(ids, files, rows, problems, strict=True)
-        if problem is not None
+        [str(identifier), file if row is None else f"{file} row {row + 1}", image.problem]
+        for identifier, file, row, image in zip(ids, files, rows, packed, strict=True)
+        if image.problem is not None
     ]
-    kept = pa.array([problem is None for problem in problems])
-    return _shard_table(objects, gathered, images, job.carry).filter(kept), rejects
+    kept = pa.array([image.problem is None for image in packed])
+    headers = {
+        name: pa.chunked_array([pa.array([getattr(image, name) for image in packed], pa.float64())])
+        for name in ("ra", "dec", "pixel_scale")
+    }
+    images = pa.chunked_array([pa.array([image.content for image in packed], pa.binary())])
+    return _shard_table([objects, gathered, pa.table(headers)], images, job.carry).filter(kept), rejects
 
 
-def _shard_table(
-    objects: pa.Table, gathered: pa.Table, images: pa.ChunkedArray, carry: tuple[str, ...]
-) -> pa.Table:
-    """Columns by the contract's names; where labels table and source both have one, the labels table's."""
+def _pack_sets(objects: pa.Table, job: IngestJob) -> Iterator[PackedImage]:
+    """One image of the FITS files of each object."""
+    if job.rgb is None:
+        raise ValueError("sets of files need colors")
+    bands, sets = job.rgb.bands, objects["files"].to_pylist()
+    sizes = [
+        size
+        for size, files in zip(objects["largest"].to_pylist(), sets, strict=True)
+        for _ in filter(None, files)
+    ]
+    reading = _read([file for files in sets for file in filter(None, files)], sizes, job)
+    for files in sets:
+        contents: dict[str, bytes] = {}
+        problems: list[str] = []
+        for band, file in zip(bands, files, strict=True):
+            content, problem = next(reading) if file is not None else (None, None)
+            if content is not None:
+                contents[band] = content
+            if problem is not None:
+                problems.append(f"band {band}: {problem}")
+        yield PackedImage(None, problems[0]) if problems else pack_bands(contents, job.rgb)
+
+
+def _read(files: list[str], sizes: list[int], job: IngestJob) -> Iterator[Content]:
+    return read_files(files, sizes) if job.kind == "files" else read_members(job.place, files, sizes)
+
+
+def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:
+    """Columns by the contract's names: first what the plan (the labels table) knows, then the source's own
+    columns, then the images' headers."""
+    objects, gathered, _ = tables
     columns: dict[str, pa.ChunkedArray] = {}
     fields: list[pa.Field] = []
     for standard in SHARD_SCHEMA:
         if standard.name == "object_id":
             standard = standard.with_type(objects["object_id"].type)
-        there = [table[standard.name] for table in (objects, gathered) if standard.name in table.column_names]
+        there = [table[standard.name] for table in tables if standard.name in table.column_names]
         there = [images] if standard.name == "image" else [column.cast(standard.type) for column in there]
         empty = pa.nulls(objects.num_rows, standard.type)
         columns[standard.name] = pc.coalesce(*there) if there else empty

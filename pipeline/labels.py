@@ -49,13 +49,20 @@ class Labels:
     table: pa.Table
     carried: tuple[str, ...]
 
-    def check_ids(self, known: pa.Array | pa.ChunkedArray) -> None:
+    def check_ids(self, known: pa.Array, example: str) -> None:
         """Check the ids against those of the source, whose spelling is right by definition.
+
+        Parameters
+        ----------
+        known : pyarrow.Array of bool
+            Which of the ids are those of an object of the source.
+        example : str
+            An id of the source, for the message.
 
         Raises
         ------
         UserError
-            If an id is missing, a float, there twice, or if not one of them is among `known`.
+            If an id is missing, a float, there twice, or if not one of them is known.
         """
         ids = self.table["id"]
         check_id_texts(ids, self.place, self.id_column, known)
@@ -64,11 +71,11 @@ class Labels:
             raise UserError(
                 f"{self.id_column} {repeated!r} is in {self.place} twice: give each object one row"
             )
-        if not pc.any(pc.is_in(ids, value_set=known), min_count=0).as_py():
+        if not pc.any(known, min_count=0).as_py():
             first = ids[0].as_py() if len(ids) else None
             raise UserError(
                 f"no {self.id_column} of {self.place} (such as {first!r}) names an object of the source "
-                f"(such as {known[0].as_py()!r}): check that they belong together"
+                f"(such as {example!r}): check that they belong together"
             )
 
 
@@ -141,6 +148,8 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
             read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
             names = [name for name in parquet.schema_arrow.names if name in read]
             return parquet.read(columns=names), list(parquet.schema_arrow.names), False
+    except storage.StoreError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
 

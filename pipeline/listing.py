@@ -93,7 +93,7 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
         If there is nothing at the path, or nothing with a wanted ending.
     """
     names = [name for name, _ in list_files(path)]
-    if names == [absolute(path)]:
+    if names == [absolute(path).removeprefix("file://")]:
         return names
     wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
     if not wanted:

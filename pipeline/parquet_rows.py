@@ -1,8 +1,9 @@
 """Parquet shards of anybody's making as rows under the contract's names and types, in bounded memory.
 
-What bounds it: pages are read through a buffer, so a row group need not fit in memory, only a page of each
-column; and a table holds no more rows than come to 64 MB on the average of the row group with the
-largest rows. A page is at most some MB as usual writers have it; pyarrow's own may hold 1,024 images.
+What bounds it: row groups are fetched together up to 64 MB of the columns that are read; a larger one is read
+page by page through a buffer, so that it need not fit in memory, only a page of each column. A table holds
+no more rows than come to 64 MB on the average of the row group with the largest rows. A page is a MB or so
+as most writers have it; pyarrow's own may hold 1,024 images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipeline import storage
 __all__ = ["is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
 
 READ_BUFFER = 4 * 2**20
+FETCHED_BYTES = 64 * 2**20
 TABLE_BYTES = 64 * 2**20
 
 
@@ -50,13 +52,18 @@ def iter_parquet(
         At least one, which is empty if the file is.
     """
     with storage.open_input(shard) as file:
-        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER)
+        # Fetches what it is asked for at once, in few requests; the other one a page after the other.
+        parquet = pq.ParquetFile(file, pre_buffer=True)
+        paged = pq.ParquetFile(file, metadata=parquet.metadata, buffer_size=READ_BUFFER, pre_buffer=False)
         present = set(parquet.schema_arrow.names)
         read = [name for name in [*(names[standard] for standard in types), *carry] if name in present]
         read = list(dict.fromkeys(read))
-        rows = min(batch_rows, _rows_of(TABLE_BYTES, parquet.metadata, set(read)))
-        for batch in parquet.iter_batches(batch_size=rows, columns=read):
-            yield _standard_table(pa.Table.from_batches([batch]), names, types, carry)
+        sizes = _group_sizes(parquet.metadata, set(read))
+        rows = min([batch_rows, *(max(1, int(TABLE_BYTES * count / size)) for count, size in sizes if size)])
+        for groups in _together([size for _, size in sizes]):
+            reader = parquet if sum(sizes[group][1] for group in groups) <= FETCHED_BYTES else paged
+            for batch in reader.iter_batches(batch_size=rows, row_groups=groups, columns=read):
+                yield _standard_table(pa.Table.from_batches([batch]), names, types, carry)
         if parquet.metadata.num_rows == 0:
             # One table without rows, so that an empty shard has columns and becomes an empty part.
             yield _standard_table(parquet.read(columns=read), names, types, carry)
@@ -101,17 +108,31 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _rows_of(size: int, metadata: pq.FileMetaData, names: set[str]) -> int:
-    """Rows that come to so many bytes in some columns, by the row group with the largest rows."""
-    largest = 1.0
+def _group_sizes(metadata: pq.FileMetaData, names: set[str]) -> list[tuple[int, int]]:
+    """For each row group its rows, and the unpacked bytes of some columns."""
+    sizes = []
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         chunks = (group.column(column) for column in range(group.num_columns))
         held = sum(
             chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in names
         )
-        largest = max(largest, held / max(1, group.num_rows))
-    return max(1, int(size / largest))
+        sizes.append((group.num_rows, held))
+    return sizes
+
+
+def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Row groups that follow each other, as many at a time as come to `FETCHED_BYTES`."""
+    groups: list[int] = []
+    held = 0
+    for index, size in enumerate(sizes):
+        if groups and held + size > FETCHED_BYTES:
+            yield groups
+            groups, held = [], 0
+        groups.append(index)
+        held += size
+    if groups:
+        yield groups
 
 
 def _standard_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -71,15 +72,25 @@ def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), place
 
 
+class _PatientS3(pyarrow.fs.S3FileSystem):
+    """pyarrow's S3 with our bounds on waiting, which its own pickling would lose on the way to a worker."""
+
+    def __init__(self, endpoint: str | None, region: str | None) -> None:
+        self._place = (endpoint, region)
+        super().__init__(
+            endpoint_override=endpoint.split("://")[-1].rstrip("/") if endpoint else None,
+            # A bare host would be asked by https.
+            scheme=urlsplit(endpoint).scheme if endpoint and "://" in endpoint else None,
+            region=region,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=READ_SECONDS,
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _PatientS3, self._place
+
+
 @lru_cache(maxsize=8)
-def _arrow_s3(process: int, settings: int, endpoint: str | None, region: str | None) -> pyarrow.fs.FileSystem:
-    # A bare host would be asked by https.
-    scheme = urlsplit(endpoint).scheme if endpoint and "://" in endpoint else None
-    return pyarrow.fs.S3FileSystem(
-        endpoint_override=endpoint.split("://")[-1].rstrip("/") if endpoint else None,
-        scheme=scheme,
-        region=region,
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=READ_SECONDS,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-    )
+def _arrow_s3(process: int, settings: int, endpoint: str | None, region: str | None) -> _PatientS3:
+    return _PatientS3(endpoint, region)

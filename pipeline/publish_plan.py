@@ -98,6 +98,8 @@ def list_inputs(catalog: str) -> list[Entry]:
     try:
         with storage.open_input(parts[0].path) as file:
             names = pq.ParquetFile(file).schema_arrow.names
+    except storage.StoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{parts[0].path} cannot be read ({error}): classify its shard again") from None
     missing = [name for name in REQUIRED if name not in names]
@@ -211,6 +213,7 @@ class Publication:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that all is written, and remove what is not needed any more."""
+        storage.remove_partials(self.path)
         self._write(summary)
         storage.remove(self.spill)
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.query_cone import Cone
 from pipeline.query_files import PART_COLUMN, find_catalog, scan
+from pipeline.retries import is_transient
 
 __all__ = ["ROWS", "Answer", "ask", "errors_in_words", "open_catalog", "query"]
 
@@ -138,7 +139,11 @@ def errors_in_words() -> Iterator[None]:
         # DuckDB quotes the line with the mistake after an empty line.
         words = " ".join(str(error).split("\n\nLINE ")[0].split())
         machine = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
-        if isinstance(error, machine) or words.startswith(("IO Error", "Out of Memory Error")):
+        if (
+            isinstance(error, machine)
+            or is_transient(error)
+            or words.startswith(("IO Error", "Out of Memory Error"))
+        ):
             raise IncompleteError(words) from None
         raise UserError(words) from None
 

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.query_cone import Cone
+from pipeline.retries import is_transient
 
 __all__ = ["PART_COLUMN", "CatalogFiles", "find_catalog", "scan"]
 
@@ -120,6 +121,8 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
             ].ensure_complete_metadata()  # read once, here, many at a time; a scan uses it again
             return fragments[number].physical_schema
         except (pa.ArrowException, OSError) as error:
+            if is_transient(error):
+                raise
             words = str(error).splitlines()[0]
             raise UserError(f"{paths[number]} is not a Parquet file: {words}") from None
 

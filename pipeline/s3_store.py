@@ -57,7 +57,7 @@ class S3Store:
     """One S3 endpoint; safe to use from many threads.
 
     Paths are ``s3://bucket/key``. For errors see `pipeline.retries.retried`; a missing key is a
-    FileNotFoundError.
+    FileNotFoundError. `reads` and `bytes_read` count what was got, for estimates of traffic.
     """
 
     def __init__(self) -> None:
@@ -80,6 +80,8 @@ class S3Store:
             raise UserError("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'") from None
         self._filesystem.retries = 1
         self._answered = False
+        self.reads, self.bytes_read = 0, 0
+        self._counting = threading.Lock()
 
     def split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path."""
@@ -133,6 +135,9 @@ class S3Store:
                 body.close()
             if len(content) != length:
                 raise ConnectionError(f"{len(content)} of {length} bytes came")
+            with self._counting:
+                self.reads += 1
+                self.bytes_read += length
             return content, answer
 
         try:

@@ -272,6 +272,8 @@ def _shard_schema(shard: str) -> pa.Schema | None:
 def _parquet(shard: str, file: BinaryIO) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
+    except storage.StoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{shard} is not a Parquet file: {str(error).splitlines()[0]}") from None
 

@@ -134,7 +134,8 @@ def simulate(
     }
     _claim(out, parameters)
     shards = _plan(out, count, seed, size, ambiguous, shard_rows)
-    missing = [shard for shard in shards if not storage.exists(shard.cutouts)]
+    there = {path for path, _ in storage.list_files(f"{out}/cutouts")}
+    missing = [shard for shard in shards if shard.cutouts not in there]
     rendered = sum(shard.stop - shard.start for shard in missing)
     seconds = 0.0
     if missing:
@@ -234,8 +235,9 @@ def _write_votes(shards: list[_Shard], path: str) -> tuple[dict[str, int], int]:
     content = io.BytesIO()
     clean: Counter[str] = Counter()
     ambiguous = 0
-    for shard in shards:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(shard.votes))).to_pandas()
+    contents = storage.in_threads(storage.read_bytes, [shard.votes for shard in shards])
+    for shard, encoded in zip(shards, contents, strict=True):
+        table = pq.read_table(io.BytesIO(encoded)).to_pandas()
         clean.update(table.loc[~table["ambiguous"], "truth"])
         ambiguous += int(table["ambiguous"].sum())
         votes = table.drop(columns=["truth", "ambiguous"])

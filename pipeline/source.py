@@ -1,140 +1,174 @@
-"""What `ingest` reads: a folder or zip of images, or Parquet files. Listed here by name and size alone."""
+"""What `ingest` reads: a folder or zip of images, or Parquet files, listed one file at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Literal
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.object_ids import first_duplicate, integer_ids
-from pipeline.shards import Columns
-from pipeline.source_parquet import ParquetColumns, list_rows
+from pipeline.storage import Entry
 
-__all__ = ["IMAGE_SUFFIXES", "Source", "take_inventory"]
+__all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source and the objects in it.
-
-    Parameters
-    ----------
-    kind : {"files", "zip", "parquet"}
-    place : str
-        Absolute path or URL.
-    objects : pyarrow.Table
-        One object a row, in the source's order: ``object_id`` (int64, or string if one of them is no
-        64-bit integer), ``file`` (path, or member of the zip), ``row`` (int64, within a Parquet file; null
-        for images), ``size`` (int64, bytes of the image, estimated for Parquet) and ``label`` (string).
-    other_files : int
-        Files that are no images.
-    parquet : ParquetColumns
-        The columns of a Parquet source; empty for images.
-    """
-
-    kind: Literal["files", "zip", "parquet"]
-    place: str
-    objects: pa.Table
-    other_files: int = 0
-    parquet: ParquetColumns = field(default_factory=ParquetColumns)
-
-    def id_texts(self) -> pa.ChunkedArray:
-        """The object ids as strings, exact."""
-        return self.objects["object_id"].cast(pa.string())
+FITS_SUFFIXES = (".fits", ".fit", ".fits.fz")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", *FITS_SUFFIXES)
+TABLE_SUFFIX = ".parquet"
+TAR_SUFFIX = ".tar"
+BAND_SEPARATORS = "-_."
 
 
-def take_inventory(source: str, columns: Columns, out: str, carry: Iterable[str] = ()) -> Source:
-    """List the objects of a source without reading an image.
-
-    Parameters
-    ----------
-    source : str
-        A folder, a zip file, a Parquet file or a glob of images or Parquet files; path or URL.
-    columns : Columns
-        What the columns of Parquet files are called.
-    out : str
-        The folder that will be written, which is no part of the source though it may lie in it.
-    carry : iterable of str
-        Further columns of Parquet files to keep, if they are there.
-
-    Returns
-    -------
-    Source
+def check_source(source: str, out: str) -> str:
+    """The absolute place of a source, if there is one and it does not lie where the shards will be.
 
     Raises
     ------
     UserError
-        If there is nothing to read, a file is broken, columns are missing, or an id stands for two images.
     """
     place = storage.absolute(source)
     if not storage.exists(source) and not storage.GLOB_CHARACTERS & set(source):
         raise UserError(f"no file or folder {source!r}: check the path (globs need quotes)")
     if _within(place, out) or _plain(place) == _plain(out):
         raise UserError(f"{out!r} is where the source is: choose another folder for the shards")
-    if source.lower().endswith(".zip"):
-        return _images("zip", place, _list_zip(source))
-    files = [(name, size) for name, size in storage.list_files(source) if not _within(name, out)]
-    images = [name for name, _ in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    tables = [name for name, _ in files if name.lower().endswith(".parquet")]
-    if tables and not images:
-        objects, parquet = list_rows(tables, columns, carry)
-        return Source("parquet", place, _checked(objects), len(files) - len(tables), parquet)
-    return _images("files", place, files)
+    return place
 
 
-def _images(kind: Literal["files", "zip"], place: str, files: list[tuple[str, int]]) -> Source:
-    images = sorted((name, size) for name, size in files if name.lower().endswith(IMAGE_SUFFIXES))
-    if not images:
-        raise UserError(
-            f"no image in {place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or .parquet files "
-            f"are wanted, and there are {len(files)} other files (globs need quotes)"
-        )
-    # The last dot ends the id: names such as J1234+56.7.jpg hold dots of their own.
-    stems = pa.array([posixpath.basename(name).rpartition(".")[0] for name, _ in images], pa.string())
-    integers = integer_ids(stems)
-    objects = pa.table(
-        {
-            "object_id": stems if integers is None else integers,
-            "file": pa.array([name for name, _ in images], pa.string()),
-            "row": pa.nulls(len(images), pa.int64()),
-            "size": pa.array([size for _, size in images], pa.int64()),
-            "label": pa.nulls(len(images), pa.string()),
-        }
-    )
-    return Source(kind, place, _checked(objects), len(files) - len(images))
+class Listing:
+    """One pass over the files of a source, which says afterwards what they were.
+
+    Parameters
+    ----------
+    place : str
+        Absolute path or URL of a folder, a zip file, a Parquet file or a glob.
+    out : str
+        The folder that will be written, which is no part of the source though it may lie in it.
+    bands : sequence of str
+        If given, only FITS files named by one of them count as images, see `split_band`.
+
+    Attributes
+    ----------
+    place : str
+    tables : list of str
+        The Parquet files, sorted, if they are the source; known when `images` is exhausted, like the others.
+    images, other_files : int
+        Images, and files that are neither images nor such tables.
+    """
+
+    def __init__(self, place: str, out: str, bands: Sequence[str] = ()) -> None:
+        self.place, self._out = place, _plain(out) + "/"
+        self._bands = bands
+        self.images = self.other_files = 0
+        self.tables: list[str] = []
+        self._sums = {"images": 0, "tables": 0}
+
+    @property
+    def kind(self) -> Literal["files", "zip", "parquet"]:
+        """What the source is."""
+        if self.place.lower().endswith(".zip"):
+            return "zip"
+        return "parquet" if self.tables else "files"
+
+    def digest(self) -> str:
+        """A hash of the names, sizes and marks of all files that count, whatever order they came in."""
+        return f"{self._sums['tables' if self.kind == 'parquet' else 'images']:032x}"
+
+    def iter_images(self) -> Iterator[Entry]:
+        """The images, in the order in which the storage lists them.
+
+        Raises
+        ------
+        UserError
+            At the end, if there was neither an image nor a table.
+        """
+        tables: list[str] = []
+        tars = 0
+        for entry in self._entries():
+            name = entry.path.lower()
+            if self._is_image(name):
+                self.images += 1
+                self._add("images", entry)
+                yield entry
+            elif name.endswith(TABLE_SUFFIX):
+                tables.append(entry.path)
+                self._add("tables", entry)
+            else:
+                self.other_files += 1
+                tars += name.endswith(TAR_SUFFIX)
+        if self.images or self.kind == "zip" or self._bands:
+            self.other_files += len(tables)
+        else:
+            self.tables = sorted(tables)
+        if not self.images and not self.tables and self._bands:
+            raise UserError(
+                f"no set of FITS files in {self.place!r}: names such as 1234-{self._bands[0]}.fits, "
+                f"1234_{self._bands[0]}.fits or 1234.{self._bands[0]}.fits are wanted for --bands "
+                f"{','.join(self._bands)}, and there are {self.other_files} other files"
+            )
+        if not self.images and not self.tables and tars:
+            raise UserError(
+                f"{self.place!r} has WebDataset tars: they are shards already, which train, evaluate and "
+                "classify read in place"
+            )
+        if not self.images and not self.tables:
+            raise UserError(
+                f"no image in {self.place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or "
+                f"{TABLE_SUFFIX} files are wanted, and there are {self.other_files} other files (globs need "
+                "quotes)"
+            )
+
+    def _is_image(self, name: str) -> bool:
+        if not self._bands:
+            return name.endswith(IMAGE_SUFFIXES)
+        return name.endswith(FITS_SUFFIXES) and split_band(stem(name), self._bands) is not None
+
+    def _entries(self) -> Iterator[Entry]:
+        if self.kind == "zip":
+            yield from _zip_entries(self.place)
+            return
+        for entry in storage.iter_entries(self.place):
+            if not entry.path.startswith(self._out):
+                yield entry
+
+    def _add(self, what: str, entry: Entry) -> None:
+        # A sum of hashes does not depend on the order, and unlike XOR does not lose what is there twice.
+        text = f"{entry.path}\n{entry.size}\n{entry.mark}".encode(errors="surrogatepass")
+        hashed = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest())
+        self._sums[what] = (self._sums[what] + hashed) % 2**128
 
 
-def _checked(objects: pa.Table) -> pa.Table:
-    repeated = first_duplicate(objects["object_id"].cast(pa.string()))
-    if repeated is not None:
-        where = objects.filter(pc.equal(objects["object_id"].cast(pa.string()), repeated)).slice(0, 2)
-        first, second = (
-            file if row is None else f"row {row + 1} of {file}"
-            for file, row in zip(where["file"].to_pylist(), where["row"].to_pylist(), strict=True)
-        )
-        raise UserError(
-            f"object id {repeated!r} stands for two images, {first} and {second}: rename or remove one"
-        )
-    return objects
+def stem(path: str) -> str:
+    """The object id that an image's name is: names such as J1234+56.7.jpg hold dots of their own."""
+    name = posixpath.basename(path)
+    if name.lower().endswith(".fits.fz"):
+        name = name[: -len(".fz")]
+    return name.rpartition(".")[0]
 
 
-def _list_zip(source: str) -> list[tuple[str, int]]:
+def split_band(name: str, bands: Sequence[str]) -> tuple[str, str] | None:
+    """Object id and band of the stem ``<id>-<band>``, ``<id>_<band>`` or ``<id>.<band>``, if it is one.
+
+    The band's case does not matter; what returns is spelled as in `bands`.
+    """
+    for band in bands:
+        identifier, ending = name[: -len(band) - 1], name[-len(band) - 1 :]
+        if identifier and ending[0] in BAND_SEPARATORS and ending[1:].lower() == band.lower():
+            return identifier, band
+    return None
+
+
+def _zip_entries(source: str) -> Iterator[Entry]:
     try:
         with storage.open_input(source) as file, zipfile.ZipFile(file) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-            members = [(info.filename, info.file_size) for info in infos]
+            for info in archive.infolist():
+                if not info.is_dir() and not storage.hidden(info.filename):
+                    yield Entry(info.filename, info.file_size, f"{info.CRC:08x}")
+    except (UserError, storage.StoreError):
+        raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{source!r} is a broken zip file: {error}; make or fetch it again") from None
-    return [(name, size) for name, size in members if not storage.hidden(name)]
 
 
 def _within(name: str, folder: str) -> bool:

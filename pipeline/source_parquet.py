@@ -1,8 +1,8 @@
-"""Parquet sources of `ingest`: the rows and their ids from the driver, the images by row from a worker."""
+"""Parquet sources of `ingest`: the rows' ids on the driver, the images by row from a worker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.object_ids import integer_ids
 from pipeline.shards import ROW_GROUP_ROWS, Columns, check_columns
 
-__all__ = ["ParquetColumns", "gather_rows", "list_rows"]
+__all__ = ["ParquetColumns", "describe_tables", "gather_rows", "iter_objects"]
 
 OPTIONAL = ("ra", "dec", "pixel_scale")
+BATCH_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -41,59 +41,68 @@ class ParquetColumns:
     has_label: bool = False
 
 
-def list_rows(
-    files: Sequence[str], columns: Columns, carry: Iterable[str]
-) -> tuple[pa.Table, ParquetColumns]:
-    """The objects of Parquet files, from their footers, id and label columns.
-
-    Returns
-    -------
-    objects : pyarrow.Table
-        See `pipeline.source.Source`; sizes are averages over a row group.
-    columns : ParquetColumns
+def describe_tables(files: Sequence[str], columns: Columns, carry: Iterable[str]) -> ParquetColumns:
+    """What the Parquet files of a source have, from their footers.
 
     Raises
     ------
     UserError
-        If a file is not Parquet, a column is missing or of a wrong type, the files do not agree, or an id
-        is null.
+        If a file is not Parquet, a column is missing or of a wrong type, or the files do not agree.
     """
     check_columns(files, columns, ["object_id", "image"])
-    described: list[ParquetColumns] = []
-    parts, all_integers = [], True
+    first: ParquetColumns | None = None
+    for file, schema in zip(files, storage.in_threads(_schema, files), strict=True):
+        described = _describe(file, schema, columns, carry)
+        if first is not None and described != first:
+            raise UserError(f"{file} has other columns or types than {files[0]}: ingest them one by one")
+        first = first or described
+    if first is None:
+        raise ValueError("no file to describe")
+    return first
+
+
+def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Iterator[tuple[pa.Table, bool]]:
+    """The objects of Parquet files, some at a time, from their footers, id and label columns.
+
+    Yields
+    ------
+    objects : pyarrow.Table
+        See `pipeline.ingest_inventory.OBJECTS_SCHEMA`; sizes are averages over a row group.
+    integers : bool
+        Whether the ids are integers by the file's type: strings of digits stay strings.
+
+    Raises
+    ------
+    UserError
+        If an id is null, or there is no row.
+    """
+    read = [columns.id, *([columns.label] if has_label else [])]
+    rows = 0
     for file in files:
+        start = 0
         with storage.open_input(file) as handle:
             parquet = pq.ParquetFile(handle)
-            described.append(_describe(file, parquet.schema_arrow, columns, carry))
-            if described[-1] != described[0]:
-                raise UserError(f"{file} has other columns or types than {files[0]}: ingest them one by one")
-            has_label = described[0].has_label
-            read = [columns.id, *([columns.label] if has_label else [])]
-            part = parquet.read(columns=read)
-            ids = part[columns.id]
-            if ids.null_count:
-                row = pc.index(pc.is_null(ids), True).as_py()
-                raise UserError(f"row {row + 1} of {file} has no {columns.id}: give each row an id")
-            all_integers &= pa.types.is_integer(ids.type)
-            label = part[columns.label] if has_label else pa.nulls(len(ids))
-            parts.append(
-                pa.table(
-                    {
+            for group in range(parquet.metadata.num_row_groups):
+                size = _image_bytes(parquet.metadata.row_group(group), columns.image)
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
+                    ids = batch.column(columns.id)
+                    if ids.null_count:
+                        row = start + pc.index(pc.is_null(ids), True).as_py()
+                        raise UserError(f"row {row + 1} of {file} has no {columns.id}: give each row an id")
+                    label = batch.column(columns.label) if has_label else pa.nulls(len(ids))
+                    objects = {
                         "object_id": ids.cast(pa.string()),
                         "file": pa.repeat(file, len(ids)),
-                        "row": pa.array(np.arange(len(ids), dtype=np.int64)),
-                        "size": _image_sizes(parquet.metadata, columns.image),
+                        "row": pa.array(np.arange(start, start + len(ids), dtype=np.int64)),
+                        "size": pa.repeat(pa.scalar(size, pa.int64()), len(ids)),
+                        "mark": pa.nulls(len(ids), pa.string()),
                         "label": label.cast(pa.string()),
                     }
-                )
-            )
-    objects = pa.concat_tables(parts).combine_chunks()
-    if not objects.num_rows:
+                    yield pa.table(objects), pa.types.is_integer(ids.type)
+                    start += len(ids)
+        rows += start
+    if not rows:
         raise UserError(f"no row in {files[0]}" + (f" and {len(files) - 1} more files" if files[1:] else ""))
-    texts = objects["object_id"]
-    # Strings of digits stay strings here, as the file's type says; integers beyond 64 bits become strings.
-    integers = _as_int64(texts) if all_integers else None
-    return (objects if integers is None else objects.set_column(0, "object_id", integers)), described[0]
 
 
 def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
@@ -178,25 +187,17 @@ def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[st
     return ParquetColumns(columns.image, optional, carried, has_label)
 
 
-def _image_sizes(metadata: pq.FileMetaData, image: str) -> pa.Array:
-    sizes: list[np.ndarray] = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        chunks = [group.column(number) for number in range(group.num_columns)]
-        total = sum(
-            chunk.total_uncompressed_size
-            for chunk in chunks
-            if chunk.path_in_schema == image or chunk.path_in_schema.startswith(f"{image}.")
-        )
-        sizes.append(np.full(group.num_rows, total // max(1, group.num_rows), dtype=np.int64))
-    return pa.array(np.concatenate(sizes) if sizes else np.zeros(0, dtype=np.int64))
+def _schema(file: str) -> pa.Schema:
+    with storage.open_input(file) as handle:
+        return pq.ParquetFile(handle).schema_arrow
 
 
-def _as_int64(texts: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray | None:
-    integers = integer_ids(texts)
-    if integers is not None:
-        return integers
-    try:
-        return texts.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
+def _image_bytes(group: pq.RowGroupMetaData, image: str) -> int:
+    """Bytes of an image on average over a row group."""
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    total = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema == image or chunk.path_in_schema.startswith(f"{image}.")
+    )
+    return int(total // max(1, group.num_rows))

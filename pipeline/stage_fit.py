@@ -9,6 +9,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hiwl_core.errors import IncompleteError
+from pipeline import storage
 from pipeline.run_folder import Candidate, RunFolder
 from pipeline.stage_worker import StageJob, train_stage
 
@@ -40,6 +41,8 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         If it failed again and again; its checkpoints are kept.
     """
     started = time.monotonic()
+    # Ray keeps checkpoints by pyarrow: a store's endpoint is for us to tell it.
+    filesystem, place = storage.arrow_path(folder.path)
     trainer = TorchTrainer(
         train_stage,
         train_loop_config={"job": job},
@@ -51,7 +54,8 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         ),
         run_config=RunConfig(
             name=job.stage,
-            storage_path=folder.path,
+            storage_path=place,
+            storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(
                 num_to_keep=BEST_KEPT,
                 checkpoint_score_attribute="val_accuracy",

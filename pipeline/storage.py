@@ -40,6 +40,7 @@ __all__ = [
     "prepare_folder",
     "read_bytes",
     "remove",
+    "remove_partials",
     "write_bytes",
 ]
 
@@ -145,12 +146,17 @@ def prepare_folder(path: str) -> None:
     probe = f"{path}/_probe"
     write_bytes(probe, b"")
     remove(probe)
+    remove_partials(path)
+
+
+def remove_partials(path: str) -> None:
+    """Remove what killed runs left half written in a folder, searched to the bottom."""
     if in_s3(path):
         return
     filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem):
-        for partial in Path(place).glob(".*.partial"):
-            partial.unlink()
+        for partial in Path(place).rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-
-if TYPE_CHECKING:  # torch comes with it, which verbs that only name a scale should not wait for
-    from hiwl_core.cutouts import Cutout
 
 __all__ = ["AS_IT_IS", "WantedScale"]
 
@@ -79,8 +76,6 @@ class WantedScale:
             The plain images if no scale is asked for. A wanted scale that is null or no number is NaN, of
             which the status ``no_scale`` comes.
         """
-        from hiwl_core.cutouts import Cutout
-
         images: list[bytes | None] = table["image"].to_pylist()
         if not self.asked:
             return [*images]

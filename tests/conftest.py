@@ -65,7 +65,8 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
     """A local Ray with more slots than cores: they are for scheduling, not threads."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="WARNING")
+    # "local": or a Ray that another process of this machine started would be joined.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
     yield
     ray.shutdown()
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import torch
 
 from hiwl_core.backbones import create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files, load_bundle
-from hiwl_core.cutouts import Preprocessing
+from hiwl_core.cutouts import Cutout, Preprocessing
 from hiwl_core.errors import UserError
+from hiwl_core.fits_cutouts import rgb_from_fits
 from hiwl_core.inference import CascadeClassifier
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
+from tests.broken_inputs import encode, fits_file
 from tests.drawings import draw_galaxy
 
 PREPROCESSING = Preprocessing(64, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -47,6 +51,44 @@ def test_a_saved_bundle_is_the_same_model(folder: Path) -> None:
     assert np.array_equal(before.probabilities, after.probabilities)
     assert loaded.taxonomy == GALAXY_ZOO
     assert len(loaded.model_id) == 16
+
+
+def test_the_bundle_keeps_the_colors_of_fits_and_uses_them(folder: Path) -> None:
+    flux = np.random.default_rng(0).gamma(1, 2, (3, 64, 64)).astype(np.float32)
+    image = fits_file(flux, BANDS="grz")
+    assert CascadeClassifier(load_bundle(folder)).classify([image])[0] == ["missing_band"]
+    rgb = RgbSettings(bands=("z", "r", "g"), stretch=2)
+    for name, content in bundle_files(replace(make_bundle(), rgb=rgb)).items():
+        (folder / name).write_bytes(content)
+    loaded = load_bundle(folder)
+    assert loaded.rgb == rgb
+    statuses, got = CascadeClassifier(loaded).classify([image])
+    # The same pixels as a PNG are the same galaxy.
+    png = encode(rgb_from_fits(image, rgb).image, "PNG")
+    _, expected = CascadeClassifier(loaded).classify([png])
+    assert statuses == ["ok"]
+    assert np.array_equal(got.probabilities, expected.probabilities)
+
+
+def test_a_bundle_from_before_fits_has_the_default_colors(folder: Path) -> None:
+    path = folder / "bundle.json"
+    data = json.loads(path.read_text())
+    assert data["format_version"] == 1
+    del data["rgb"]
+    path.write_text(json.dumps(data))
+    assert load_bundle(folder).rgb == RgbSettings()
+    path.write_text(json.dumps({**data, "rgb": {"q": -1}}))
+    with pytest.raises(UserError, match=r"bundle\.json: rgb\.q: Input should be greater than 0"):
+        load_bundle(folder)
+
+
+def test_cutouts_with_and_without_a_wanted_scale_go_together(folder: Path) -> None:
+    image = draw_galaxy("SPI", 1, size=80)
+    classifier = CascadeClassifier(load_bundle(folder))
+    cutouts = [image, None, Cutout(image, 0.2, 0.2), Cutout(image, None, 0.2), Cutout(image, 0.1, 0.2), b"?"]
+    statuses, prediction = classifier.classify(cutouts)
+    assert statuses == ["ok", "missing", "ok", "no_scale", "too_small", "undecodable"]
+    assert prediction.probabilities.shape == (2, 5)
 
 
 def test_three_files_and_no_pickle(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,17 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[stage1\n")
     with pytest.raises(UserError, match=r"broken\.toml' is not TOML"):
         load_recipe(str(tmp_path / "broken.toml"))
+
+
+def test_the_colors_of_fits_cutouts() -> None:
+    recipe = load_recipe("demo", ['rgb.bands=["z", "r", "g"]', "rgb.q=3"])
+    assert recipe.rgb.bands == ("z", "r", "g")
+    assert (recipe.rgb.q, recipe.rgb.stretch) == (3, 5)
+    for override, words in [
+        ("rgb.stretch=0", "rgb.stretch: Input should be greater than 0"),
+        ("rgb.minimum=nan", "stretch, q and minimum must be finite"),
+        ('rgb.bands=["g", "r"]', "rgb.bands.2"),
+        ("rgb.asinh=1", "unknown key 'rgb.asinh'; keys there: bands, stretch, q, minimum"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(words)):
+            load_recipe("demo", [override])

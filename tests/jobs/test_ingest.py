@@ -53,7 +53,7 @@ def test_the_report(images: Path, tmp_path: Path) -> None:
     assert "other files in the source: 1" in result.stdout
     assert f"next: hiwl train --data '{tmp_path}/out/train-*.parquet' --val" in result.stdout
     errors = [line for line in result.stderr.splitlines() if not line.startswith("ingesting: ")]
-    assert errors[0] == f"rejected: 100: not a JPEG or PNG ({images}/100.jpg)"
+    assert errors[0] == f"rejected: 100: not a JPEG, PNG or FITS image ({images}/100.jpg)"
     assert sum(line.startswith("rejected: ") for line in errors) == 10
     assert "... and 6 more" in result.stderr
     again = run(images, tmp_path / "out", "--labels", table)
@@ -75,7 +75,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("work has begun")
 
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(ray.data, "from_items", refuse)
+    monkeypatch.setattr(ray, "remote", refuse)
 
 
 LABELS = {
@@ -125,6 +125,21 @@ def test_mistakes_in_the_source(images: Path, tmp_path: Path) -> None:
     (images / "deep").mkdir()
     (images / "deep" / "103.png").write_bytes(jpeg())
     assert "'103'" in error_of(run(images, out))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_mistakes_in_bands(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "needs --recipe NAME" in error_of(run(images, out, "--bands", "g,r,i"))
+    assert "lacks 'i'" in error_of(run(images, out, "--bands", "g,r,z", "--recipe", "demo"))
+    for bands in ("g,r,,i", "g,r,G,i", ""):
+        assert "write different names" in error_of(run(images, out, "--bands", bands, "--recipe", "demo"))
+    assert "1234-g.fits" in error_of(run(images, out, "--bands", "g,r,i", "--recipe", "demo"))
+    assert "no recipe 'nope'" in error_of(run(images, out, "--recipe", "nope"))
+    (tmp_path / "tars").mkdir()
+    write(tmp_path / "tars" / "sky-000.tar", "")
+    assert "are shards already" in error_of(run(tmp_path / "tars", out))
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import pipeline.ingest_shard
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ingest import ingest
+from pipeline.ingest_images import PackedImage, pack_image
 from pipeline.shards import SHARD_SCHEMA, Columns
-from pipeline.source_images import image_problem
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -111,13 +110,13 @@ def test_bad_images_are_rejected_by_name(tmp_path: Path) -> None:
     summary = ingest(str(images), str(out))
     assert read(out)["object_id"].to_pylist() == ["good"]
     assert sorted(rejects(out)) == [
-        ("bitmap", "not a JPEG or PNG"),
+        ("bitmap", "not a JPEG, PNG or FITS image"),
         ("cut", "truncated"),
         ("cut2", "truncated"),
         ("empty", "empty file"),
         ("header", "truncated"),
         ("start", "broken header"),
-        ("text", "not a JPEG or PNG"),
+        ("text", "not a JPEG, PNG or FITS image"),
     ]
     assert summary.rows == 1
 
@@ -130,9 +129,11 @@ def test_a_decompression_bomb_is_not_decoded() -> None:
     for side in (10_000, 60_000):
         header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
         png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
-        assert image_problem(png) == "decompression bomb"
-    assert image_problem(None) == "null image"
-    assert image_problem(picture(0)) is None
+        problem = pack_image(png).problem
+        assert problem is not None
+        assert problem.startswith("too_large: ")
+    assert pack_image(None).problem == "null image"
+    assert pack_image(picture(0)) == PackedImage(picture(0))
 
 
 def test_zip(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_hugging_face_image_structs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     ingest(str(tmp_path / "hf.parquet"), str(out))
     assert read(out)["object_id"].to_pylist() == [1]
-    assert rejects(out) == [("2", "null image"), ("3", "null image"), ("4", "not a JPEG or PNG")]
+    assert rejects(out) == [("2", "null image"), ("3", "null image"), ("4", "not a JPEG, PNG or FITS image")]
 
 
 def test_shards_are_cut_by_bytes_too(tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_another_plan_needs_another_folder(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", ["100.jpg", "101.jpg", "102.jpg"])
     with pytest.raises(UserError, match="choose another folder"):
         ingest(str(images), str(out))
-    assert json.loads((out / "_ingest" / "plan.json").read_text())["shards"] == shard_names(out)
+    assert json.loads((out / "_ingest" / "plan.json").read_text())["series"] == {"cutouts": [2]}
 
 
 def test_no_image_can_be_read(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_no_image_can_be_read(tmp_path: Path) -> None:
     (images / "1.jpg").write_text("text")
     with pytest.raises(UserError, match=r"not one of the 1 images"):
         ingest(str(images), str(tmp_path / "out"))
-    assert rejects(tmp_path / "out") == [("1", "not a JPEG or PNG")]
+    assert rejects(tmp_path / "out") == [("1", "not a JPEG, PNG or FITS image")]
 
 
 def test_a_fault_of_the_machine_keeps_the_other_shards(tmp_path: Path) -> None:
@@ -304,11 +305,3 @@ def test_a_file_that_vanished_is_a_reject(tmp_path: Path) -> None:
     (images / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     ingest(str(images), str(tmp_path / "out"))
     assert rejects(tmp_path / "out") == [("gone", "no such file")]
-
-
-def test_records_are_read_back(tmp_path: Path) -> None:
-    record = pipeline.ingest_shard.ShardRecord("a.parquet", "a", 1, {"": 1}, [["1", "f", "why"]])
-    path = pipeline.ingest_shard.record_path(str(tmp_path), "a.parquet")
-    Path(path).parent.mkdir()
-    Path(path).write_text(json.dumps(vars(record)))
-    assert pipeline.ingest_shard.read_record(path) == record

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import pickle
 import random
+import socket
+import subprocess
+import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -322,6 +327,30 @@ def test_a_forked_process_reads_with_a_client_of_its_own(folder: str) -> None:
 
 def test_arrow_reads_and_writes_by_the_same_paths(folder: str) -> None:
     filesystem, place = storage.arrow_path(f"{folder}/table.parquet")
+    pickled = pickle.dumps(filesystem)
+    assert SECRET_KEY.encode() not in pickled
+    filesystem = pickle.loads(pickled)
     pq.write_table(pa.table({"n": [1, 2, 3]}), place, filesystem=filesystem)
     with storage.open_input(f"{folder}/table.parquet") as file:
         assert pq.ParquetFile(file).read()["n"].to_pylist() == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tests.object_store", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        assert any(line.startswith("# s3://") for line in starter.stdout)
+        assert _answers(port)
+        starter.kill()
+    until = time.monotonic() + 10
+    while _answers(port):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
+from pipeline import parquet_rows
 from pipeline.shards import (
     Columns,
     check_columns,
@@ -95,6 +96,22 @@ def test_large_images_make_small_tables(tmp_path: Path) -> None:
     tables = list(iter_rows(str(tmp_path / "f.parquet"), Columns(), ["object_id", "image"]))
     assert max(table.num_rows for table in tables) == 12
     assert sum(table.num_rows for table in tables) == 30
+
+
+@pytest.mark.parametrize("fetched", [0, 3000, 10**9])
+@pytest.mark.parametrize("row_group_size", [4, 30, 100])
+def test_row_groups_of_any_size_give_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: int, row_group_size: int
+) -> None:
+    monkeypatch.setattr(parquet_rows, "FETCHED_BYTES", fetched)
+    rng = np.random.default_rng(1)
+    table = pa.table(
+        {"object_id": range(100), "image": [rng.bytes(int(n)) for n in rng.integers(1, 400, 100)]}
+    )
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=row_group_size, data_page_size=1000)
+    tables = list(iter_rows(str(tmp_path / "f.parquet"), Columns(), ["object_id", "image"], batch_rows=10))
+    assert max(table.num_rows for table in tables) <= 10
+    assert pa.concat_tables(tables).equals(table)
 
 
 def test_positions_come_from_fits_headers_where_the_shard_has_none(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""``hiwl plan``: what classifying some shards would take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.options import VerbCommand, column_options
+from pipeline.shards import Columns
+
+if TYPE_CHECKING:
+    from pipeline.estimate import Estimate, Span
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand)
+@click.argument("bundle", metavar="BUNDLE")
+@click.argument("shards", metavar="SHARDS")
+@click.option(
+    "--machines", type=int, default=1, show_default=True, metavar="N", help="Machines like this one."
+)
+@click.option("--price", type=float, metavar="P", help="Price of one machine for an hour, in any currency.")
+@click.option(
+    "--rate",
+    type=float,
+    metavar="R",
+    help="Images/s of one machine; then nothing is timed. For machines that are not here, with GPUs say.",
+)
+@click.option("--sample", type=int, default=3, show_default=True, metavar="N", help="Shards to time.")
+@click.option(
+    "--seconds", type=float, default=45.0, show_default=True, metavar="S", help="To spend on them, about."
+)
+@click.option("--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable.")
+@click.option(
+    "--stage2",
+    type=click.Choice(["routed", "always"]),
+    default="routed",
+    show_default=True,
+    help="On which galaxies stage 2 runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, for scripts.")
+@column_options
+def main(
+    bundle: str,
+    shards: str,
+    machines: int,
+    price: float | None,
+    rate: float | None,
+    sample: int,
+    seconds: float,
+    carry: tuple[str, ...],
+    stage2: str,
+    as_json: bool,
+    columns: Columns,
+) -> None:
+    """Say what classifying SHARDS with a model BUNDLE would take: hours, traffic, money. Writes nothing.
+
+    The rows are counted from the shards' footers (those of tars are estimated from their sizes). A few shards
+    are read and some of their rows classified in this process, which takes about a minute; run it on a
+    machine like those of the cluster, or give their --rate.
+
+    \b
+    Examples:
+      hiwl plan run/bundle sky/cutouts
+      hiwl plan run/bundle s3://sky/cutouts --machines 8 --price 1.20
+      hiwl plan run/bundle s3://sky/cutouts --machines 4 --price 2.50 --rate 4000 --json
+    """
+    from pipeline.estimate import estimate  # here, so that `--help` does not wait for torch
+
+    result = estimate(
+        bundle,
+        shards,
+        columns,
+        carry,
+        stage2,
+        machines,
+        price=price,
+        rate=rate,
+        sample=sample,
+        seconds=seconds,
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2))
+        return
+    for name, figure, words in _lines(result):
+        click.echo(f"{name:<10} {figure:>14}   {words}".rstrip())
+    click.echo(_grounds(result))
+
+
+def _lines(result: Estimate) -> list[tuple[str, str, str]]:
+    about = "" if result.rows_counted else ", estimated from the sizes of the tars"
+    low, high = f"{result.rate.low:,.0f}", f"{result.rate.high:,.0f}"
+    spread = "as given" if result.rate_given else f"{low} to {high} by shard"
+    lines = [
+        ("rows", f"{result.rows:,}", f"in {result.shards:,} shards, {_size(result.size)}{about}"),
+        ("speed", f"{result.rate.value:,.0f} images/s", f"of one machine, {spread}"),
+    ]
+    if not result.rate_given:
+        workers = f"{result.workers} workers" if result.workers > 1 else "1 worker"
+        lines += [
+            ("  reading", f"{1000 * result.read_seconds:.3g} ms", "an image, as the storage is now"),
+            (
+                "  computing",
+                f"{1000 * result.compute_seconds:.3g} ms",
+                f"an image, {result.computing}; {workers}",
+            ),
+        ]
+    lines.append(("time", _time(result.seconds_one.value), f"on one machine{_between(result.seconds_one)}"))
+    if result.machines > 1:
+        lines.append(("", _time(result.seconds.value), f"on {result.machines}{_between(result.seconds)}"))
+    requests = result.requests or {}
+    got = f"in {requests['GET']:,} GET and {requests['LIST']:,} LIST requests" if requests else ""
+    put = f", in {requests['PUT']:,} PUT requests" if requests else ""
+    lines += [
+        ("read", _size(result.bytes_read), got),
+        ("written", _size(result.bytes_written), f"the catalog{put}"),
+    ]
+    if result.cost is not None:
+        hours = result.machines * result.seconds.value / 3600
+        lines.append(("cost", f"{result.cost:,.2f}", f"{hours:,.1f} machine-hours at {result.price:,.2f}"))
+    return lines
+
+
+def _grounds(result: Estimate) -> str:
+    """What the figures rest on."""
+    if result.rate_given:
+        return f"Sizes by {len(result.samples)} sampled shards; times by the rate that was given."
+    rows = sum(taken.rows_computed for taken in result.samples)
+    more = f", times {result.workers} workers" if result.workers > 1 else ""
+    return (
+        f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}.\n"
+        "Not in these times: the start of the cluster, the writing of the parts, other users of the storage."
+    )
+
+
+def _between(span: Span) -> str:
+    return f" ({_time(span.low)} to {_time(span.high)})" if span.low < span.high else ""
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+if __name__ == "__main__":
+    main()

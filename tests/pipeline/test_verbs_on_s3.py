@@ -1,0 +1,64 @@
+"""The verbs with all their inputs and outputs in S3."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from hiwl_core.recipe import load_recipe
+from pipeline import storage
+from pipeline.catalog import read_part
+from pipeline.classify import classify
+from pipeline.evaluate import evaluate
+from pipeline.ingest import ingest
+from pipeline.shard_classifier import read_bundle
+from pipeline.simulate import simulate
+from pipeline.train import train
+from tests.conftest import TINY, TinyData
+from tests.object_store import ObjectStore
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_from_cutouts_to_a_catalog_in_s3(object_store: ObjectStore, tiny_data: TinyData) -> None:
+    root = f"{object_store.url}/survey"
+    for part in ("train", "val"):
+        for path, _ in storage.list_files(getattr(tiny_data, part)):
+            name = path.rsplit("/", 1)[-1]
+            storage.write_bytes(f"{root}/labeled/{part}/{name}", storage.read_bytes(path))
+
+    sky = simulate(f"{root}/sky", count=10, size=72, shard_rows=5)
+    assert sky.rendered == 10
+    assert simulate(f"{root}/sky", count=10, size=72, shard_rows=5).rendered == 0
+    packed = ingest(sky.cutouts, f"{root}/shards", shard_rows=4)
+    assert packed.rows == 10
+    assert ingest(sky.cutouts, f"{root}/shards", shard_rows=4).resumed == packed.shards
+
+    recipe = load_recipe("demo", [*TINY, "stage1.epochs=2", "stage2.epochs=2"])
+    data, val, run = f"{root}/labeled/train", f"{root}/labeled/val", f"{root}/run"
+    bundle = train(data, val, recipe, run).bundle
+    model_id = read_bundle(bundle).model_id
+    table = storage.read_bytes(f"{run}/stage2_epochs.csv")
+    # As if it had been killed after stage 2's first epoch was its last: it goes on from the checkpoint.
+    for lost in ("bundle", "pairs.csv", "stage2.json"):
+        storage.remove(f"{run}/{lost}")
+    again = train(data, val, recipe, run)
+    assert again.pairs is not None
+    assert len(again.pairs) == 4
+    assert storage.read_bytes(f"{run}/stage2_epochs.csv") == table
+    assert read_bundle(bundle).model_id == model_id
+    checkpoints = [name for name, _ in storage.list_files(run) if name.endswith("weights.safetensors")]
+    assert len(checkpoints) == 4
+
+    scores = evaluate(bundle, val, f"{root}/evaluation")
+    assert scores.confusion.to_numpy().sum() == 50
+    assert json.loads(storage.read_bytes(f"{root}/evaluation/evaluation.json"))["rows"] == 50
+    catalog = classify(bundle, f"{root}/shards", f"{root}/catalog")
+    assert catalog.failed == []
+    rows = pd.concat([read_part(part).to_pandas() for part in catalog.parts])
+    assert len(rows) == rows["object_id"].nunique() == catalog.computed == 10
+    assert set(rows["status"]) == {"ok"}
+    resumed = classify(bundle, f"{root}/shards", f"{root}/catalog")
+    assert (resumed.computed, resumed.skipped_parts) == (0, len(catalog.parts))

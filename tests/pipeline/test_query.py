@@ -431,8 +431,6 @@ def test_a_query_does_not_wait_for_torch_or_ray(sky: tuple[Path, pd.DataFrame]) 
     script = """
 import sys
 from jobs.cli import main
-from pipeline import storage
-from pipeline.publish import publish
 main(["query", sys.argv[1], "--cone", "0,0,1"], standalone_mode=False)
 print(sorted({"torch", "ray", "astropy", "torchvision"} & set(sys.modules)))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
 from jobs.cli import main
+from pipeline import storage
+from pipeline.publish import publish
 from pipeline.query import open_catalog, query
 from pipeline.query_cone import Cone, parse_cone
 from pipeline.query_files import find_catalog
 from pipeline.query_output import encode, text_table
 from tests.catalogs import write_catalog
+from tests.object_store import ObjectStore
 
 FIRST_ID = 1237648720693755918
 CONES = {
@@ -378,6 +382,49 @@ def test_a_narrow_terminal_gets_the_columns_that_fit(sky: tuple[Path, pd.DataFra
     assert max(map(len, text.splitlines()[:5])) <= 60
     assert text.splitlines()[-1].startswith("not shown for want of width: ")
     assert text.splitlines()[-1].endswith("model_id")
+
+
+def test_a_published_catalog_answers_with_all_rows_of_its_parts(tmp_path: Path) -> None:
+    rows = write_catalog(tmp_path / "catalog", 3, 800, without_position=9)
+    summary = publish(str(tmp_path / "catalog"), str(tmp_path / "published"), max_rows=500, margin=3600)
+    assert summary.without_position > 0 < summary.margin_rows
+    for sql in (
+        "SELECT object_id, label, p_css, status FROM catalog ORDER BY object_id",
+        "SELECT status, count(*) AS n FROM catalog GROUP BY status ORDER BY status",
+    ):
+        tables = [query(str(tmp_path / name), sql).table() for name in ("catalog", "published")]
+        assert tables[0].equals(tables[1])
+    assert tables[0]["n"].to_pylist() == [
+        number for _, number in sorted(Counter(rows["status"].to_pylist()).items())
+    ]
+    cones = [query(str(tmp_path / name), cone=Cone(184, 30, 9)).table() for name in ("catalog", "published")]
+    assert sorted(cones[0]["object_id"].to_pylist()) == sorted(cones[1]["object_id"].to_pylist()) != []
+
+
+def test_the_same_answers_from_object_storage(
+    sky: tuple[Path, pd.DataFrame], published: Path, object_store: ObjectStore
+) -> None:
+    for form, place in (("parts", sky[0]), ("published", published)):
+        url = f"{object_store.url}/query/{form}"
+        for path in place.rglob("*"):
+            if path.is_file():
+                storage.write_bytes(f"{url}/{path.relative_to(place).as_posix()}", path.read_bytes())
+        for sql, cone in (
+            ("SELECT * FROM catalog ORDER BY object_id", Cone(0, 10, 20)),
+            ("SELECT label, count(*) AS n FROM catalog GROUP BY label ORDER BY label", None),
+        ):
+            assert query(url, sql, cone).table().equals(query(str(place), sql, cone).table())
+        glob = (
+            query(f"{url}/sky-0000[12]*.parquet", "SELECT count(*) AS n FROM catalog")
+            if form == "parts"
+            else None
+        )
+        assert glob is None or glob.table()["n"].to_pylist() == [2000]
+    out = f"{object_store.url}/query/rows.parquet"
+    assert run(f"{object_store.url}/query/parts", "--cone", "0,0,3", "--out", out) == (0, "", "")
+    assert pq.read_table(io.BytesIO(storage.read_bytes(out))).num_rows > 0
+    code, _, stderr = run(f"{object_store.url}/query/parts", "--out", out)
+    assert (code, "is there already" in stderr) == (2, True)
 
 
 def test_a_query_does_not_wait_for_torch_or_ray(sky: tuple[Path, pd.DataFrame]) -> None:

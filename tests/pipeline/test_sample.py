@@ -20,12 +20,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from jobs.cli import main
+from pipeline import storage
 from pipeline.catalog_plan import CatalogPlan, PlannedShard, claim_catalog
 from pipeline.query_cone import Cone
 from pipeline.sample import sample
 from pipeline.sample_images import read_images
 from pipeline.shards import Columns
 from tests.catalogs import MODEL_ID, write_catalog
+from tests.object_store import ObjectStore
 
 FIRST_ID = 1237648720693755918
 ROWS = 300
@@ -237,6 +239,20 @@ def test_tars_text_ids_and_missing_positions(tmp_path: Path) -> None:
         number = next(int(text[-4:]) for text in card["text"] if text.startswith("J0-"))
         assert np.abs(np.array(card["image"])[32, 32].astype(int) - color(number)).max() <= 6
     assert sum("no position" in card["text"] for card in shown) == 2
+
+
+def test_catalog_shards_and_page_in_object_storage(
+    sky: Sky, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    url = f"{object_store.url}/sample"
+    for path in [*sky.catalog.iterdir(), *sky.shards.iterdir()]:
+        storage.write_bytes(f"{url}/{path.parent.name}/{path.name}", path.read_bytes())
+    for _ in range(2):
+        summary = sample(f"{url}/catalog", f"{url}/a.html", "status = 'ok'", count=10, shards=f"{url}/shards")
+        assert (summary.shown, summary.without_image, summary.unread) == (10, 0, [])
+    page = tmp_path / "a.html"
+    page.write_bytes(storage.read_bytes(f"{url}/a.html"))
+    check_pictures(sky, cards(page))
 
 
 def test_only_pages_of_its_own_are_replaced(sky: Sky, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@
 
 Drawn cutouts of 64 px are repeated under ids of their own in shards of 500 rows, and classified by a bundle
 with random heads on the local disk. Meanwhile all processes of the job are looked at: the driver, the worker
-that classifies, Ray's own. RSS counts pages that processes share (libraries, Ray's object store) in each of
-them; USS counts what a process has for itself; PSS divides what is shared, so that the PSS of all processes
-adds up to what the job takes, its object store among it. RSS is looked at five times a second, USS and PSS
-once, since the kernel has to walk all pages for them.
+that classifies, Ray's own. RSS counts pages that processes share, of libraries and of Ray's object store, in
+each of them; `anonymous` is the part of it that a process allocated, `store` the part in shared memory, where
+the object store is. USS counts what a process has for itself; PSS divides what is shared, so that the PSS of
+all processes adds up to what the job takes, its object store among it. USS and PSS are looked at once a
+second, the others five times, since the kernel has to walk all pages for them.
 
 With --tiny, shards of one row are made instead of so many, and the job is ended after its first part.
 """
@@ -59,9 +60,12 @@ def main() -> None:
     parser.add_argument("--tiny", type=int, metavar="SHARDS", help="only start on so many shards of one row")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
+    # So that the job is ended too when this script is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bundle = random_bundle(work / "bundle")
+        catalogs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work)))
         if options.tiny:
             jobs = [(options.tiny, 1)]
         else:
@@ -71,15 +75,15 @@ def main() -> None:
         runs = []
         for round_ in range(options.rounds):
             for rows, _ in jobs:
-                catalog = work / f"catalog-{rows}-{round_}"
-                run = watch(bundle, work / f"sky-{rows}", catalog, until_first_part=bool(options.tiny))
+                shards, catalog = work / f"sky-{rows}", catalogs / f"catalog-{rows}-{round_}"
+                run = watch(bundle, shards, catalog, until_first_part=bool(options.tiny))
                 runs.append({"round": round_, "rows": rows, **run})
                 print(f"{rows:,} rows: {run['seconds']:.0f} s, first part after {run['first_part']:.1f} s")
                 print(pd.DataFrame(run["peaks"]).T.round(0).to_string(), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(runs))
     if not options.tiny:
         print(ratios(runs).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    if options.json:
-        options.json.write_text(json.dumps(runs, indent=1))
 
 
 def fill(folder: Path, rows: int, shard_rows: int) -> None:
@@ -109,7 +113,8 @@ def watch(bundle: str, shards: Path, catalog: Path, until_first_part: bool) -> d
     -------
     dict
         ``seconds`` in all, ``first_part`` seconds until it was there, ``peaks`` in MiB by process and kind,
-        ``processes`` at most, and ``timeline``: once a second the seconds and the USS of driver and worker.
+        ``processes`` at most, and ``timeline``: once a second the seconds, then RSS and USS of driver and of
+        worker.
     """
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
@@ -146,7 +151,8 @@ def _look(
                 peaks[role][kind] = max(peaks[role][kind], size)
         if walk:
             seconds = round(begun - started, 1)
-            timeline.append([seconds, *(round(now[role]["USS"]) for role in (DRIVER, WORKER))])
+            figures = [now[role][kind] for role in (DRIVER, WORKER) for kind in ("RSS", "USS")]
+            timeline.append([seconds, *map(round, figures)])
         looks, processes = looks + 1, max(processes, int(now[ALL]["processes"]))
         if np.isnan(first_part) and any(catalog.glob("*.parquet")):
             first_part = begun - started
@@ -167,18 +173,26 @@ def _memory(driver: int, walk: bool) -> dict[str, dict[str, float]]:
     sizes: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            with contextlib.suppress(psutil.Error, FileNotFoundError, KeyError):
                 role = DRIVER if process.pid == driver else ""
                 if "MapWorker" in " ".join(process.cmdline()):
                     role = WORKER
                 facts = process.memory_full_info() if walk else process.memory_info()
+                status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                fields = dict(line.split(":", 1) for line in status)
                 for name in (role, ALL):
                     sizes[name]["RSS"] += facts.rss / MEBIBYTE
+                    sizes[name]["anonymous"] += _kilobytes(fields["RssAnon"]) * 1024 / MEBIBYTE
+                    sizes[name]["store"] += _kilobytes(fields["RssShmem"]) * 1024 / MEBIBYTE
                     sizes[name]["processes"] += 1
                     if walk:
                         sizes[name]["USS"] += facts.uss / MEBIBYTE
                         sizes[name]["PSS"] += facts.pss / MEBIBYTE
     return sizes
+
+
+def _kilobytes(words: str) -> int:
+    return int(words.split()[0])
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
@@ -203,7 +217,7 @@ def ratios(runs: list[dict[str, Any]]) -> pd.DataFrame:
     few, many = sorted({run["rows"] for run in runs})
     rows = []
     for role in (DRIVER, WORKER, ALL):
-        for kind in ("RSS", "USS", "PSS"):
+        for kind in ("RSS", "anonymous", "USS", "PSS"):
             short, long = (
                 float(np.median([run["peaks"][role][kind] for run in runs if run["rows"] == size]))
                 for size in (few, many)

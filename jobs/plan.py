@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+# Load a core above which timings say little: threads of two processes wait for each other.
+BUSY = 0.5
+
 
 @click.command(cls=VerbCommand)
 @click.argument("bundle", metavar="BUNDLE")
@@ -131,20 +134,29 @@ def _grounds(result: Estimate) -> str:
         return f"Sizes by {len(result.samples)} sampled shards; times by the rate that was given."
     rows = sum(taken.rows_computed for taken in result.samples)
     more = f", times {result.workers} workers" if result.workers > 1 else ""
-    return (
-        f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}.\n"
-        "Not in these times: the start of the cluster, the writing of the parts, other users of the storage."
-    )
+    lines = [
+        f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}. Not in these times:",
+        "the start of the cluster, the writing of the parts, other users of the storage.",
+    ]
+    if result.load > BUSY:
+        lines.append(
+            f"This machine is busy (load {result.load:.1f} a core): alone it is faster, perhaps much faster."
+        )
+    return "\n".join(lines)
 
 
 def _between(span: Span) -> str:
-    return f" ({_time(span.low)} to {_time(span.high)})" if span.low < span.high else ""
+    """The span in the unit of its middle."""
+    if span.low >= span.high:
+        return ""
+    return f" ({_time(span.low, span.value)} to {_time(span.high, span.value)})"
 
 
-def _time(seconds: float) -> str:
-    if seconds < 120:
+def _time(seconds: float, like: float | None = None) -> str:
+    like = seconds if like is None else like
+    if like < 120:
         return f"{seconds:.0f} s"
-    if seconds < 7200:
+    if like < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:,.1f} h"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +15,15 @@ import torch
 
 from hiwl_core.device import choose_compute
 from hiwl_core.errors import UserError
-from pipeline import storage
 from pipeline.catalog_ledger import SECONDS_BETWEEN_SEGMENTS
-from pipeline.catalog_plan import part_names
 from pipeline.classify import CPUS_AN_ACTOR, check_names
-from pipeline.classify_plan import shard_entries
 from pipeline.cluster import usable_cores
-from pipeline.estimate_sample import ShardSample, ShardSampler, bytes_got, tar_bytes_a_row
+from pipeline.estimate_count import ShardCounts, count_shards
+from pipeline.estimate_sample import ShardSample, ShardSampler
 from pipeline.places import in_s3
-from pipeline.progress import progress
 from pipeline.relay import say
 from pipeline.shard_classifier import read_bundle
-from pipeline.shards import Columns, check_schema, inspect_shard
+from pipeline.shards import Columns
 
 __all__ = ["Estimate", "Span", "estimate"]
 
@@ -71,6 +69,8 @@ class Estimate:
         GET, PUT and LIST requests; None if the shards are in no object store.
     price, cost : float or None
         Of one hour of one machine, and of all.
+    load : float
+        Of this machine when the timing began: processes that wanted a core, a core; 0 if it does not say.
     samples : list of ShardSample
     """
 
@@ -93,19 +93,8 @@ class Estimate:
     requests: dict[str, int] | None
     price: float | None
     cost: float | None
+    load: float
     samples: list[ShardSample]
-
-
-@dataclass(frozen=True)
-class _Shards:
-    """The shards as their footers show them."""
-
-    paths: list[str]
-    rows: np.ndarray
-    size: int
-    counted: bool
-    requests: int
-    bytes_got: int
 
 
 def estimate(
@@ -147,7 +136,7 @@ def estimate(
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
     bundle = read_bundle(bundle_path)
     check_names(bundle.taxonomy, columns, carry)
-    shards = _look_at_footers(shards_path, columns, carry)
+    shards = count_shards(shards_path, columns, carry)
     compute = choose_compute()
     on_gpu = compute.device.type == "cuda"
     threads = min(CPUS_AN_ACTOR, usable_cores())
@@ -156,6 +145,7 @@ def estimate(
     sampler = ShardSampler(
         bundle, columns, carry, settings, seconds / sample, None if rate else compute, threads
     )
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
     samples = _take_samples(sampler, shards, sample)
     times = _Times(shards, samples, 1 if rate else workers, rate)
     one, all_machines = times.on(1), times.on(machines)
@@ -180,6 +170,7 @@ def estimate(
         requests=_requests(shards, samples, all_machines.value, workers * machines),
         price=price,
         cost=None if price is None else price * machines * all_machines.value / 3600,
+        load=load,
         samples=samples,
     )
 
@@ -188,7 +179,7 @@ class _Times:
     """How long the shards take on some machines."""
 
     def __init__(
-        self, shards: _Shards, samples: Sequence[ShardSample], workers: int, rate: float | None
+        self, shards: ShardCounts, samples: Sequence[ShardSample], workers: int, rate: float | None
     ) -> None:
         self._rows, self._workers = shards.rows, workers
         self._once = 0.0 if rate else float(np.mean([taken.shard_seconds for taken in samples] or [0.0]))
@@ -225,35 +216,7 @@ class _Times:
         return Span(seconds(taken.value), seconds(taken.low), seconds(taken.high))
 
 
-def _look_at_footers(shards_path: str, columns: Columns, carry: Sequence[str]) -> _Shards:
-    entries = shard_entries(shards_path)
-    paths = [entry.path for entry in entries]
-    part_names(paths)
-    requests, got = bytes_got(paths[0])
-    rows: list[int | None] = []
-    with progress("counting", None) as advance:
-        for path, facts in zip(paths, storage.in_threads(inspect_shard, paths), strict=True):
-            if facts.schema is not None:
-                check_schema(path, facts.schema, columns, ("object_id", "image"), carry)
-            rows.append(facts.rows)
-            advance(facts.rows or 0)
-    tars = [index for index, count in enumerate(rows) if count is None]
-    if tars:
-        bytes_a_row = tar_bytes_a_row(paths[tars[len(tars) // 2]])
-        for index in tars:
-            rows[index] = round(entries[index].size / bytes_a_row)
-    after, got_after = bytes_got(paths[0])
-    return _Shards(
-        paths,
-        np.array(rows, dtype=np.int64),
-        sum(entry.size for entry in entries),
-        not tars,
-        after - requests,
-        got_after - got,
-    )
-
-
-def _take_samples(sampler: ShardSampler, shards: _Shards, count: int) -> list[ShardSample]:
+def _take_samples(sampler: ShardSampler, shards: ShardCounts, count: int) -> list[ShardSample]:
     full = np.flatnonzero(shards.rows)
     chosen = full[np.unique(np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int))]
     samples: list[ShardSample] = []
@@ -279,7 +242,7 @@ def _a_row(samples: Sequence[ShardSample], what: str, of: str) -> float:
     return sum(getattr(taken, what) for taken in samples) / rows if rows else 0.0
 
 
-def _bytes_written(shards: _Shards, samples: Sequence[ShardSample]) -> int:
+def _bytes_written(shards: ShardCounts, samples: Sequence[ShardSample]) -> int:
     rows = sum(taken.rows_read for taken in samples)
     if not rows:
         return 0
@@ -289,7 +252,7 @@ def _bytes_written(shards: _Shards, samples: Sequence[ShardSample]) -> int:
 
 
 def _requests(
-    shards: _Shards, samples: Sequence[ShardSample], seconds: float, workers: int
+    shards: ShardCounts, samples: Sequence[ShardSample], seconds: float, workers: int
 ) -> dict[str, int] | None:
     """Requests to the object store, if the catalog is in it as the shards are."""
     if not in_s3(shards.paths[0]):

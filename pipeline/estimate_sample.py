@@ -5,8 +5,6 @@ The work is that of `pipeline.shard_classifier` on some of the rows, in this pro
 
 from __future__ import annotations
 
-import contextlib
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,19 +23,15 @@ from hiwl_core.inference import CascadeClassifier
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog import PartRecord, encode_part, part_table
-from pipeline.places import in_s3
-from pipeline.s3_store import s3_store
+from pipeline.estimate_count import bytes_got, tar_bytes_a_row
 from pipeline.shards import ROW_GROUP_ROWS, Columns, fingerprint, is_tar, iter_rows
-from pipeline.tar_members import BrokenTar, iter_members
-from pipeline.webdataset import sample_key
 
-__all__ = ["ShardSample", "ShardSampler", "bytes_got", "tar_bytes_a_row"]
+__all__ = ["ShardSample", "ShardSampler"]
 
 WANTED = ("object_id", "ra", "dec", "image")
 # Rows that are classified of one shard, at most: as many pictures are in memory.
 MAX_COMPUTED_ROWS = 2048
 WARM_UP_ROWS = 32
-TAR_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -222,27 +216,6 @@ class ShardSampler:
                 if group.column(index).path_in_schema.split(".")[0] in read
             )
             return round(size * rows / facts.num_rows)
-
-
-def bytes_got(path: str) -> tuple[int, int]:
-    """GET requests that this process has sent to the path's store so far, and the bytes that came."""
-    if not in_s3(path):
-        return 0, 0
-    store = s3_store()
-    return store.reads, store.bytes_read
-
-
-def tar_bytes_a_row(shard: str) -> float:
-    """Bytes that a sample takes in an unpacked tar, by its first ones; infinite if it has none."""
-    keys: set[str] = set()
-    end = 0
-    with storage.open_input(shard) as file, contextlib.suppress(BrokenTar):
-        for member in iter_members(file, lambda name: False, 0):
-            keys.add(sample_key(member.name))
-            if len(keys) > TAR_ROWS:
-                return member.offset / TAR_ROWS
-            end = member.offset + (1 + -(-member.size // tarfile.BLOCKSIZE)) * tarfile.BLOCKSIZE
-    return end / len(keys) if keys else float("inf")
 
 
 def _drawn(rows: int, bundle: ModelBundle, always: bool) -> CascadePrediction:

@@ -156,6 +156,17 @@ def test_the_verb_prints_a_table_or_json(random_model: str, tmp_path: Path) -> N
     assert figures["cost"] == pytest.approx(2 * 1.5 * 7000 / 3600)
 
 
+def test_the_verb_says_what_its_times_rest_on(
+    random_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_labeled_shard(tmp_path / "a.parquet", {"CRS": 7})
+    monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
+    result = CliRunner().invoke(main, [random_model, str(tmp_path), "--seconds", "1"])
+    assert "Timed on 7 images of 1 shards" in result.stdout
+    assert "This machine is busy" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,10 +21,10 @@ from pathlib import Path
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.ingest_folder import IngestFolder
-from pipeline.ingest_options import IngestOptions
-from pipeline.ingest_planning import check_unchanged, make_plan
-from pipeline.source import Listing
+from pipeline.ingestion.folder import IngestFolder
+from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.planning import check_unchanged, make_plan
+from pipeline.ingestion.source import Listing
 
 FILES_A_FOLDER = 1000
 FIRST_ID = 1237648720690000000

@@ -35,7 +35,7 @@ import pyarrow as pa
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pipeline.shards import encode_shard, shard_name
+from pipeline.shards.cutout_shards import encode_shard, shard_name
 from tests.bundles import random_bundle
 from tests.drawings import CLASSES, draw_galaxy
 

@@ -29,7 +29,14 @@ import pyarrow as pa
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline import storage
-from pipeline.shards import MAX_SHARD_ROWS, Columns, encode_shard, list_shards, read_columns, shard_name
+from pipeline.shards.cutout_shards import (
+    MAX_SHARD_ROWS,
+    Columns,
+    encode_shard,
+    list_shards,
+    read_columns,
+    shard_name,
+)
 from tests.object_store import serve, store_environment
 
 FIRST_ID = 588 * 10**15

@@ -56,7 +56,7 @@ def make_catalog(folder: Path, rows: int) -> None:
 
 def run_hiwl(catalog: Path, out: Path, options: argparse.Namespace, on_ray: bool) -> float:
     """Publish; seconds without the start of a cluster."""
-    from pipeline.publish import publish
+    from pipeline.publication.publish import publish
 
     def work(workers: int | None) -> float:
         started = time.perf_counter()

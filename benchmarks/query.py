@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.query import query
-from pipeline.query_cone import Cone
+from pipeline.querying.cone import Cone
+from pipeline.querying.query import query
 
 SQL = "SELECT label, count(*) AS n, avg(confidence) AS confidence FROM catalog GROUP BY label"
 CONE = Cone(184.95, 30.5, 0.5)
@@ -31,7 +31,7 @@ PART_ROWS = 4096
 
 def make_catalog(folder: Path, rows: int) -> tuple[str, str]:
     """A catalog of parts of 4,096 rows, and its published form."""
-    from pipeline.publish import publish
+    from pipeline.publication.publish import publish
     from tests.catalogs import write_catalog
 
     write_catalog(folder / "catalog", -(-rows // PART_ROWS), PART_ROWS)

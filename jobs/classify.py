@@ -6,8 +6,8 @@ import click
 
 from hiwl_core.errors import IncompleteError
 from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
-from pipeline.shards import Columns
-from pipeline.wanted_scale import WantedScale
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def main(
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
       hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
     """
-    from pipeline.classify import classify, failures
+    from pipeline.classification.classify import classify, failures
 
     summary = classify(
         bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update

@@ -8,8 +8,8 @@ import click
 import pandas as pd
 
 from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
-from pipeline.shards import Columns
-from pipeline.wanted_scale import WantedScale
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(
       hiwl evaluate run/bundle 'data/test-*.parquet'
       hiwl evaluate run/bundle zoo/val.parquet --id-column GalaxyID --label-column class --out scores
     """
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluation.evaluate import evaluate
 
     out = out or posixpath.join(posixpath.dirname(bundle.rstrip("/")) or ".", "evaluation")
     result = evaluate(bundle, shards, out, columns, workers, gpu, scale)

@@ -7,8 +7,8 @@ import click
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
-from pipeline.ingest import IngestSummary, ingest
-from pipeline.shards import Columns
+from pipeline.ingestion.ingest import IngestSummary, ingest
+from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
 

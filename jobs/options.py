@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
-from pipeline.retries import StoreError
-from pipeline.shards import Columns
-from pipeline.wanted_scale import WantedScale
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import WantedScale
+from pipeline.storage.retries import StoreError
 
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 

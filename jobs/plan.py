@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.options import VerbCommand, column_options
-from pipeline.shards import Columns
+from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Estimate, Span
+    from pipeline.classification.estimate import Estimate, Span
 
 __all__ = ["main"]
 
@@ -72,7 +72,7 @@ def main(
       hiwl plan run/bundle s3://sky/cutouts --machines 8 --price 1.20
       hiwl plan run/bundle s3://sky/cutouts --machines 4 --price 2.50 --rate 4000 --json
     """
-    from pipeline.estimate import estimate  # here, so that `--help` does not wait for torch
+    from pipeline.classification.estimate import estimate  # here, so that `--help` does not wait for torch
 
     result = estimate(
         bundle,

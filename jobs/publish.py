@@ -43,7 +43,7 @@ def main(catalog: str, out: str, name: str, max_rows: int, margin: float, worker
       hiwl publish catalog published --max-rows 200000 --workers 8
       python -c "import lsdb; print(lsdb.open_catalog('published'))"
     """
-    from pipeline.publish import publish
+    from pipeline.publication.publish import publish
 
     summary = publish(catalog, out, name, max_rows, margin, workers)
     tiles = "1 tile" if summary.tiles == 1 else f"{summary.tiles} tiles"

@@ -48,9 +48,9 @@ def main(
       hiwl query s3://sky/catalog "SELECT * FROM catalog WHERE p_css > 0.9" --out css.fits
     """
     from pipeline import storage
-    from pipeline.query import query
-    from pipeline.query_cone import parse_cone
-    from pipeline.query_output import encode, format_of, text_table
+    from pipeline.querying.cone import parse_cone
+    from pipeline.querying.output import encode, format_of, text_table
+    from pipeline.querying.query import query
 
     form = form or (format_of(out) if out else "table")
     if out and storage.exists(out):

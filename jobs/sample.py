@@ -57,8 +57,8 @@ def main(
       hiwl sample catalog unsure.html --where "label = 'CSS' AND confidence < 0.6" --order confidence
       hiwl sample s3://sky/catalog cluster.html --cone 194.95,27.98,30arcmin --count 200
     """
-    from pipeline.query_cone import parse_cone
-    from pipeline.sample import sample
+    from pipeline.querying.cone import parse_cone
+    from pipeline.querying.sample import sample
 
     cone = parse_cone(cone_words) if cone_words else None
     summary = sample(catalog, out, where, cone, count, order, seed, shards, id_column, image_column)

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from hiwl_core.cutouts import OK
+from hiwl_core.statuses import OK
 from jobs.options import VerbCommand
 
 __all__ = ["main"]
@@ -25,7 +25,7 @@ def main(catalog: str, follow: bool) -> None:
       hiwl status s3://sky/catalog
       hiwl status catalog --follow
     """
-    from pipeline.status import catalog_status
+    from pipeline.catalog.status import catalog_status
 
     status = catalog_status(catalog)
     while follow and status.state == "running":

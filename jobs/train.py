@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.options import VerbCommand, column_options, gpu_option
-from pipeline.shards import Columns
+from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
 
@@ -47,7 +47,7 @@ def main(
     """
     # torch and Ray are slow to import: a wrong option should not wait for them.
     from hiwl_core.recipe import load_recipe
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     result = train(data, val, load_recipe(recipe_name, overrides), out, columns, workers, gpu)
     if result.pairs is None:

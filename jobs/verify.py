@@ -24,7 +24,7 @@ def main(catalog: str, no_shards: bool) -> None:
       hiwl verify catalog
       hiwl verify s3://sky/catalog --no-shards
     """
-    from pipeline.verify import CHECKS, verify
+    from pipeline.catalog.verify import CHECKS, verify
 
     result = verify(catalog, with_shards=not no_shards)
     click.echo(f"{result.rows:,} rows in {result.parts:,} parts in {result.catalog}, model {result.model_id}")

@@ -20,8 +20,8 @@ from hiwl_core.selection import (
     split_811,
 )
 from pipeline import storage
-from pipeline.object_ids import check_id_texts, integer_ids
-from pipeline.text_tables import numbers, read_text_table
+from pipeline.ingestion.text_tables import numbers, read_text_table
+from pipeline.shards.object_ids import check_id_texts, integer_ids
 
 __all__ = ["SelectionCounts", "rejects_path", "select"]
 

@@ -26,7 +26,7 @@ from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_gal
 from pipeline import storage
 from pipeline.cluster import connected
 from pipeline.progress import progress
-from pipeline.shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
+from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
 
 __all__ = ["SimulationSummary", "simulate"]
 

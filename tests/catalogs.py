@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.catalog import PartRecord, catalog_schema, encode_part, probability_column
+from pipeline.catalog.parts import PartRecord, catalog_schema, encode_part, probability_column
 
 __all__ = ["MODEL_ID", "catalog_rows", "write_catalog"]
 

@@ -94,7 +94,7 @@ def tiny_run(
     ray_session: None, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A finished run folder, with its bundle."""
-    from pipeline.train import train
+    from pipeline.training.train import train
 
     out = tmp_path_factory.mktemp("runs") / "run"
     train(tiny_data.train, tiny_data.val, tiny_recipe, str(out))

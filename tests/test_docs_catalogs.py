@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from hiwl_core.statuses import STATUSES
 from jobs.cli import main
-from pipeline.publish import publish
+from pipeline.publication.publish import publish
 from tests.catalogs import write_catalog
 
 PAGE = (Path(__file__).parents[1] / "docs" / "catalogs.md").read_text()

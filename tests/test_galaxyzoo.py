@@ -16,9 +16,9 @@ import pytest
 
 from hiwl_core.selection import split_811
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.cutout_store import check_labeled
-from pipeline.ingest import ingest
-from pipeline.shards import Columns, list_shards, read_columns
+from pipeline.ingestion.ingest import ingest
+from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
+from pipeline.training.cutout_store import check_labeled
 
 FOLDER = Path(os.environ.get("HIWL_GALAXYZOO", Path(__file__).parents[2] / "shared" / "galaxyzoo"))
 COLUMNS = Columns(id="GalaxyID", label="class")

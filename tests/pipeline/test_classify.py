@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
-from pipeline.classify import classify
-from pipeline.evaluate import evaluate
-from pipeline.verify import verify
+from pipeline.catalog.verify import verify
+from pipeline.classification.classify import classify
+from pipeline.evaluation.evaluate import evaluate
 from tests.bundles import random_bundle
 from tests.conftest import TinyData, hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
@@ -113,7 +113,7 @@ def test_user_columns_are_carried_and_named(random_model: str, tmp_path: Path) -
     path = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 3})
     table = pq.read_table(path).append_column("redshift", pa.array([0.1, 0.2, 0.3]))
     pq.write_table(table.rename_columns(["id", "ra", "dec", "jpg", "pixel_scale", "label", "redshift"]), path)
-    from pipeline.shards import Columns
+    from pipeline.shards.cutout_shards import Columns
 
     classify(
         random_model, str(path), str(tmp_path / "catalog"), Columns(id="id", image="jpg"), carry=["redshift"]

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from hiwl_core.errors import UserError
 from jobs.plan import main
 from pipeline import storage
-from pipeline.catalog import PartRecord
-from pipeline.estimate import estimate
-from pipeline.s3_store import s3_store
-from pipeline.shard_classifier import ShardClassifier, ShardTask, read_bundle
-from pipeline.shards import Columns, inspect_shard, list_shards
+from pipeline.catalog.parts import PartRecord
+from pipeline.classification.estimate import estimate
+from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
+from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
+from pipeline.storage.s3_store import s3_store
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 from tests.object_store import ObjectStore
 

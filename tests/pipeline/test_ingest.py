@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from hiwl_core.errors import IncompleteError, UserError
-from pipeline.ingest import ingest
-from pipeline.ingest_images import PackedImage, pack_image
-from pipeline.shards import SHARD_SCHEMA, Columns
+from pipeline.ingestion.images import PackedImage, pack_image
+from pipeline.ingestion.ingest import ingest
+from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -19,14 +19,14 @@ import pytest
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline import storage
-from pipeline.ingest import ingest
-from pipeline.ingest_folder import IngestFolder
-from pipeline.ingest_options import IngestOptions
-from pipeline.ingest_plan import IngestPlan, read_objects
-from pipeline.ingest_planning import make_plan
-from pipeline.shards import Columns
-from pipeline.source import Listing
-from pipeline.storage import Entry
+from pipeline.ingestion.folder import IngestFolder
+from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.plan import IngestPlan, read_objects
+from pipeline.ingestion.planning import make_plan
+from pipeline.ingestion.source import Listing
+from pipeline.shards.cutout_shards import Columns
+from pipeline.storage.files import Entry
 from tests.drawings import draw_galaxy
 from tests.object_store import ObjectStore
 
@@ -179,7 +179,7 @@ def test_rejects_are_gathered_from_the_shards(ray_session: None, tmp_path: Path)
     assert sorted(record["rejects"] for record in records) == [4, 9, 9, 9, 9]
 
 
-INGEST = "import sys; from pipeline.ingest import ingest; ingest(*sys.argv[1:3], shard_rows=2)"
+INGEST = "import sys; from pipeline.ingestion.ingest import ingest; ingest(*sys.argv[1:3], shard_rows=2)"
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_a_plan_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
 
 def test_packing_does_not_load_the_networks() -> None:
     # PyTorch takes 600 MB and seconds, in the driver and in each worker.
-    code = "import sys, pipeline.ingest; print('torch' in sys.modules, 'astropy' in sys.modules)"
+    code = "import sys, pipeline.ingestion.ingest; print('torch' in sys.modules, 'astropy' in sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

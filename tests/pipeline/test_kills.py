@@ -13,7 +13,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.verify import verify
+from pipeline.catalog.verify import verify
 from tests.conftest import hiwl
 from tests.drawings import CLASSES, write_labeled_shard
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
-from pipeline import retries, s3_store, storage
+from pipeline import storage
+from pipeline.storage import retries, s3_store
 from tests.flaky_store import flaky
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStore, free_ports
 

@@ -28,7 +28,7 @@ from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
 from jobs.publish import main as publish_verb
-from pipeline.publish import PublishSummary, publish
+from pipeline.publication.publish import PublishSummary, publish
 from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore
 
@@ -423,7 +423,7 @@ def test_a_killed_publication_goes_on_to_the_same_files(
     write_catalog(tmp_path / "catalog", 12, 4000, change=partial(crowd, degrees=0.2), without_position=2)
     catalog, broken, whole = (str(tmp_path / name) for name in ("catalog", "broken", "whole"))
     options = f"max_rows=500, margin=5, group_bytes=1, workers={workers}"
-    call = f"from pipeline.publish import publish; publish({catalog!r}, {broken!r}, {options})"
+    call = f"from pipeline.publication.publish import publish; publish({catalog!r}, {broken!r}, {options})"
     first = subprocess.Popen(
         [sys.executable, "-c", call],
         cwd=Path(__file__).parents[2],

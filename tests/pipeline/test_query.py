@@ -25,11 +25,11 @@ from click.testing import CliRunner
 from hiwl_core.errors import UserError
 from jobs.cli import main
 from pipeline import storage
-from pipeline.publish import publish
-from pipeline.query import open_catalog, query
-from pipeline.query_cone import Cone, parse_cone
-from pipeline.query_files import find_catalog
-from pipeline.query_output import encode, text_table
+from pipeline.publication.publish import publish
+from pipeline.querying.cone import Cone, parse_cone
+from pipeline.querying.files import find_catalog
+from pipeline.querying.output import encode, text_table
+from pipeline.querying.query import open_catalog, query
 from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore
 

@@ -21,11 +21,11 @@ from PIL import Image
 
 from jobs.cli import main
 from pipeline import storage
-from pipeline.catalog_plan import CatalogPlan, PlannedShard, claim_catalog
-from pipeline.query_cone import Cone
-from pipeline.sample import sample
-from pipeline.sample_images import read_images
-from pipeline.shards import Columns
+from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog
+from pipeline.querying.cone import Cone
+from pipeline.querying.sample import sample
+from pipeline.querying.sample_images import read_images
+from pipeline.shards.cutout_shards import Columns
 from tests.catalogs import MODEL_ID, write_catalog
 from tests.object_store import ObjectStore
 

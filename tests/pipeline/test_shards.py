@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
-from pipeline import parquet_rows
-from pipeline.shards import (
+from pipeline.shards import parquet_rows
+from pipeline.shards.cutout_shards import (
     Columns,
     check_columns,
     count_rows,

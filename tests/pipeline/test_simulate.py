@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hiwl_core.errors import UserError
 from hiwl_core.simulation import object_id
 from jobs.simulate import main
-from pipeline.shards import SHARD_SCHEMA, Columns, list_shards, read_columns
+from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, list_shards, read_columns
 from pipeline.simulate import simulate
 
 pytest.importorskip("galsim")

@@ -10,7 +10,7 @@ import pytest
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.retries import is_transient
+from pipeline.storage.retries import is_transient
 
 
 @pytest.fixture(params=["local", "memory"])

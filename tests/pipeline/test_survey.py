@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.classify import classify
-from pipeline.status import catalog_status
-from pipeline.verify import verify
+from pipeline.catalog.status import catalog_status
+from pipeline.catalog.verify import verify
+from pipeline.classification.classify import classify
 from tests.broken_inputs import broken_inputs
 from tests.conftest import hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard

@@ -9,7 +9,7 @@ import pytest
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, load_recipe
-from pipeline.train import train
+from pipeline.training.train import train
 from tests.conftest import TINY, TinyData, hiwl
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from hiwl_core.recipe import load_recipe
 from pipeline import storage
-from pipeline.catalog import read_part
-from pipeline.classify import classify
-from pipeline.evaluate import evaluate
-from pipeline.ingest import ingest
-from pipeline.shard_classifier import read_bundle
+from pipeline.catalog.parts import read_part
+from pipeline.classification.classify import classify
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.ingestion.ingest import ingest
 from pipeline.simulate import simulate
-from pipeline.train import train
+from pipeline.training.train import train
 from tests.conftest import TINY, TinyData
 from tests.object_store import ObjectStore
 

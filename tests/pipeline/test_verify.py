@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
 from jobs.cli import main
-from pipeline.classify import classify
-from pipeline.status import catalog_status
-from pipeline.verify import verify
+from pipeline.catalog.status import catalog_status
+from pipeline.catalog.verify import verify
+from pipeline.classification.classify import classify
 from tests.drawings import CLASSES, write_labeled_shard
 
 

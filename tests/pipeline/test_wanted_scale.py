@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from hiwl_core.cutouts import Cutout
 from hiwl_core.errors import UserError
 from jobs.options import VerbCommand, column_options, scale_options
-from pipeline.shards import Columns, check_columns, iter_rows
-from pipeline.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 COLUMNS = Columns(pixel_scale="pixscale")
 

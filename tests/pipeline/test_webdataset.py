@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import webdataset
-from pipeline.shards import Columns, count_rows, iter_rows, list_shards, read_columns
+from pipeline.shards import webdataset
+from pipeline.shards.cutout_shards import Columns, count_rows, iter_rows, list_shards, read_columns
 from tests.broken_inputs import fits_file
 from tests.drawings import draw_galaxy
 

@@ -1,0 +1,177 @@
+"""The plan of a catalog: which shards become which parts, stored before any work begins.
+
+``CATALOG/_plan.arrow`` has one row a shard, ``CATALOG/_catalog.json`` says which model and which settings
+made the catalog. A later call must find the same; what is there is never taken for something else.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import feather
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.catalog.parts import PartRecord, part_name
+
+__all__ = [
+    "HEADER",
+    "CatalogPlan",
+    "PlannedShard",
+    "claim_catalog",
+    "is_catalog",
+    "part_names",
+    "part_record",
+    "read_plan",
+]
+
+HEADER = "_catalog.json"
+# Not Parquet: people read their catalog as `catalog/*.parquet`.
+TABLE = "_plan.arrow"
+FORMAT_VERSION = 1
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string()),
+        pa.field("part", pa.string()),
+        pa.field("rows", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("mark", pa.string()),
+        pa.field("fingerprint", pa.string()),
+    ]
+)
+NEXT_STEPS = "choose another folder for the catalog"
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard and the part that it becomes.
+
+    Parameters
+    ----------
+    shard : str
+        Absolute path or URL.
+    part : str
+        File name of the part, a function of the shard's name alone.
+    rows : int or None
+        None for a tar, whose rows are counted when it is read.
+    size : int
+        Bytes of the shard.
+    mark : str
+        What the storage says of the file's version: an ETag, a time of modification.
+    fingerprint : str
+        Short hash of the content; see `pipeline.shards.cutout_shards.fingerprint`.
+    """
+
+    shard: str
+    part: str
+    rows: int | None
+    size: int
+    mark: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class CatalogPlan:
+    """What a catalog is to hold.
+
+    Parameters
+    ----------
+    model_id : str
+    settings : dict
+        All else that decides what the parts hold: column names, carried columns, when stage 2 runs.
+    shards : dict of PlannedShard
+        By the name of the part.
+    """
+
+    model_id: str
+    settings: dict[str, Any]
+    shards: dict[str, PlannedShard]
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in all; None if a tar is among the shards."""
+        counts = [shard.rows for shard in self.shards.values()]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+
+def is_catalog(folder: str) -> bool:
+    """Whether a folder holds a catalog that `classify` began."""
+    return storage.exists(f"{folder}/{HEADER}")
+
+
+def read_plan(folder: str) -> CatalogPlan:
+    """The plan of a catalog.
+
+    Raises
+    ------
+    UserError
+        If the folder is no catalog, or one of another format.
+    """
+    if not is_catalog(folder):
+        raise UserError(f"{folder} is not a catalog of `hiwl classify`: it has no {HEADER}")
+    try:
+        header = json.loads(storage.read_bytes(f"{folder}/{HEADER}"))
+        if header["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{folder} is a catalog of format {header['format_version']}, "
+                f"this HIWL reads {FORMAT_VERSION}"
+            )
+        rows = feather.read_table(io.BytesIO(storage.read_bytes(f"{folder}/{TABLE}"))).to_pylist()
+        shards = {row["part"]: PlannedShard(**row) for row in rows}
+        return CatalogPlan(header["model_id"], header["settings"], shards)
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the plan of {folder} is damaged ({error}): {NEXT_STEPS}") from None
+
+
+def claim_catalog(folder: str, plan: CatalogPlan) -> None:
+    """Write the plan of a new catalog, or of one that grows.
+
+    Raises
+    ------
+    UserError
+        If the folder is not a catalog and holds Parquet files of something else.
+    """
+    if not is_catalog(folder):
+        strange = [name for name, _ in storage.list_files(folder) if name.endswith(".parquet")]
+        if strange:
+            raise UserError(f"{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
+    table = pa.Table.from_pylist([shard.__dict__ for shard in plan.shards.values()], schema=PLAN_SCHEMA)
+    buffer = io.BytesIO()
+    feather.write_feather(table, buffer, compression="zstd")
+    header = {"format_version": FORMAT_VERSION, "model_id": plan.model_id, "settings": plan.settings}
+    # The header comes last: a folder without it is no catalog yet and is planned anew.
+    storage.write_bytes(f"{folder}/{TABLE}", buffer.getvalue())
+    storage.write_bytes(f"{folder}/{HEADER}", (json.dumps(header, indent=2) + "\n").encode())
+
+
+def part_record(plan: CatalogPlan, shard: PlannedShard) -> PartRecord:
+    """What the footer of a shard's part says."""
+    return PartRecord(shard.shard.rsplit("/", 1)[-1], shard.fingerprint, plan.model_id, plan.settings)
+
+
+def part_names(shards: Sequence[str]) -> dict[str, str]:
+    """The shards by the names of their parts.
+
+    Raises
+    ------
+    UserError
+        If two shards would become one part.
+    """
+    names: dict[str, str] = {}
+    for shard in shards:
+        name = part_name(shard)
+        if name in names:
+            raise UserError(
+                f"{names[name]} and {shard} would both become {name}: a part is named after its shard, "
+                "so classify them into two catalogs or rename one"
+            )
+        names[name] = shard
+    return names

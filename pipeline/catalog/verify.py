@@ -1,0 +1,225 @@
+"""Proof that a catalog is whole: each row of each shard is in it exactly once, as it was written.
+
+Parts and shards are compared pair by pair, so that nothing but a few counts is held for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from hiwl_core.statuses import DUPLICATE_ID, NO_ID
+from pipeline import storage
+from pipeline.catalog.ledger import LedgerEntry, read_ledger
+from pipeline.catalog.parts import check_part_record, counted
+from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
+from pipeline.progress import progress
+from pipeline.shards.cutout_shards import Columns, inspect_shard, iter_rows
+
+__all__ = ["CHECKS", "Verification", "verify"]
+
+CHECKS = {
+    "parts": "a part for each planned shard, and no other",
+    "checksums": "each part is, byte for byte, what was written",
+    "models": "one model and one way of making for all rows",
+    "shards": "the shards are those that the catalog was planned from",
+    "rows": "as many rows in each part as in its shard",
+    "ids": "the ids of each part are those of its shard, in order",
+    "doubles": "no id twice",
+}
+FINDINGS_KEPT = 20
+MEMORY_FOR_DOUBLES = "1GB"
+
+
+@dataclass
+class Verification:
+    """What a verification found.
+
+    Parameters
+    ----------
+    catalog, model_id : str
+    parts, rows : int
+        Parts and rows looked at.
+    statuses : Counter
+        Rows by status.
+    findings : dict of list of str
+        For each of `CHECKS` what is wrong, a line each, the first 20; empty if all is well.
+    counts : Counter
+        How many lines each check has found, those that were not kept among them.
+    skipped : tuple of str
+        Checks that were not made.
+    """
+
+    catalog: str
+    model_id: str
+    parts: int = 0
+    rows: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check found anything."""
+        return not self.counts
+
+    def add(self, check: str, finding: str) -> None:
+        """Take down what a check found."""
+        self.counts[check] += 1
+        kept = self.findings.setdefault(check, [])
+        if len(kept) < FINDINGS_KEPT:
+            kept.append(finding)
+
+
+@dataclass(frozen=True)
+class _PartFacts:
+    """What the look at one part told."""
+
+    rows: int
+    statuses: Counter[str]
+    findings: list[tuple[str, str]]
+
+
+def verify(catalog: str, with_shards: bool = True) -> Verification:
+    """Check a catalog against its plan, its ledger and its shards.
+
+    Parameters
+    ----------
+    catalog : str
+        Folder of a catalog that `classify` wrote.
+    with_shards : bool
+        Read the ids of the shards too; without, the catalog is compared with its plan alone.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    UserError
+        If there is no catalog.
+    """
+    folder = storage.absolute(catalog).rstrip("/")
+    plan = read_plan(folder)
+    ledger = read_ledger(folder)
+    result = Verification(catalog, plan.model_id, skipped=() if with_shards else ("shards", "ids"))
+    there = [name for name, _ in storage.list_files(folder) if name.endswith(".parquet")]
+    for path in there:
+        if path.rsplit("/", 1)[-1] not in plan.shards:
+            result.add("parts", f"{path} belongs to no shard of the plan")
+    missing = plan.shards.keys() - {path.rsplit("/", 1)[-1] for path in there}
+    for part in sorted(missing):
+        result.add("parts", f"no part for {plan.shards[part].shard}")
+
+    def look(shard: PlannedShard) -> _PartFacts:
+        return _look(folder, plan, shard, ledger.get(shard.part, []), with_shards)
+
+    present = [shard for part, shard in plan.shards.items() if part not in missing]
+    with progress("verifying", plan.rows) as advance:
+        for facts in storage.in_threads(look, present):
+            result.parts += 1
+            result.rows += facts.rows
+            result.statuses.update(facts.statuses)
+            for check, finding in facts.findings:
+                result.add(check, finding)
+            advance(facts.rows)
+    for identifier, times in _doubles([f"{folder}/{shard.part}" for shard in present]):
+        result.add("doubles", f"id {identifier} has {times} rows")
+    return result
+
+
+def _look(
+    folder: str, plan: CatalogPlan, shard: PlannedShard, made: Sequence[LedgerEntry], with_shards: bool
+) -> _PartFacts:
+    """Compare one part with its entries in the ledger, its plan and its shard."""
+    path = f"{folder}/{shard.part}"
+    findings: list[tuple[str, str]] = []
+    content = storage.read_bytes(path)
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum not in {entry.sha256 for entry in made if entry.fingerprint == shard.fingerprint}:
+        findings.append(("checksums", f"{path} is not in the ledger as it is: start `hiwl classify` again"))
+    try:
+        table = pq.ParquetFile(io.BytesIO(content)).read()
+        if not check_part_record(path, table.schema.metadata, part_record(plan, shard)):
+            findings.append(("models", f"{path} was made from another state of its shard"))
+    except (pa.ArrowException, OSError, UserError) as error:
+        findings.append(("models", f"{path} cannot be read as a part of this catalog: {error}"))
+        return _PartFacts(0, Counter(), findings)
+    models = pc.unique(table["model_id"]).to_pylist()
+    if models not in ([plan.model_id], []):
+        findings.append(("models", f"{path} has rows of the models {models}"))
+    if shard.rows is not None and table.num_rows != shard.rows:
+        findings.append(("rows", f"{path} has {table.num_rows} rows, its shard {shard.rows}"))
+    if with_shards:
+        findings += _compare_ids(path, table["object_id"], plan, shard)
+    return _PartFacts(table.num_rows, counted(table, "status"), findings)
+
+
+def _compare_ids(
+    path: str, ids: pa.ChunkedArray, plan: CatalogPlan, shard: PlannedShard
+) -> Iterator[tuple[str, str]]:
+    columns = Columns(**plan.settings["columns"])
+    try:
+        if inspect_shard(shard.shard).fingerprint != shard.fingerprint:
+            yield "shards", f"{shard.shard} changed since the catalog was planned"
+            return
+        start = 0
+        for rows in iter_rows(shard.shard, columns, ["object_id"], batch_rows=65536):
+            expected = rows["object_id"]
+            found = ids.slice(start, len(expected))
+            if len(found) != len(expected) or not _same(found, expected):
+                yield "ids", f"{path} differs from {shard.shard} in rows {start} to {start + len(expected)}"
+            start += len(expected)
+        if start != len(ids):
+            yield "rows", f"{path} has {len(ids)} rows, its shard {start}"
+    except storage.StoreError:
+        # That the store is out of reach says nothing of what lies in it.
+        raise
+    except (OSError, UserError, pa.ArrowException) as error:
+        yield "shards", f"{shard.shard} cannot be read: {error}"
+
+
+def _same(found: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
+    if found.type != expected.type:
+        found, expected = found.cast(pa.string()), expected.cast(pa.string())
+    return bool(found.equals(expected))
+
+
+def _doubles(parts: Sequence[str]) -> list[tuple[Any, int]]:
+    """Ids that more than one classified row has; on disk where memory does not suffice."""
+    if not parts:
+        return []
+    connection = duckdb.connect(config={"memory_limit": MEMORY_FOR_DOUBLES})
+    ids = pa.RecordBatchReader.from_batches(pa.schema([("id", pa.string())]), _id_batches(parts))
+    connection.register("ids", ids)
+    found = connection.execute(
+        f"SELECT id, count(*) FROM ids GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT {FINDINGS_KEPT}"
+    ).fetchall()
+    connection.close()
+    return found
+
+
+def _id_batches(parts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    # Rows whose id was found wanting within their own shard say so themselves.
+    own = pa.array([DUPLICATE_ID, NO_ID])
+    for part in parts:
+        with storage.open_input(part) as file:
+            try:
+                table = pq.ParquetFile(file).read(columns=["object_id", "status"])
+            except storage.StoreError:
+                raise
+            except (pa.ArrowException, OSError):
+                continue  # found above
+        ids = table.filter(pc.invert(pc.is_in(table["status"], value_set=own)))["object_id"].cast(pa.string())
+        yield from pa.table({"id": ids}).to_batches()

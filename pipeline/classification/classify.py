@@ -1,0 +1,267 @@
+"""Classify shards into a catalog: an actor pool holds the bundle, one shard is one unit of work.
+
+The driver plans, hands out the shards whose parts are missing, and takes down what is done;
+`pipeline.classification.plan` decides what there is to do and `pipeline.classification.shard_classifier`
+does the work.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import pyarrow as pa
+import ray.data
+from ray.exceptions import RayError
+
+from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.statuses import OK
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.catalog.ledger import Ledger, LedgerEntry
+from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
+from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record
+from pipeline.classification.plan import find_parts, plan_catalog
+from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
+from pipeline.cluster import ClusterResources, connected
+from pipeline.progress import progress
+from pipeline.relay import say
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+
+__all__ = ["CPUS_AN_ACTOR", "CatalogSummary", "check_names", "classify", "failures"]
+
+CPUS_AN_ACTOR = 2
+# A shard whose worker died so often is set aside: it may well be what kills them.
+MAX_RETRIES = 3
+MAX_AUTOSCALED_ACTORS = 64
+
+
+@dataclass
+class CatalogSummary:
+    """What a catalog holds, and what this call did for it.
+
+    Parameters
+    ----------
+    catalog : str
+    parts : list of str
+        Parts of the shards that were asked for.
+    classes, statuses : Counter
+        Rows of each label and of each status, in all of `parts`.
+    computed : int
+        Rows classified by this call.
+    skipped_parts : int
+        Parts that were there already.
+    seconds : float
+        Time of the classification alone.
+    failed : list of str
+        A line for each shard that could not be read or whose part could not be written; it has no part.
+    """
+
+    catalog: str
+    parts: list[str]
+    classes: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    computed: int = 0
+    skipped_parts: int = 0
+    seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows in all of `parts`."""
+        return self.statuses.total()
+
+    def take(self, entry: LedgerEntry) -> None:
+        """Count a part, or a shard that has none."""
+        if entry.failed:
+            self.failed.append(entry.failed)
+        self.classes.update(entry.classes)
+        self.statuses.update(entry.statuses)
+
+
+def classify(
+    bundle_path: str,
+    shards_path: str,
+    catalog: str,
+    columns: Columns | None = None,
+    carry: Sequence[str] = (),
+    stage2: str = "routed",
+    workers: int | None = None,
+    gpu: bool | None = None,
+    keep_truth: bool = False,
+    scale: WantedScale = AS_IT_IS,
+    update: bool = False,
+) -> CatalogSummary:
+    """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
+
+    Parameters
+    ----------
+    bundle_path : str
+        Folder of the model bundle.
+    shards_path : str
+        A file, a folder or a glob.
+    catalog : str
+        Folder of the catalog.
+    columns : Columns, optional
+        What the columns of the shards are called.
+    carry : sequence of str
+        Further columns of the shards to take over.
+    stage2 : {"routed", "always"}
+        On which galaxies stage 2 runs.
+    workers : int, optional
+        Actors at most; default: as many as the cluster has room for now.
+    gpu : bool, optional
+        Whether each actor takes a GPU; default: if the cluster has any now.
+    keep_truth : bool
+        Take the shards' labels over as the column `true_label`.
+    scale : WantedScale
+        The pixel scale at which the model is to see each galaxy; default: as the images are.
+    update : bool
+        Take in shards that were added or changed since the catalog was planned.
+
+    Raises
+    ------
+    UserError
+        Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
+        a catalog of another model, other settings or other shards.
+    IncompleteError
+        If Ray gave up; whole parts are kept.
+    """
+    columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: one worker is least")
+    bundle = read_bundle(bundle_path)
+    for name, stage in bundle.stages.items():
+        stage.network(len(bundle.taxonomy.stage_classes(name)))
+    check_names(bundle.taxonomy, columns, carry)
+    folder = storage.absolute(catalog).rstrip("/")
+    _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
+    settings = {
+        "columns": asdict(columns),
+        "carry": carry,
+        "stage2": stage2,
+        "keep_truth": keep_truth,
+        "scale": asdict(scale),
+    }
+    required = ("object_id", "image", *(["label"] if keep_truth else []))
+    plan = plan_catalog(
+        folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
+    )
+    storage.prepare_folder(folder)
+    found = find_parts(folder, plan)
+    for part in found.damaged:
+        say(f"{folder}/{part} is not what was written: it is made anew")
+    summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
+    for entry in found.done:
+        summary.take(entry)
+    summary.skipped_parts = len(found.done)
+    if not found.missing:
+        if found.adopted:
+            with Ledger(folder, 0) as ledger:
+                _take_down(ledger, found.adopted)
+        return summary
+
+    with connected() as cluster, Ledger(folder, len(found.missing)) as ledger:
+        _take_down(ledger, found.adopted)
+        started = time.monotonic()
+        with progress("classifying", plan.rows, summary.rows) as advance:
+            for entry in _run(bundle_path, folder, plan, found.missing, columns, cluster, workers, gpu):
+                ledger.add(replace(entry, run=ledger.run))
+                summary.take(entry)
+                if not entry.failed:
+                    summary.computed += entry.rows
+                    advance(entry.rows)
+        summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
+    for entry in entries:
+        ledger.add(entry)
+
+
+def _run(
+    bundle_path: str,
+    folder: str,
+    plan: CatalogPlan,
+    shards: Sequence[PlannedShard],
+    columns: Columns,
+    cluster: ClusterResources,
+    workers: int | None,
+    gpu: bool | None,
+) -> Iterator[LedgerEntry]:
+    """Classify shards on the cluster; an entry for each, in the order in which they are done."""
+    use_gpu = cluster.gpus > 0 if gpu is None else gpu
+    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
+    cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
+    tasks = {
+        shard.part: ShardTask(shard.shard, f"{folder}/{shard.part}", part_record(plan, shard))
+        for shard in shards
+    }
+    # One block a shard: a block is a task, and a task is the unit that is retried.
+    dataset = ray.data.from_items(
+        [{"task": task.to_json()} for task in tasks.values()], override_num_blocks=len(tasks)
+    ).map_batches(
+        ShardClassifier,
+        fn_constructor_args=(storage.absolute(bundle_path), plan.model_id, columns, cpus, use_gpu),
+        batch_size=1,
+        batch_format="numpy",
+        compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
+        num_cpus=cpus,
+        num_gpus=1 if use_gpu else 0,
+        # Nodes may come and go all night; what is bounded is how often one shard is tried.
+        max_restarts=-1,
+        max_task_retries=MAX_RETRIES,
+    )
+    dataset.context.max_errored_blocks = -1
+    # A shard that takes long must not hold back the news of the others.
+    dataset.context.execution_options.preserve_order = False
+    try:
+        for row in dataset.iter_rows():
+            entry = LedgerEntry(**json.loads(row["done"]))
+            del tasks[entry.part]
+            yield entry
+    except RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IncompleteError(
+            f"the classification broke off ({reason}); whole parts are kept: start the same command again"
+        ) from error
+    for task in tasks.values():
+        died = f"{task.shard}: its worker died {MAX_RETRIES + 1} times, for lack of memory perhaps"
+        yield task.entry(failed=died)
+
+
+def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStrategy:
+    """As many actors as there is room for; where there is none yet, as many as the autoscaler grants."""
+    if workers is None and room:
+        workers = room
+    wanted = min(shards, workers or MAX_AUTOSCALED_ACTORS)
+    if wanted <= room:
+        # A shard is minutes of work: none waits in the queue of a busy actor while another is idle.
+        return ray.data.ActorPoolStrategy(size=wanted, max_tasks_in_flight_per_actor=1)
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
+
+
+def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+    """Check that no carried column has a name that the catalog uses itself."""
+    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
+    taken = [name for name in carry if name in own]
+    if taken:
+        raise UserError(f"--carry {taken[0]}: that name is taken in the catalog; rename the shards' column")
+
+
+def _check_apart(catalog: str, shards: str) -> None:
+    """A catalog among its shards would be classified itself the next time."""
+    if f"{catalog}/".startswith(f"{shards}/") or f"{shards}/".startswith(f"{catalog}/"):
+        raise UserError(
+            f"the catalog {catalog} and the shards {shards} lie in each other: choose another folder"
+        )
+
+
+def failures(summary: CatalogSummary) -> dict[str, int]:
+    """Rows that could not be classified, by status."""
+    return {status: count for status, count in summary.statuses.items() if status != OK}

@@ -1,0 +1,277 @@
+"""What classifying some shards would take: hours, traffic, money. Rows are counted, the rest is sampled."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hiwl_core.device import choose_compute
+from hiwl_core.errors import UserError
+from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
+from pipeline.classification.classify import CPUS_AN_ACTOR, check_names
+from pipeline.classification.estimate_count import ShardCounts, count_shards
+from pipeline.classification.estimate_sample import ShardSample, ShardSampler
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.cluster import usable_cores
+from pipeline.relay import say
+from pipeline.shards.cutout_shards import Columns
+from pipeline.storage.places import in_s3
+
+__all__ = ["Estimate", "Span", "estimate"]
+
+LISTED_AT_ONCE = 1000
+BUNDLE_FILES = 3
+
+
+@dataclass(frozen=True)
+class Span:
+    """A figure with those of the slowest and the fastest sampled shard."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a classification would take.
+
+    Parameters
+    ----------
+    model_id : str
+    shards, rows, size : int
+        Rows are counted, but for tars; bytes.
+    rows_counted : bool
+        False if tars are among the shards, whose rows are estimated from their sizes.
+    computing : str
+        What one worker computes on.
+    workers : int
+        On one machine.
+    rate : Span
+        Images/s of one machine.
+    rate_given : bool
+        The rate is the caller's; nothing was timed.
+    read_seconds, compute_seconds : float
+        Of one worker for one row; 0 if that was not timed.
+    seconds_one, seconds : Span
+        On one machine and on `machines`.
+    machines : int
+    bytes_read, bytes_written : int
+    requests : dict of int or None
+        GET, PUT and LIST requests; None if the shards are in no object store.
+    price, cost : float or None
+        Of one hour of one machine, and of all.
+    load : float
+        Of this machine when the timing began: processes that wanted a core, a core; 0 if it does not say.
+    samples : list of ShardSample
+    """
+
+    model_id: str
+    shards: int
+    rows: int
+    rows_counted: bool
+    size: int
+    computing: str
+    workers: int
+    rate: Span
+    rate_given: bool
+    read_seconds: float
+    compute_seconds: float
+    seconds_one: Span
+    machines: int
+    seconds: Span
+    bytes_read: int
+    bytes_written: int
+    requests: dict[str, int] | None
+    price: float | None
+    cost: float | None
+    load: float
+    samples: list[ShardSample]
+
+
+def estimate(
+    bundle_path: str,
+    shards_path: str,
+    columns: Columns | None = None,
+    carry: Sequence[str] = (),
+    stage2: str = "routed",
+    machines: int = 1,
+    price: float | None = None,
+    rate: float | None = None,
+    sample: int = 3,
+    seconds: float = 45.0,
+) -> Estimate:
+    """Count the rows of some shards and time a few of them, in this process; nothing is written.
+
+    Parameters
+    ----------
+    bundle_path, shards_path, columns, carry, stage2
+        As `pipeline.classification.classify.classify`.
+    machines : int
+    price : float, optional
+        Of one hour of one machine.
+    rate : float, optional
+        Images/s of one machine; shards are then looked into, but nothing is timed.
+    sample : int
+        Shards to look into, spread over the list.
+    seconds : float
+        To spend on them, about.
+
+    Raises
+    ------
+    UserError
+        As `pipeline.classification.classify.classify`, and if none of the sampled shards could be read.
+    """
+    columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
+    _check_positive({"--machines": machines, "--rate": rate, "--sample": sample, "--seconds": seconds})
+    if price is not None and not 0 <= price < inf:
+        raise UserError(f"--price {price}: the price of a machine-hour is wanted")
+    bundle = read_bundle(bundle_path)
+    check_names(bundle.taxonomy, columns, carry)
+    shards = count_shards(shards_path, columns, carry)
+    compute = choose_compute()
+    on_gpu = compute.device.type == "cuda"
+    threads = min(CPUS_AN_ACTOR, usable_cores())
+    workers = torch.cuda.device_count() if on_gpu else max(1, usable_cores() // CPUS_AN_ACTOR)
+    settings = {"columns": columns.__dict__, "carry": carry, "stage2": stage2, "keep_truth": False}
+    sampler = ShardSampler(
+        bundle, columns, carry, settings, seconds / sample, None if rate else compute, threads
+    )
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    samples = _take_samples(sampler, shards, sample)
+    times = _Times(shards, samples, 1 if rate else workers, rate)
+    one, all_machines = times.on(1), times.on(machines)
+    total_rows = int(shards.rows.sum())
+    return Estimate(
+        model_id=bundle.model_id,
+        shards=len(shards.paths),
+        rows=total_rows,
+        rows_counted=shards.counted,
+        size=shards.size,
+        computing=f"{compute.describe()}, {threads} threads",
+        workers=workers,
+        rate=times.rate,
+        rate_given=rate is not None,
+        read_seconds=_a_row(samples, "read_seconds", "rows_read") if not rate else 0.0,
+        compute_seconds=_a_row(samples, "compute_seconds", "rows_computed"),
+        seconds_one=one,
+        machines=machines,
+        seconds=all_machines,
+        bytes_read=shards.bytes_got + round(total_rows * _a_row(samples, "bytes_read", "rows_read")),
+        bytes_written=_bytes_written(shards, samples),
+        requests=_requests(shards, samples, all_machines.value, workers * machines),
+        price=price,
+        cost=None if price is None else price * machines * all_machines.value / 3600,
+        load=load,
+        samples=samples,
+    )
+
+
+class _Times:
+    """How long the shards take on some machines."""
+
+    def __init__(
+        self, shards: ShardCounts, samples: Sequence[ShardSample], workers: int, rate: float | None
+    ) -> None:
+        self._rows, self._workers = shards.rows, workers
+        self._once = 0.0 if rate else float(np.mean([taken.shard_seconds for taken in samples] or [0.0]))
+        a_row = [1 / rate] if rate else [taken.seconds_a_row for taken in samples] or [0.0]
+        pooled = (
+            1 / rate
+            if rate
+            else _a_row(samples, "read_seconds", "rows_read")
+            + _a_row(samples, "compute_seconds", "rows_computed")
+        )
+        self._seconds_a_row = Span(pooled, min(a_row), max(a_row))
+
+    @property
+    def rate(self) -> Span:
+        """Images/s of a machine whose workers all have shards."""
+        rows = float(self._rows.sum())
+
+        def rate(seconds_a_row: float) -> float:
+            seconds = rows * seconds_a_row + len(self._rows) * self._once
+            return self._workers * rows / seconds if seconds else 0.0
+
+        taken = self._seconds_a_row
+        return Span(rate(taken.value), rate(taken.high), rate(taken.low))
+
+    def on(self, machines: int) -> Span:
+        """Seconds on so many machines; a shard is the least that a worker takes."""
+        workers = machines * self._workers
+
+        def seconds(seconds_a_row: float) -> float:
+            shards = self._rows * seconds_a_row + self._once
+            return float(max(ceil(len(shards) / workers) * shards.mean(), shards.max()))
+
+        taken = self._seconds_a_row
+        return Span(seconds(taken.value), seconds(taken.low), seconds(taken.high))
+
+
+def _take_samples(sampler: ShardSampler, shards: ShardCounts, count: int) -> list[ShardSample]:
+    full = np.flatnonzero(shards.rows)
+    chosen = full[np.unique(np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int))]
+    samples: list[ShardSample] = []
+    damaged = []
+    for index in chosen:
+        path = shards.paths[index]
+        try:
+            taken = sampler.sample(path)
+        # As `classify`, which names a damaged shard and goes on with the others.
+        except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+            damaged.append(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
+            say(damaged[-1])
+            continue
+        samples += [taken] if taken is not None else []
+    if damaged and not samples:
+        raise UserError(f"none of the {len(chosen)} sampled shards can be read: {damaged[0]}")
+    return samples
+
+
+def _a_row(samples: Sequence[ShardSample], what: str, of: str) -> float:
+    """A quantity of all samples together, for one row; 0 if there are none."""
+    rows = sum(getattr(taken, of) for taken in samples)
+    return sum(getattr(taken, what) for taken in samples) / rows if rows else 0.0
+
+
+def _bytes_written(shards: ShardCounts, samples: Sequence[ShardSample]) -> int:
+    rows = sum(taken.rows_read for taken in samples)
+    if not rows:
+        return 0
+    empty = sum(taken.empty_part_bytes for taken in samples) / len(samples)
+    a_row = sum(taken.part_bytes - taken.empty_part_bytes for taken in samples) / rows
+    return round(len(shards.paths) * empty + int(shards.rows.sum()) * a_row)
+
+
+def _requests(
+    shards: ShardCounts, samples: Sequence[ShardSample], seconds: float, workers: int
+) -> dict[str, int] | None:
+    """Requests to the object store, if the catalog is in it as the shards are."""
+    if not in_s3(shards.paths[0]):
+        return None
+    count = len(shards.paths)
+    rows = int(shards.rows.sum())
+    pages = ceil(count / LISTED_AT_ONCE)
+    return {
+        "GET": shards.requests
+        + round(rows * _a_row(samples, "requests", "rows_read"))
+        + BUNDLE_FILES * (1 + min(workers, count)),
+        # A part a shard; the plan in two files and a probe; the ledger and its sign of life now and then.
+        "PUT": count + 3 + 2 * ceil(1 + seconds / SECONDS_BETWEEN_SEGMENTS),
+        # The shards, and twice the catalog's folder: before the plan is made and before the work.
+        "LIST": pages + 2,
+    }
+
+
+def _check_positive(values: dict[str, Any]) -> None:
+    for option, value in values.items():
+        if value is not None and not 0 < value < inf:
+            raise UserError(f"{option} {value}: more than 0 is wanted")

@@ -1,0 +1,251 @@
+"""What `classify` has to do: the plan of a catalog, new or found again, and the parts that are missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.catalog.ledger import LedgerEntry, read_ledger
+from pipeline.catalog.parts import PartRecord, check_part_record, counted
+from pipeline.catalog.plan import (
+    NEXT_STEPS,
+    CatalogPlan,
+    PlannedShard,
+    claim_catalog,
+    is_catalog,
+    part_names,
+    part_record,
+    read_plan,
+)
+from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+
+__all__ = ["PartsFound", "adopt_part", "find_parts", "plan_catalog", "shard_entries"]
+
+
+@dataclass
+class PartsFound:
+    """What an earlier call left in the catalog's folder.
+
+    Parameters
+    ----------
+    done : list of LedgerEntry
+        Of the parts that are there and are what the ledger says.
+    adopted : list of LedgerEntry
+        Those among `done` that the ledger did not know: their driver was killed.
+    damaged : list of str
+        Parts that are not what was written; they are made anew.
+    missing : list of PlannedShard
+        Shards whose parts are to be made, those of `damaged` among them.
+    """
+
+    done: list[LedgerEntry] = field(default_factory=list)
+    adopted: list[LedgerEntry] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    missing: list[PlannedShard] = field(default_factory=list)
+
+
+def plan_catalog(
+    folder: str,
+    shards_path: str,
+    model_id: str,
+    settings: dict[str, Any],
+    columns: Columns,
+    required: Sequence[str],
+    carry: Sequence[str],
+    scale: WantedScale = AS_IT_IS,
+    update: bool = False,
+) -> CatalogPlan:
+    """The plan of a catalog: the stored one, checked against the shards, or a new one, stored.
+
+    Parameters
+    ----------
+    folder : str
+        Of the catalog, absolute.
+    shards_path : str
+        A file, a folder or a glob.
+    model_id : str
+    settings : dict
+        All else that decides what the parts hold; plain data.
+    columns : Columns
+    required, carry : sequence of str
+        Contract names and further columns that each shard must have.
+    scale : WantedScale
+        Its column too.
+    update : bool
+        Take in shards that were added or changed since the plan was made.
+
+    Raises
+    ------
+    UserError
+        For missing shards or columns, two shards of one name, a folder of something else, a catalog of
+        another model or other settings, and shards that are not those of the plan.
+    """
+    # Through JSON, as the stored ones went: tuples become lists.
+    settings = json.loads(json.dumps(settings))
+    entries = {entry.path: entry for entry in shard_entries(shards_path)}
+    names = part_names(list(entries))
+    # What was planned before is not read again as long as the storage says that it is the same.
+    old = read_plan(folder) if is_catalog(folder) else None
+    if old is not None:
+        _check_same_making(folder, old, model_id, settings)
+        _check_none_gone(folder, old, names)
+    known = old.shards if old is not None else {}
+    kept: dict[str, PlannedShard] = {}
+    unknown: list[str] = []
+    for part, path in names.items():
+        planned, entry = known.get(part), entries[path]
+        if planned and (planned.size, planned.mark, planned.shard) == (entry.size, entry.mark, path):
+            kept[part] = planned
+        else:
+            unknown.append(part)
+    added, changed = [], []
+    for part, found in zip(
+        unknown, storage.in_threads(inspect_shard, [names[part] for part in unknown]), strict=True
+    ):
+        path = names[part]
+        if found.schema is not None:
+            check_schema(path, found.schema, columns, required, carry, scale)
+        kept[part] = PlannedShard(
+            path, part, found.rows, entries[path].size, entries[path].mark, found.fingerprint
+        )
+        if part not in known:
+            added.append(path)
+        elif known[part].fingerprint != found.fingerprint:
+            changed.append(path)
+    if old is not None and (added or changed) and not update:
+        raise UserError(_what_changed(folder, added, changed))
+    plan = CatalogPlan(model_id, settings, {part: kept[part] for part in names})
+    if old is None or plan != old:
+        claim_catalog(folder, plan)
+    return plan
+
+
+def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
+    """Compare a catalog's folder with its plan; only parts that the ledger does not know are opened.
+
+    Raises
+    ------
+    UserError
+        If there is a Parquet file that no call of `classify` for this catalog wrote.
+    """
+    there = {
+        path.rsplit("/", 1)[-1]: size
+        for path, size in storage.list_files(folder)
+        if path.endswith(".parquet")
+    }
+    for name in there:
+        if name not in plan.shards:
+            raise UserError(f"{folder}/{name} is no part of this catalog: move it elsewhere")
+    ledger = read_ledger(folder) if there else {}
+    found, orphans = PartsFound(), []
+    for part, shard in plan.shards.items():
+        made = [
+            entry
+            for entry in ledger.get(part, [])
+            if not entry.failed and entry.fingerprint == shard.fingerprint
+        ]
+        whole = [entry for entry in made if entry.size == there.get(part)]
+        if whole:
+            found.done.append(whole[-1])
+        elif part in there and not made:
+            orphans.append(shard)
+        else:
+            found.missing.append(shard)
+            if part in there:
+                found.damaged.append(part)
+
+    def adopt(shard: PlannedShard) -> LedgerEntry | None:
+        return adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
+
+    for shard, entry in zip(orphans, storage.in_threads(adopt, orphans), strict=True):
+        if entry is None:
+            found.missing.append(shard)
+        else:
+            found.adopted.append(entry)
+            found.done.append(entry)
+    return found
+
+
+def adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
+    """The ledger's entry of a part that it does not know; None if the part is of an older state of its shard.
+
+    Raises
+    ------
+    UserError
+        If the file is not a part of this catalog.
+    """
+    content = storage.read_bytes(path)
+    try:
+        table = pq.ParquetFile(io.BytesIO(content)).read()
+    except (pa.ArrowException, OSError):
+        raise UserError(
+            f"{path} is not a part of a HIWL catalog: move it elsewhere, or {NEXT_STEPS}"
+        ) from None
+    if not check_part_record(path, table.schema.metadata, record):
+        return None
+    return LedgerEntry(
+        part=path.rsplit("/", 1)[-1],
+        fingerprint=record.shard_fingerprint,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        classes=dict(counted(table, "label")),
+        statuses=dict(counted(table, "status")),
+        finished=time.time(),
+    )
+
+
+def shard_entries(shards_path: str) -> list[storage.Entry]:
+    """The shards behind a command-line argument with their sizes, sorted.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    entries = sorted(storage.iter_entries(shards_path), key=lambda entry: entry.path)
+    wanted = [entry for entry in entries if entry.path.lower().endswith(SHARD_SUFFIXES)]
+    if wanted:
+        return wanted
+    # Says what is wrong; only a single file may have any other name.
+    named = set(list_shards(shards_path))
+    return [entry for entry in entries if entry.path in named]
+
+
+def _check_same_making(folder: str, old: CatalogPlan, model_id: str, settings: dict[str, Any]) -> None:
+    if old.model_id != model_id:
+        raise UserError(f"{folder} was made by another model ({old.model_id}, now {model_id}): {NEXT_STEPS}")
+    for key in {**old.settings, **settings}:
+        if old.settings.get(key) != settings.get(key):
+            raise UserError(
+                f"{folder} was made with other settings ({key} {old.settings.get(key)}, now "
+                f"{settings.get(key)}): {NEXT_STEPS}"
+            )
+
+
+def _check_none_gone(folder: str, old: CatalogPlan, names: dict[str, str]) -> None:
+    gone = [shard.shard for part, shard in old.shards.items() if part not in names]
+    if gone:
+        raise UserError(
+            f"{len(gone)} of the {len(old.shards)} shards of {folder} are not among those given now, "
+            f"{gone[0]} first: give them all, or {NEXT_STEPS}"
+        )
+
+
+def _what_changed(folder: str, added: list[str], changed: list[str]) -> str:
+    what = [
+        f"{len(paths)} shards were {verb} ({paths[0]} first)"
+        for verb, paths in (("added", added), ("changed", changed))
+        if paths
+    ]
+    return f"since {folder} was planned, {' and '.join(what)}: --update classifies them too; or {NEXT_STEPS}"

@@ -1,0 +1,205 @@
+"""Score a bundle on labeled shards: classify them, then compare the catalog with the labels.
+
+The figures are those of the catalog that `classify` writes, row for row; there is no second way to predict.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hiwl_core.bundle import ModelBundle
+from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.metrics import class_table, confusion_matrix
+from hiwl_core.statuses import OK
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.catalog.parts import TRUE_LABEL, read_part
+from pipeline.classification.classify import CatalogSummary, classify
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.evaluation.page import Mistake, render_page
+from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.training.cutout_store import check_labeled
+
+__all__ = ["Evaluation", "evaluate"]
+
+MISTAKES_SHOWN = 14
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a bundle.
+
+    Parameters
+    ----------
+    confusion : pandas.DataFrame
+        True classes by row, predicted by column (the paper's Table 3).
+    metrics : pandas.DataFrame
+        Precision, recall and F1 of each class, averages and accuracy, with 95 % intervals (Table 4); see
+        `hiwl_core.metrics.class_table`.
+    stages : pandas.DataFrame
+        The same of each stage alone: stage 2 on its own classes that stage 1 routed right.
+    left_out : dict of int
+        Rows that are in no figure, by reason.
+    out : str
+        Folder with the tables and the catalog.
+    catalog : CatalogSummary
+    """
+
+    confusion: pd.DataFrame
+    metrics: pd.DataFrame
+    stages: pd.DataFrame
+    left_out: dict[str, int]
+    out: str
+    catalog: CatalogSummary
+
+
+def evaluate(
+    bundle_path: str,
+    shards_path: str,
+    out: str,
+    columns: Columns | None = None,
+    workers: int | None = None,
+    gpu: bool | None = None,
+    scale: WantedScale = AS_IT_IS,
+) -> Evaluation:
+    """Classify labeled shards and score the result.
+
+    Parameters
+    ----------
+    bundle_path, shards_path, columns, workers, gpu, scale
+        As `pipeline.classification.classify.classify`.
+    out : str
+        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json``,
+        ``evaluation.html`` and the catalog.
+
+    Raises
+    ------
+    UserError
+        As `pipeline.classification.classify.classify`, and for labels that are not classes of the bundle's
+        taxonomy.
+    IncompleteError
+        If a shard could not be classified.
+    """
+    columns = columns or Columns()
+    bundle = read_bundle(bundle_path)
+    shards = list_shards(shards_path)
+    check_labeled(shards, columns, bundle.taxonomy)
+    out = storage.absolute(out).rstrip("/")
+    summary = classify(
+        bundle_path,
+        shards_path,
+        f"{out}/catalog",
+        columns,
+        workers=workers,
+        gpu=gpu,
+        keep_truth=True,
+        scale=scale,
+    )
+    if summary.failed:
+        raise IncompleteError(
+            f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
+            f"{summary.failed[0]}"
+        )
+    wanted = ["object_id", TRUE_LABEL, "label", "confidence", "status"]
+    parts = [read_part(part, wanted) for part in summary.parts]
+    # Ids may be integers in one shard and strings in another.
+    rows = pd.concat([part.to_pandas() for part in parts], ignore_index=True)
+    evaluation = _score(rows, bundle.taxonomy, out, summary)
+    rows["shard"] = np.repeat(shards, [part.num_rows for part in parts])
+    _write(evaluation, bundle, shards_path, _confident_mistakes(rows, columns))
+    return evaluation
+
+
+def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSummary) -> Evaluation:
+    labeled = rows[rows[TRUE_LABEL].notna()]
+    scored = labeled[labeled["status"] == OK]
+    left_out = {
+        **{str(status): int(n) for status, n in labeled["status"].value_counts().items() if status != OK},
+        **({"unlabeled": len(rows) - len(labeled)} if len(rows) > len(labeled) else {}),
+    }
+    if scored.empty:
+        raise UserError("no cutout with a label could be read: there is nothing to score")
+    truth, predicted = (taxonomy.encode(scored[name].to_numpy()) for name in (TRUE_LABEL, "label"))
+    matrix = confusion_matrix(truth, predicted, len(taxonomy.classes))
+    return Evaluation(
+        confusion=pd.DataFrame(
+            matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)
+        ),
+        metrics=class_table(matrix, taxonomy.classes),
+        stages=_stage_tables(truth, predicted, taxonomy),
+        left_out=left_out,
+        out=out,
+        catalog=summary,
+    )
+
+
+def _stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) -> pd.DataFrame:
+    tables = []
+    for stage in ("stage1", "stage2"):
+        classes = taxonomy.stage_classes(stage)
+        true, found = taxonomy.stage_targets(stage, truth), taxonomy.stage_targets(stage, predicted)
+        right_way = (true >= 0) & (found >= 0)
+        if right_way.any():
+            matrix = confusion_matrix(true[right_way], found[right_way], len(classes))
+            tables.append(class_table(matrix, classes).assign(stage=stage))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["stage", *[name for name in table.columns if name != "stage"]]]
+
+
+def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
+    """The wrong labels with the highest confidence, with their cutouts; only their shards are read."""
+    wrong = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna() & (rows[TRUE_LABEL] != rows["label"])]
+    shown = wrong.nlargest(MISTAKES_SHOWN, "confidence")
+    images: dict[Any, bytes] = {}
+    for shard, group in shown.groupby("shard"):
+        ids = pa.array(group["object_id"].tolist())
+        for table in iter_rows(str(shard), columns, ["object_id", "image"]):
+            found = table.filter(pc.is_in(table["object_id"], value_set=ids))
+            images.update(zip(found["object_id"].to_pylist(), found["image"].to_pylist(), strict=True))
+    return [
+        Mistake(
+            str(row["object_id"]), row[TRUE_LABEL], row["label"], row["confidence"], images[row["object_id"]]
+        )
+        for row in shown.to_dict("records")
+    ]
+
+
+def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Mistake]) -> None:
+    def write_table(name: str, table: pd.DataFrame, index: bool = False) -> None:
+        text = table.to_csv(index=index, float_format="%.6f")
+        storage.write_bytes(f"{evaluation.out}/{name}", text.encode())
+
+    write_table("confusion_matrix.csv", evaluation.confusion, index=True)
+    write_table("metrics.csv", evaluation.metrics)
+    write_table("stages.csv", evaluation.stages)
+    report: dict[str, Any] = {
+        "model_id": bundle.model_id,
+        "shards": shards_path,
+        "rows": evaluation.catalog.rows,
+        "left_out": evaluation.left_out,
+        "classes": list(evaluation.confusion.columns),
+        "confusion_matrix": evaluation.confusion.to_numpy().tolist(),
+        "metrics": _records(evaluation.metrics),
+        "stages": _records(evaluation.stages),
+    }
+    content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write_bytes(f"{evaluation.out}/evaluation.json", content.encode())
+    facts = [
+        f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
+        *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
+    ]
+    page = render_page("How good is the cascade?", facts, evaluation.confusion, evaluation.metrics, mistakes)
+    storage.write_bytes(f"{evaluation.out}/evaluation.html", page.encode())
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain data; JSON has no NaN, so a figure without objects is null."""
+    return json.loads(table.round(6).to_json(orient="records"))

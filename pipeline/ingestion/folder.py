@@ -1,0 +1,204 @@
+"""The folder that `ingest` writes: shards, ``rejects.csv`` and, in ``_ingest/``, the plan and the records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import mmap
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, cast
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.ingestion.plan import IngestPlan, PlannedShard
+
+__all__ = ["IngestFolder", "ShardRecord", "count_classes"]
+
+FOREIGN = ("rejects.csv", "_catalog.json", "run.json", "bundle.json")
+PARTS_AT_ONCE = 256
+COPIED_BYTES = 64 * 2**20
+HEADER = b"object_id,file,reason\n"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What became of a shard; kept beside the shards, so that a later run need not read them again.
+
+    Parameters
+    ----------
+    name, series : str
+    rows : int
+        Rows in the shard; a shard of 0 rows is not written.
+    classes : dict of str to int
+        Rows by label; the key ``""`` counts those without one.
+    rejects : int
+        Objects whose image cannot be used; they are listed in a file of their own.
+    """
+
+    name: str
+    series: str
+    rows: int
+    classes: dict[str, int]
+    rejects: int = 0
+
+
+class IngestFolder:
+    """Reads and writes what is not a shard; safe to use from any worker.
+
+    Parameters
+    ----------
+    path : str
+        Absolute path or URL.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/")
+        self.plan_objects = f"{self.path}/_ingest/plan"
+        self._without_image = f"{self.path}/_ingest/without_image.csv"
+
+    def read_plan(self) -> IngestPlan | None:
+        """The plan of an earlier run, if there is one.
+
+        Raises
+        ------
+        UserError
+            If there is none, and the folder holds what ingest did not make and would overwrite or mix with.
+        """
+        place = f"{self.path}/_ingest/plan.json"
+        if storage.exists(place):
+            try:
+                return IngestPlan(**json.loads(storage.read_bytes(place)))
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{place} is no plan that this version can go on with: choose another folder, or remove "
+                    f"{self.path}"
+                ) from None
+        for entry in storage.iter_entries(self.path):
+            if entry.path == self.path.removeprefix("file://"):
+                raise UserError(f"{self.path} is a file: choose a folder for the shards")
+            if entry.path.endswith(".parquet"):
+                raise UserError(
+                    f"{self.path} holds other Parquet files: choose another folder, or remove them"
+                )
+        for name in FOREIGN:
+            if storage.exists(f"{self.path}/{name}"):
+                raise UserError(f"{self.path} holds another {name}: choose another folder, or remove it")
+        return None
+
+    def check_same(self, begun: IngestPlan, now: IngestPlan) -> None:
+        """Check that an ingest from the same source and with the same options began here.
+
+        Raises
+        ------
+        UserError
+        """
+        difference = _difference(begun, now)
+        if difference:
+            raise UserError(
+                f"{self.path} holds an ingest of another plan: {difference}; choose another folder, or "
+                "remove this one"
+            )
+
+    def write_plan(self, plan: IngestPlan, without_image: bytes) -> None:
+        """Make a plan, whose objects are there already, the folder's: what came before was an attempt."""
+        storage.write_bytes(self._without_image, without_image)
+        storage.write_bytes(f"{self.path}/_ingest/plan.json", _json_bytes(plan.to_dict()))
+
+    def write_record(self, record: ShardRecord, rejects: bytes) -> None:
+        """Keep what became of a shard, and the lines of its rejects."""
+        if record.rejects:
+            storage.write_bytes(self._rejects_path(record.name), rejects)
+        storage.write_bytes(self._record_path(record.name), _json_bytes(asdict(record)))
+
+    def finished(self, shards: Sequence[PlannedShard]) -> dict[str, ShardRecord]:
+        """The records of the shards that an earlier run finished."""
+        there, kept = _names(self.path), _names(f"{self.path}/_ingest")
+        begun = [self._record_path(shard.name) for shard in shards if _stem(shard.name) + ".json" in kept]
+        records = (
+            ShardRecord(**json.loads(content)) for content in storage.in_threads(storage.read_bytes, begun)
+        )
+        return {record.name: record for record in records if not record.rows or record.name in there}
+
+    def write_rejects(self, records: Iterable[ShardRecord], named: int) -> list[list[str]]:
+        """Gather the rejects of all shards and the labels without an image into ``rejects.csv``.
+
+        Parameters
+        ----------
+        records : iterable of ShardRecord
+            In the order of the shards.
+        named : int
+            How many to return.
+
+        Returns
+        -------
+        list of [object id, file, reason]
+            The first of them.
+        """
+        parts = [self._rejects_path(record.name) for record in records if record.rejects]
+        parts.append(self._without_image)
+        # Through a file here, since there may be as many rejects as objects.
+        with tempfile.TemporaryFile() as file:
+            file.write(HEADER)
+            for start in range(0, len(parts), PARTS_AT_ONCE):
+                some = parts[start : start + PARTS_AT_ONCE]
+                file.writelines(storage.in_threads(storage.read_bytes, some))
+            file.flush()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                # A map is cut into parts like bytes, and need not fit in memory.
+                whole = content[:] if len(content) <= COPIED_BYTES else cast(bytes, content)
+                storage.write_bytes(f"{self.path}/rejects.csv", whole)
+            file.seek(len(HEADER))
+            return list(islice(csv.reader(io.TextIOWrapper(file, "utf-8", newline="")), named))
+
+    def _record_path(self, name: str) -> str:
+        return f"{self.path}/_ingest/{_stem(name)}.json"
+
+    def _rejects_path(self, name: str) -> str:
+        return f"{self.path}/_ingest/{_stem(name)}.rejects.csv"
+
+
+def count_classes(records: Iterable[ShardRecord]) -> dict[str, dict[str, int]]:
+    """For each series its rows by label."""
+    classes: dict[str, Counter[str]] = {}
+    for record in records:
+        classes.setdefault(record.series, Counter()).update(record.classes)
+    return {series: dict(counts) for series, counts in classes.items()}
+
+
+def _difference(begun: IngestPlan, now: IngestPlan) -> str | None:
+    """The first difference of two plans' sources and settings, in the user's words."""
+    if begun.place != now.place:
+        return f"it is from {begun.place}, not from {now.place}"
+    for option in {**begun.settings, **now.settings}:
+        old, new = (_plain(plan.settings.get(option)) for plan in (begun, now))
+        if old != new:
+            what = "" if option == "--labels" and old and new else f" ({old!r} there, now {new!r})"
+            return f"{option} is not the same{what}"
+    if begun.digest != now.digest:
+        count = f"{begun.images:,} images then, {now.images:,} now"
+        what = count if begun.images != now.images else "other names, sizes or dates"
+        return f"the files of the source {now.place} have changed ({what})"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _names(folder: str) -> set[str]:
+    """Names of the files in a folder, with those of subfolders before them."""
+    prefix = folder.removeprefix("file://") + "/"
+    return {path.removeprefix(prefix) for path, _ in storage.list_files(folder)}
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".parquet")
+
+
+def _json_bytes(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()

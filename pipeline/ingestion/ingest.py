@@ -1,0 +1,214 @@
+"""Images to cutout shards: a stored plan, one shard a task, resume by what is there already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import ray
+import ray.exceptions
+
+from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.recipe import RgbSettings
+from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+from pipeline import storage
+from pipeline.cluster import connected
+from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
+from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.plan import PlannedShard
+from pipeline.ingestion.planning import check_unchanged, make_plan
+from pipeline.ingestion.shard import IngestJob, write_shard
+from pipeline.ingestion.source import Listing, check_source
+from pipeline.progress import progress
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
+
+__all__ = ["IngestSummary", "ingest"]
+
+NAMED_REJECTS = 10
+TASKS_IN_FLIGHT = 1000
+TASK_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What an ingest wrote.
+
+    Parameters
+    ----------
+    rows, shards : int
+        Rows and shards in the folder, those of an earlier run included.
+    resumed : int
+        Shards that an earlier run had written.
+    classes : dict of str to dict of str to int
+        For each series (``train``, ...) its rows by label; ``""`` counts those without one.
+    rejects : list of [object id, file, reason]
+        The first ten of ``rejects.csv``: images that cannot be used, then labels without an image.
+    unreadable, without_image, unlabeled, dropped, other_files : int
+        Images that cannot be used; labels without an image; objects without a label that were kept,
+        and that were left out; files of the source that are no images.
+    seconds : float
+    """
+
+    rows: int
+    shards: int
+    resumed: int
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    rejects: list[list[str]] = field(default_factory=list)
+    unreadable: int = 0
+    without_image: int = 0
+    unlabeled: int = 0
+    dropped: int = 0
+    other_files: int = 0
+    seconds: float = 0.0
+
+
+def ingest(
+    source: str,
+    out: str,
+    labels: str | None = None,
+    *,
+    columns: Columns | None = None,
+    labels_id_column: str | None = None,
+    labels_class_column: str | None = None,
+    carry: Sequence[str] = (),
+    name: str = "cutouts",
+    drop_unlabeled: bool = False,
+    bands: Sequence[str] = (),
+    rgb: RgbSettings | None = None,
+    taxonomy: Taxonomy = GALAXY_ZOO,
+    shard_rows: int = MAX_SHARD_ROWS,
+    shard_bytes: int = MAX_SHARD_BYTES,
+) -> IngestSummary:
+    """Pack images or foreign tables into cutout shards.
+
+    Each image is decoded once, to the end; one that cannot be is left out and named in ``rejects.csv``. The
+    same call again writes only the shards that are not there yet.
+
+    Parameters
+    ----------
+    source : str
+        Folder or zip of JPEG, PNG or FITS files, or Parquet file, folder or glob; path or URL.
+    out : str
+        Folder for the shards; path or URL.
+    labels : str, optional
+        Table of classes, see `pipeline.ingestion.labels.read_labels`.
+    columns : Columns, optional
+        What the columns of a Parquet source are called.
+    labels_id_column, labels_class_column : str, optional
+        What the columns of `labels` are called.
+    carry : sequence of str
+        Further columns to keep.
+    name : str
+        First part of the shards' names where the labels have no split.
+    drop_unlabeled : bool
+        Leave out the objects without a label, which otherwise become shards of their own.
+    bands : sequence of str
+        Bands of sets of FITS files, one file a band, named as `pipeline.ingestion.source.split_band` says.
+    rgb : RgbSettings, optional
+        Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
+    taxonomy : Taxonomy
+        The allowed classes.
+    shard_rows, shard_bytes : int
+        Upper bounds of a shard; bytes are those of the images.
+
+    Returns
+    -------
+    IngestSummary
+
+    Raises
+    ------
+    UserError
+        For mistakes in the arguments and tables, found before any work; and if no image can be read.
+    IncompleteError
+        If shards could not be written; what was written is kept.
+    """
+    started = time.monotonic()
+    out = storage.absolute(out).rstrip("/")
+    options = IngestOptions(
+        labels,
+        labels_id_column,
+        labels_class_column,
+        columns or Columns(),
+        tuple(dict.fromkeys(carry)),
+        name,
+        drop_unlabeled,
+        tuple(bands),
+        rgb,
+        shard_rows,
+        shard_bytes,
+    )
+    options.check()
+    place = check_source(source, out)
+    listing = Listing(place, out, options.bands)
+    folder = IngestFolder(out)
+    plan = folder.read_plan()
+    if plan is None:
+        plan, parquet = make_plan(listing, options, folder, taxonomy)
+    else:
+        parquet = check_unchanged(plan, listing, options, folder)
+
+    shards = plan.shards()
+    records = folder.finished(shards)
+    resumed = sum(record.rows > 0 for record in records.values())
+    job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb)
+    records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
+
+    ordered = [records[shard.name] for shard in shards]
+    rejects = folder.write_rejects(ordered, NAMED_REJECTS)
+    summary = IngestSummary(
+        rows=sum(record.rows for record in ordered),
+        shards=sum(record.rows > 0 for record in ordered),
+        resumed=resumed,
+        classes=count_classes(ordered),
+        rejects=rejects,
+        unreadable=sum(record.rejects for record in ordered),
+        without_image=plan.without_image,
+        unlabeled=plan.unlabeled,
+        dropped=plan.dropped,
+        other_files=plan.other_files,
+        seconds=time.monotonic() - started,
+    )
+    if not summary.rows:
+        identifier, file, reason = rejects[0]
+        raise UserError(
+            f"not one of the {plan.rows} images of {place} can be read (object {identifier}, {file}: "
+            f"{reason}); see {out}/rejects.csv, and ingest good images into another folder"
+        )
+    return summary
+
+
+def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
+    """Write shards, each in a task of its own, so that it starts, fails and is retried by itself."""
+    records: dict[str, ShardRecord] = {}
+    errors: list[str] = []
+    if not shards:
+        return records
+    missing = sum(shard.rows for shard in shards)
+    with connected(), progress("ingesting", objects, objects - missing) as advance:
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+        shared = ray.put(job)
+        waiting: dict[ray.ObjectRef, PlannedShard] = {}
+        coming = iter(shards)
+        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+        while waiting := waiting | {
+            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
+        }:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            shard = waiting.pop(done)
+            try:
+                record, error = ray.get(done)
+            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
+                record, error = None, f"{shard.name}: {type(failure).__name__}"
+            if record is None:
+                errors.append(error)
+                continue
+            records[shard.name] = record
+            advance(shard.rows)
+    if errors:
+        raise IncompleteError(
+            f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
+            "kept: run the same command again to write the missing ones"
+        )
+    return records

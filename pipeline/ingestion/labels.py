@@ -1,0 +1,195 @@
+"""The labels table that `ingest` joins to images: an id, a class, and what else is known of an object."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+from pipeline import storage
+from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
+from pipeline.shards.cutout_shards import SHARD_SCHEMA
+from pipeline.shards.object_ids import check_id_texts, first_duplicate
+
+__all__ = ["UNLABELED", "Labels", "read_labels"]
+
+ID_COLUMNS = ("GalaxyID", "object_id", "id")
+CLASS_COLUMNS = ("class", "label")
+POSITION_COLUMNS = ("ra", "dec", "pixel_scale")
+SERIES_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+UNLABELED = "unlabeled"
+"""The series of the objects without a label; no split may have its name."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A labels table under the contract's names.
+
+    Parameters
+    ----------
+    place : str
+        Where it was read, for messages.
+    id_column : str
+        What the ids are called there.
+    table : pyarrow.Table
+        ``id`` and ``label`` (strings, label null if unknown), then those of ``split``, ``ra``, ``dec``,
+        ``pixel_scale`` and the carried columns that the file has.
+    carried : tuple of str
+        The carried columns that the file has.
+    """
+
+    place: str
+    id_column: str
+    table: pa.Table
+    carried: tuple[str, ...]
+
+    def check_ids(self, known: pa.Array, example: str) -> None:
+        """Check the ids against those of the source, whose spelling is right by definition.
+
+        Parameters
+        ----------
+        known : pyarrow.Array of bool
+            Which of the ids are those of an object of the source.
+        example : str
+            An id of the source, for the message.
+
+        Raises
+        ------
+        UserError
+            If an id is missing, a float, there twice, or if not one of them is known.
+        """
+        ids = self.table["id"]
+        check_id_texts(ids, self.place, self.id_column, known)
+        repeated = first_duplicate(ids)
+        if repeated is not None:
+            raise UserError(
+                f"{self.id_column} {repeated!r} is in {self.place} twice: give each object one row"
+            )
+        if not pc.any(known, min_count=0).as_py():
+            first = ids[0].as_py() if len(ids) else None
+            raise UserError(
+                f"no {self.id_column} of {self.place} (such as {first!r}) names an object of the source "
+                f"(such as {example!r}): check that they belong together"
+            )
+
+
+def read_labels(
+    path: str,
+    id_column: str | None = None,
+    class_column: str | None = None,
+    carry: Sequence[str] = (),
+    taxonomy: Taxonomy = GALAXY_ZOO,
+) -> Labels:
+    """Read and check a labels table.
+
+    Parameters
+    ----------
+    path : str
+        CSV or Parquet file, local or URL.
+    id_column : str, optional
+        By default the first of ``GalaxyID``, ``object_id``, ``id`` that is there.
+    class_column : str, optional
+        By default the first of ``class``, ``label``.
+    carry : sequence of str
+        Further columns to keep, if they are there.
+    taxonomy : Taxonomy
+        Its classes are the allowed ones.
+
+    Returns
+    -------
+    Labels
+
+    Raises
+    ------
+    UserError
+        If there is no such table or column, if a class is unknown, a split cannot name files, an object
+        has a class and no split, or a position is not a number.
+    """
+    table, names, is_text = _read_table(path, [id_column, class_column, *carry])
+    id_name = _column(path, names, id_column, ID_COLUMNS, "--labels-id-column")
+    class_name = _column(path, names, class_column, CLASS_COLUMNS, "--labels-class-column")
+
+    columns = {"id": _texts(path, table, id_name), "label": _texts(path, table, class_name)}
+    columns["label"] = pc.if_else(pc.equal(columns["label"], ""), None, columns["label"])
+    try:
+        taxonomy.encode(columns["label"].drop_null().unique().to_pylist())
+    except UserError as error:
+        raise UserError(f"{path}, column {class_name!r}: {error}") from None
+    if "split" in names:
+        columns["split"] = _texts(path, table, "split")
+        _check_splits(path, columns)
+    for name in POSITION_COLUMNS:
+        if name in names:
+            columns[name] = _position(path, table[name], name)
+    carried = tuple(name for name in carry if name in names)
+    carried_columns = {name: inferred(table[name]) if is_text else table[name] for name in carried}
+    # Carried columns have a prefix here, since a split or class may be carried under its own name too.
+    prefixed = {f"carry:{name}": column for name, column in carried_columns.items()}
+    return Labels(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
+
+
+def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list[str], bool]:
+    """The table, its column names, and whether its columns are text yet to be understood."""
+    if not path.lower().endswith(".parquet"):
+        table = read_text_table(path)
+        return table, table.column_names, True
+    if not storage.exists(path):
+        raise UserError(f"no file {path!r}")
+    try:
+        with storage.open_input(path) as file:
+            parquet = pq.ParquetFile(file)
+            # Never the images that a table of objects may hold too.
+            read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
+            names = [name for name in parquet.schema_arrow.names if name in read]
+            return parquet.read(columns=names), list(parquet.schema_arrow.names), False
+    except storage.StoreError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:
+    for name in usual if given is None else (given,):
+        if name in names:
+            return name
+    wanted = " or ".join(map(repr, usual)) if given is None else repr(given)
+    raise UserError(f"no column {wanted} in {path}: it has {', '.join(names)}; name it with {option}")
+
+
+def _texts(path: str, table: pa.Table, name: str) -> pa.Array:
+    column = table[name]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UserError(f"column {name!r} in {path} is {kind}: integers or strings are wanted")
+    return column.cast(pa.string()).combine_chunks()
+
+
+def _check_splits(path: str, columns: dict[str, pa.Array]) -> None:
+    for split in columns["split"].unique().to_pylist():
+        if split and (split == UNLABELED or not re.fullmatch(SERIES_NAME, split)):
+            raise UserError(f"split {split!r} in {path} cannot name shards: use train, val and test")
+    without = pc.and_(pc.is_valid(columns["label"]), pc.fill_null(pc.equal(columns["split"], ""), True))
+    if pc.any(without, min_count=0).as_py():
+        row = pc.index(without, True).as_py()
+        identifier = columns["id"][row].as_py()
+        raise UserError(f"object {identifier!r} in {path} has a class and no split: give it one")
+
+
+def _position(path: str, column: pa.ChunkedArray, name: str) -> pa.Array:
+    texts = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    values = numbers(column.cast(pa.string())) if texts else column
+    if values.null_count > column.null_count:
+        row = pc.index(pc.and_(pc.is_null(values), pc.is_valid(column)), True).as_py()
+        raise UserError(f"row {row + 1} of {path}: {name} {column[row].as_py()!r} is not a number")
+    try:
+        return values.cast(SHARD_SCHEMA.field(name).type, safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(f"column {name!r} in {path} is {column.type}: numbers are wanted") from None

@@ -1,0 +1,132 @@
+"""From a source to a stored plan: listed, checked, joined with the labels and cut, never all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.ingestion.folder import IngestFolder
+from pipeline.ingestion.inventory import Inventory
+from pipeline.ingestion.labels import Labels, read_labels
+from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.source import Listing
+from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
+from pipeline.progress import progress
+from pipeline.shards.cutout_shards import SHARD_SCHEMA
+from pipeline.storage.files import Entry
+
+__all__ = ["check_unchanged", "make_plan"]
+
+NO_IMAGE = "no image"
+FILES_A_STEP = 1000
+
+
+def make_plan(
+    listing: Listing, options: IngestOptions, folder: IngestFolder, taxonomy: Taxonomy
+) -> tuple[IngestPlan, ParquetColumns]:
+    """Plan the shards of a source and store the plan in their folder.
+
+    Raises
+    ------
+    UserError
+        For mistakes in the source, the labels table and the columns, before anything is written.
+    """
+    place, parquet = listing.place, ParquetColumns()
+    labels = _read_labels(options, taxonomy)
+    with Inventory(options.bands) as inventory:
+        inventory.add_images(_with_progress(listing.iter_images()))
+        if listing.tables:
+            parquet = describe_tables(listing.tables, options.columns, options.carry)
+            for objects, integers in iter_objects(listing.tables, options.columns, parquet.has_label):
+                inventory.add(objects, integers)
+        if options.bands and options.rgb:
+            inventory.gather_sets(options.bands, options.rgb.bands)
+        inventory.check_ids()
+        if labels is None:
+            _check_classes(place, inventory.classes(), taxonomy)
+        _check_carry(place, parquet, labels, options.carry)
+        without_image = inventory.join(labels, options.name)
+        rows, unlabeled = inventory.count()
+        drop = options.drop_unlabeled
+        if drop and unlabeled == rows:
+            raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")
+        # What is there without a plan is of a run that was killed while it planned.
+        storage.remove(folder.plan_objects)
+        shards = cut_shards(inventory.iter_planned(drop), options.shard_rows, options.shard_bytes)
+        series = write_objects(folder.plan_objects, shards, labels)
+    plan = IngestPlan(
+        listing.kind,
+        place,
+        listing.digest(),
+        options.describe(),
+        series,
+        images=listing.images,
+        unlabeled=0 if drop else unlabeled,
+        dropped=unlabeled if drop else 0,
+        without_image=len(without_image),
+        other_files=listing.other_files,
+    )
+    folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
+    return plan, parquet
+
+
+def check_unchanged(
+    plan: IngestPlan, listing: Listing, options: IngestOptions, folder: IngestFolder
+) -> ParquetColumns:
+    """Check that a stored plan was made from the same files and options.
+
+    Raises
+    ------
+    UserError
+        Naming the first difference.
+    """
+    # The options first: they cost no listing.
+    now = IngestPlan(plan.kind, listing.place, plan.digest, options.describe())
+    folder.check_same(plan, now)
+    for _ in _with_progress(listing.iter_images()):
+        pass
+    folder.check_same(
+        plan, IngestPlan(listing.kind, now.place, listing.digest(), now.settings, images=listing.images)
+    )
+    # All tables have the same columns: they had when they were planned, and have not changed.
+    first = listing.tables[:1]
+    return describe_tables(first, options.columns, options.carry) if first else ParquetColumns()
+
+
+def _with_progress(entries: Iterator[Entry]) -> Iterator[Entry]:
+    with progress("listing", None) as advance:
+        for number, entry in enumerate(entries, start=1):
+            yield entry
+            if number % FILES_A_STEP == 0:
+                advance(FILES_A_STEP)
+
+
+def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> Labels | None:
+    if options.labels is None:
+        return None
+    id_column, class_column = options.labels_id_column, options.labels_class_column
+    return read_labels(options.labels, id_column, class_column, options.carry, taxonomy)
+
+
+def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
+    try:
+        taxonomy.encode(classes)
+    except UserError as error:
+        raise UserError(f"{place}: {error}; name the classes' column with --label-column") from None
+
+
+def _check_carry(place: str, parquet: ParquetColumns, labels: Labels | None, carry: Iterable[str]) -> None:
+    """Check that each column to carry is somewhere."""
+    in_source = {column for column, _ in parquet.carried}
+    in_labels = set(labels.carried) if labels else set()
+    for column in carry:
+        if column in SHARD_SCHEMA.names:
+            raise UserError(f"--carry {column}: every shard has this column already, leave the option out")
+        if column not in in_source | in_labels:
+            tables = [labels.place] if labels else []
+            tables += [place] if parquet.image else []
+            where = " or ".join(tables) or "the images: give --labels"
+            raise UserError(f"no column {column!r} to carry in {where}")

@@ -1,0 +1,141 @@
+"""One shard of `ingest`, on a worker: read its images, check each, write the shard whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hiwl_core.recipe import RgbSettings
+from pipeline import storage
+from pipeline.ingestion.folder import IngestFolder, ShardRecord
+from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
+from pipeline.ingestion.plan import PlannedShard, lines_of, read_objects
+from pipeline.ingestion.source_images import Content, read_files, read_members
+from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
+from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
+
+__all__ = ["IngestJob", "write_shard"]
+
+
+@dataclass(frozen=True)
+class IngestJob:
+    """What all shards of an ingest have in common: the source, the folder to write, and the carried
+    columns; with `rgb`, the colors to make of FITS images."""
+
+    kind: str
+    place: str
+    out: str
+    carry: tuple[str, ...]
+    parquet: ParquetColumns
+    rgb: RgbSettings | None = None
+
+
+def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
+    """Write a planned shard; the function of a Ray task.
+
+    Parameters
+    ----------
+    shard : PlannedShard
+    job : IngestJob
+
+    Returns
+    -------
+    record : ShardRecord or None
+    error : str
+        A line on why the shard was not written, if it was not.
+    """
+    folder = IngestFolder(job.out)
+    try:
+        objects = read_objects(folder.plan_objects, shard.number)
+        table, rejects = _read_objects(objects, job)
+        classes = Counter(label or "" for label in table["label"].to_pylist())
+        record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
+        # The record first: where there is a shard, there is its record.
+        folder.write_record(record, lines_of(rejects))
+        if record.rows:
+            storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"ingest {job.place}"))
+    except Exception as error:  # the other shards go on, and the driver reports
+        words = " ".join(str(error).split())
+        return None, f"{shard.name}: {type(error).__name__}: {words}"
+    return record, ""
+
+
+def _read_objects(objects: pa.Table, job: IngestJob) -> tuple[pa.Table, list[list[str]]]:
+    """The shard's table, and the rejected objects."""
+    gathered = pa.table({})
+    if "files" in objects.column_names:
+        packed = list(_pack_sets(objects, job))
+    elif job.kind == "parquet":
+        gathered = gather_rows(objects, job.parquet)
+        packed = [pack_image(image.as_py(), job.rgb) for image in gathered["image"]]
+    else:
+        reading = _read(objects["file"].to_pylist(), objects["size"].to_pylist(), job)
+        packed = [
+            pack_image(content, job.rgb) if problem is None else PackedImage(None, problem)
+            for content, problem in reading
+        ]
+    ids, files, rows = (objects[name].to_pylist() for name in ("object_id", "file", "row"))
+    rejects = [
+        [str(identifier), file if row is None else f"{file} row {row + 1}", image.problem]
+        for identifier, file, row, image in zip(ids, files, rows, packed, strict=True)
+        if image.problem is not None
+    ]
+    kept = pa.array([image.problem is None for image in packed])
+    headers = {
+        name: pa.chunked_array([pa.array([getattr(image, name) for image in packed], pa.float64())])
+        for name in ("ra", "dec", "pixel_scale")
+    }
+    images = pa.chunked_array([pa.array([image.content for image in packed], pa.binary())])
+    return _shard_table([objects, gathered, pa.table(headers)], images, job.carry).filter(kept), rejects
+
+
+def _pack_sets(objects: pa.Table, job: IngestJob) -> Iterator[PackedImage]:
+    """One image of the FITS files of each object."""
+    if job.rgb is None:
+        raise ValueError("sets of files need colors")
+    bands, sets = job.rgb.bands, objects["files"].to_pylist()
+    sizes = [
+        size
+        for size, files in zip(objects["largest"].to_pylist(), sets, strict=True)
+        for _ in filter(None, files)
+    ]
+    reading = _read([file for files in sets for file in filter(None, files)], sizes, job)
+    for files in sets:
+        contents: dict[str, bytes] = {}
+        problems: list[str] = []
+        for band, file in zip(bands, files, strict=True):
+            content, problem = next(reading) if file is not None else (None, None)
+            if content is not None:
+                contents[band] = content
+            if problem is not None:
+                problems.append(f"band {band}: {problem}")
+        yield PackedImage(None, problems[0]) if problems else pack_bands(contents, job.rgb)
+
+
+def _read(files: list[str], sizes: list[int], job: IngestJob) -> Iterator[Content]:
+    return read_files(files, sizes) if job.kind == "files" else read_members(job.place, files, sizes)
+
+
+def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:
+    """Columns by the contract's names: first what the plan (the labels table) knows, then the source's own
+    columns, then the images' headers."""
+    objects, gathered, _ = tables
+    columns: dict[str, pa.ChunkedArray] = {}
+    fields: list[pa.Field] = []
+    for standard in SHARD_SCHEMA:
+        if standard.name == "object_id":
+            standard = standard.with_type(objects["object_id"].type)
+        there = [table[standard.name] for table in tables if standard.name in table.column_names]
+        there = [images] if standard.name == "image" else [column.cast(standard.type) for column in there]
+        empty = pa.nulls(objects.num_rows, standard.type)
+        columns[standard.name] = pc.coalesce(*there) if there else empty
+        fields.append(standard)
+    for name in carry:
+        table = objects if f"carry:{name}" in objects.column_names else gathered
+        columns[name] = table[f"carry:{name}"]
+        fields.append(pa.field(name, columns[name].type))
+    return pa.table(list(columns.values()), schema=pa.schema(fields))

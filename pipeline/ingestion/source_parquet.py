@@ -1,0 +1,203 @@
+"""Parquet sources of `ingest`: the rows' ids on the driver, the images by row from a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, check_columns
+
+__all__ = ["ParquetColumns", "describe_tables", "gather_rows", "iter_objects"]
+
+OPTIONAL = ("ra", "dec", "pixel_scale")
+BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class ParquetColumns:
+    """The columns of a Parquet source that its shards will need.
+
+    Parameters
+    ----------
+    image : str
+        The file's name of the image column.
+    optional : tuple of (contract name, file's name)
+        Those of ra, dec and pixel_scale that the files have.
+    carried : tuple of (str, pyarrow.DataType)
+        The carried columns that the files have.
+    has_label : bool
+    """
+
+    image: str = ""
+    optional: tuple[tuple[str, str], ...] = ()
+    carried: tuple[tuple[str, pa.DataType], ...] = ()
+    has_label: bool = False
+
+
+def describe_tables(files: Sequence[str], columns: Columns, carry: Iterable[str]) -> ParquetColumns:
+    """What the Parquet files of a source have, from their footers.
+
+    Raises
+    ------
+    UserError
+        If a file is not Parquet, a column is missing or of a wrong type, or the files do not agree.
+    """
+    check_columns(files, columns, ["object_id", "image"])
+    first: ParquetColumns | None = None
+    for file, schema in zip(files, storage.in_threads(_schema, files), strict=True):
+        described = _describe(file, schema, columns, carry)
+        if first is not None and described != first:
+            raise UserError(f"{file} has other columns or types than {files[0]}: ingest them one by one")
+        first = first or described
+    if first is None:
+        raise ValueError("no file to describe")
+    return first
+
+
+def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Iterator[tuple[pa.Table, bool]]:
+    """The objects of Parquet files, some at a time, from their footers, id and label columns.
+
+    Yields
+    ------
+    objects : pyarrow.Table
+        See `pipeline.ingestion.inventory.OBJECTS_SCHEMA`; sizes are averages over a row group.
+    integers : bool
+        Whether the ids are integers by the file's type: strings of digits stay strings.
+
+    Raises
+    ------
+    UserError
+        If an id is null, or there is no row.
+    """
+    read = [columns.id, *([columns.label] if has_label else [])]
+    rows = 0
+    for file in files:
+        start = 0
+        with storage.open_input(file) as handle:
+            parquet = pq.ParquetFile(handle)
+            for group in range(parquet.metadata.num_row_groups):
+                size = _image_bytes(parquet.metadata.row_group(group), columns.image)
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
+                    ids = batch.column(columns.id)
+                    if ids.null_count:
+                        row = start + pc.index(pc.is_null(ids), True).as_py()
+                        raise UserError(f"row {row + 1} of {file} has no {columns.id}: give each row an id")
+                    label = batch.column(columns.label) if has_label else pa.nulls(len(ids))
+                    objects = {
+                        "object_id": ids.cast(pa.string()),
+                        "file": pa.repeat(file, len(ids)),
+                        "row": pa.array(np.arange(start, start + len(ids), dtype=np.int64)),
+                        "size": pa.repeat(pa.scalar(size, pa.int64()), len(ids)),
+                        "mark": pa.nulls(len(ids), pa.string()),
+                        "label": label.cast(pa.string()),
+                    }
+                    yield pa.table(objects), pa.types.is_integer(ids.type)
+                    start += len(ids)
+        rows += start
+    if not rows:
+        raise UserError(f"no row in {files[0]}" + (f" and {len(files) - 1} more files" if files[1:] else ""))
+
+
+def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
+    """The images and other columns of some rows, reading only the row groups that hold them.
+
+    Parameters
+    ----------
+    objects : pyarrow.Table
+        ``file`` and ``row`` in the source's order, which is the order of what returns.
+    columns : ParquetColumns
+
+    Returns
+    -------
+    pyarrow.Table
+        ``image`` (binary), then the optional columns by their contract names and the carried ones.
+    """
+    names = {"image": columns.image, **dict(columns.optional)}
+    read = list(dict.fromkeys([*names.values(), *(name for name, _ in columns.carried)]))
+    files, rows = np.array(objects["file"].to_pylist(), dtype=object), objects["row"].to_numpy()
+    pieces: list[pa.Table] = []
+    for file in dict.fromkeys(files):
+        with storage.open_input(file) as handle:
+            batches = _batches_with(pq.ParquetFile(handle), rows[files == file], read)
+            pieces += [_under_contract_names(batch, names, columns) for batch in batches]
+    return pa.concat_tables(pieces)
+
+
+def _batches_with(parquet: pq.ParquetFile, wanted: np.ndarray, columns: list[str]) -> list[pa.RecordBatch]:
+    """The wanted rows, sorted, in small batches: a row group may be larger than the memory."""
+    batches: list[pa.RecordBatch] = []
+    start = 0
+    for group in range(parquet.metadata.num_row_groups):
+        end = start + parquet.metadata.row_group(group).num_rows
+        inside = wanted[(wanted >= start) & (wanted < end)]
+        if len(inside):
+            offset = start
+            for batch in parquet.iter_batches(ROW_GROUP_ROWS, row_groups=[group], columns=columns):
+                here = inside[(inside >= offset) & (inside < offset + len(batch))] - offset
+                if len(here):
+                    batches.append(batch if len(here) == len(batch) else batch.take(pa.array(here)))
+                offset += len(batch)
+                if offset > inside[-1]:
+                    break
+        start = end
+    return batches
+
+
+def _under_contract_names(batch: pa.RecordBatch, names: dict[str, str], columns: ParquetColumns) -> pa.Table:
+    arrays = {standard: batch.column(name) for standard, name in names.items()}
+    if pa.types.is_struct(arrays["image"].type):
+        arrays["image"] = pc.struct_field(arrays["image"], "bytes")
+    arrays["image"] = arrays["image"].cast(pa.binary())
+    carried = {f"carry:{name}": batch.column(name) for name, _ in columns.carried}
+    return pa.table({**arrays, **carried})
+
+
+def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[str]) -> ParquetColumns:
+    image = schema.field(columns.image).type
+    if pa.types.is_struct(image):
+        image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+        raise UserError(
+            f"column {columns.image!r} in {file} is {image}: the bytes of JPEG or PNG files are wanted; name "
+            "their column with --image-column"
+        )
+    names = columns.standard_names()
+    optional = tuple((standard, names[standard]) for standard in OPTIONAL if names[standard] in schema.names)
+    for standard, name in optional:
+        kind = schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise UserError(f"column {name!r} in {file} is {kind}: numbers are wanted for {standard}")
+    has_label = columns.label in schema.names
+    if has_label:
+        kind = schema.field(columns.label).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise UserError(
+                f"column {columns.label!r} in {file} is {kind}: class names are wanted; name their column "
+                "with --label-column"
+            )
+    carried = tuple((name, schema.field(name).type) for name in carry if name in schema.names)
+    return ParquetColumns(columns.image, optional, carried, has_label)
+
+
+def _schema(file: str) -> pa.Schema:
+    with storage.open_input(file) as handle:
+        return pq.ParquetFile(handle).schema_arrow
+
+
+def _image_bytes(group: pq.RowGroupMetaData, image: str) -> int:
+    """Bytes of an image on average over a row group."""
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    total = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema == image or chunk.path_in_schema.startswith(f"{image}.")
+    )
+    return int(total // max(1, group.num_rows))

@@ -1,0 +1,137 @@
+"""The parts of a catalog as a publication reads them: counted by place, with columns that fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_position, healpix_index
+
+__all__ = ["CellCounts", "CountTask", "conform", "count_rows", "positions", "read_part", "unified"]
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """Parts to count; with `within`, sorted order-10 cells, only their rows and more finely."""
+
+    parts: list[str]
+    order: int
+    within: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """Rows of a group of parts, those without a position, and the counts of the cells that have any."""
+
+    rows: int
+    without_position: int
+    cells: np.ndarray
+    counts: np.ndarray
+
+
+def count_rows(task: CountTask, _: None = None) -> CellCounts:
+    """Count the rows of some parts by cell."""
+    shift = 2 * (INDEX_ORDER - task.order)
+    rows = without = 0
+    found = []
+    for table in storage.in_threads(_read_positions, task.parts):
+        ra, dec, placed = positions(table)
+        rows, without = rows + len(placed), without + int((~placed).sum())
+        index = healpix_index(ra[placed], dec[placed])
+        if task.within is not None:
+            index = index[np.isin(index >> (2 * (INDEX_ORDER - COUNT_ORDER)), task.within)]
+        found.append(index >> shift)
+    cells, counts = np.unique(np.concatenate(found), return_counts=True)
+    return CellCounts(rows, without, cells, counts)
+
+
+def read_part(path: str) -> pa.Table:
+    """The rows of a part.
+
+    Raises
+    ------
+    UserError
+        If it is damaged.
+    """
+    with _readable(path):
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
+        return table.replace_schema_metadata(None)
+
+
+def positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right ascensions and declinations, NaN where they are null, and whether they are a place on the sky."""
+    ra, dec = (
+        pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in ("ra", "dec")
+    )
+    return ra, dec, has_position(ra, dec)
+
+
+def unified(schemas: Sequence[pa.Schema], places: Sequence[str]) -> pa.Schema:
+    """The schema that the rows of all schemas fit in.
+
+    Raises
+    ------
+    UserError
+        If a column has types that do not go together; object ids that are integers here and text there become
+        text.
+    """
+    merged = schemas[0]
+    for schema, place in zip(schemas[1:], places[1:], strict=True):
+        if schema.equals(merged):
+            continue
+        for name in set(merged.names) & set(schema.names):
+            old, new = merged.field(name), schema.field(name)
+            if name == "object_id" and old.type != new.type:
+                text = old.with_type(pa.string())
+                merged = merged.set(merged.get_field_index(name), text)
+                schema = schema.set(schema.get_field_index(name), text)
+        try:
+            merged = pa.unify_schemas([merged, schema], promote_options="permissive")
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{place} has a column of another type than {places[0]} ({reason}): classify its shard again "
+                "with a column of one type"
+            ) from None
+    return merged.remove_metadata()
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table's rows with the columns of a schema; those it does not have are null."""
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            columns.append(table[field.name].cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"column {field.name!r} is {table[field.name].type} in some parts, {field.type} in others, "
+                f"and cannot become the latter without loss ({error}): classify with columns of one type"
+            ) from None
+    return pa.table(columns, schema=schema)
+
+
+def _read_positions(path: str) -> pa.Table:
+    with _readable(path), storage.open_input(path) as file:
+        return pq.ParquetFile(file).read(columns=["ra", "dec"])
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is not a whole part of a catalog ({reason}): remove it and classify its shard again"
+        ) from None

@@ -1,0 +1,1 @@
+"""Questions to a catalog: SQL, cones, and pages of thumbnails."""

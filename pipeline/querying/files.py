@@ -1,0 +1,154 @@
+"""The Parquet files of a catalog, unpublished or published, and what DuckDB may read of them.
+
+An unpublished catalog is a folder of parts. A published one is a HATS collection, one file a tile of the
+sky; the folder names ``Norder=`` and ``Dir=`` are no columns here, and its margins are no rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from hiwl_core.errors import UserError
+from pipeline import storage
+from pipeline.querying.cone import Cone
+from pipeline.storage.retries import is_transient
+
+__all__ = ["PART_COLUMN", "CatalogFiles", "find_catalog", "scan"]
+
+PART_COLUMN = "_part"
+TILE = re.compile(r"dataset/Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
+COLLECTION = "collection.properties"
+WITHOUT_POSITION = "no_position"
+
+
+@dataclass(frozen=True)
+class CatalogFiles:
+    """Where the rows of a catalog are.
+
+    Parameters
+    ----------
+    paths : list of str
+        Absolute paths or URLs, at least one.
+    tiles : list of (int, int) or None
+        Order and pixel of each file of a published catalog.
+    beside : list of str
+        Files of a published catalog with the rows that have no position, or an impossible one.
+    """
+
+    paths: list[str]
+    tiles: list[tuple[int, int]] | None = None
+    beside: list[str] = field(default_factory=list)
+
+    def within(self, cone: Cone) -> CatalogFiles:
+        """Only the tiles that a cone touches, but one at least, for its columns; parts are all kept."""
+        if self.tiles is None:
+            return self
+        chosen = cone.touched(self.tiles).nonzero()[0].tolist() or [0]
+        return CatalogFiles([self.paths[i] for i in chosen], [self.tiles[i] for i in chosen], self.beside)
+
+
+def find_catalog(catalog: str) -> CatalogFiles:
+    """The files of a catalog.
+
+    Parameters
+    ----------
+    catalog : str
+        The folder of an unpublished catalog, a HATS collection or a catalog in it, or a file or a glob of
+        parts; local or a URL.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    root = storage.absolute(catalog).rstrip("/")
+    names = [name for name, _ in storage.list_files(root)]
+    if not names:
+        raise UserError(f"no catalog at {catalog!r}: check the path (globs need quotes)")
+    inside = {name: name[len(root) :].lstrip("/") for name in names}
+    beside: list[str] = []
+    if COLLECTION in inside.values():
+        beside = [name for name, place in inside.items() if place.startswith(f"{WITHOUT_POSITION}/")]
+        primary = _primary(f"{root}/{COLLECTION}")
+        inside = {name: place for name, place in inside.items() if place.startswith(f"{primary}/")}
+    tiles = {name: match for name in inside if (match := TILE.search(name))}
+    if tiles:
+        places = [(int(match[1]), int(match[2])) for match in tiles.values()]
+        return CatalogFiles(list(tiles), places, [name for name in beside if name.endswith(".parquet")])
+    # Parts are flat in their folder: what is deeper is something else.
+    whole = names == [root] or bool(storage.GLOB_CHARACTERS & set(root))
+    parts = [
+        name for name, place in inside.items() if name.endswith(".parquet") and (whole or "/" not in place)
+    ]
+    if not parts:
+        raise UserError(f"no catalog at {catalog!r}: there is no Parquet part in it")
+    return CatalogFiles(parts)
+
+
+def scan(files: CatalogFiles) -> list[ds.Dataset]:
+    """The rows of a catalog as Arrow datasets, one for each schema among its files.
+
+    DuckDB reads of a dataset only the columns that a query names and the row groups that its filters leave,
+    and needs no access to files of its own for that. Each has one more column, `PART_COLUMN`: the file's.
+
+    Raises
+    ------
+    UserError
+        If one of the files is not Parquet.
+    """
+    form = ds.ParquetFileFormat()
+    filesystem, _ = storage.arrow_path(files.paths[0])
+
+    def fragment(path: str) -> ds.ParquetFileFragment:
+        name = path.rsplit("/", 1)[-1]
+        _, place = storage.arrow_path(path)
+        return form.make_fragment(place, filesystem, partition_expression=ds.field(PART_COLUMN) == name)
+
+    paths = [*files.paths, *files.beside]
+    fragments = [fragment(path) for path in paths]
+    # The writer of a published catalog gives all its tiles the same columns; parts may differ.
+    alike = len(files.paths) if files.tiles is not None else 1
+
+    def schema(number: int) -> pa.Schema:
+        try:
+            fragments[
+                number
+            ].ensure_complete_metadata()  # read once, here, many at a time; a scan uses it again
+            return fragments[number].physical_schema
+        except (pa.ArrowException, OSError) as error:
+            if is_transient(error):
+                raise
+            words = str(error).splitlines()[0]
+            raise UserError(f"{paths[number]} is not a Parquet file: {words}") from None
+
+    asked = list(storage.in_threads(schema, [0, *range(alike, len(paths))]))
+    schemas = asked[:1] * alike + asked[1:]
+    groups: dict[str, list[int]] = {}
+    for index, found in enumerate(schemas):
+        groups.setdefault(found.to_string(show_field_metadata=False, show_schema_metadata=False), []).append(
+            index
+        )
+    return [_dataset(schemas[of[0]], [fragments[i] for i in of], form, filesystem) for of in groups.values()]
+
+
+def _dataset(
+    schema: pa.Schema, fragments: Sequence[ds.Fragment], form: ds.FileFormat, filesystem: object
+) -> ds.Dataset:
+    return ds.FileSystemDataset(
+        list(fragments), schema.append(pa.field(PART_COLUMN, pa.string())), form, filesystem
+    )
+
+
+def _primary(properties: str) -> str:
+    """The folder of the catalog itself in a collection, beside its margins and indexes."""
+    lines = storage.read_bytes(properties).decode().splitlines()
+    pairs = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    settings = {key.strip(): value.strip() for key, value in pairs.items()}
+    if "hats_primary_table_url" not in settings:
+        raise UserError(f"no hats_primary_table_url in {properties}: this is not a HATS collection")
+    return settings["hats_primary_table_url"].strip("/")

@@ -1,0 +1,231 @@
+"""A page of cutouts for some rows of a catalog, read back from the shards that they came from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from hiwl_core.decoding import decode_cutout
+from hiwl_core.errors import UserError
+from hiwl_core.statuses import STATUSES, UnreadableCutout
+from pipeline import storage
+from pipeline.catalog.parts import part_name
+from pipeline.catalog.plan import is_catalog, read_plan
+from pipeline.progress import progress
+from pipeline.querying.cone import Cone
+from pipeline.querying.files import PART_COLUMN, find_catalog
+from pipeline.querying.gallery_page import MARKER, Card, render_gallery
+from pipeline.querying.query import ROWS, ask, open_catalog
+from pipeline.querying.sample_images import read_images
+from pipeline.shards.cutout_shards import Columns, list_shards
+
+__all__ = ["ORDERS", "SampleSummary", "sample"]
+
+ORDERS = ("random", "confidence")
+THUMBNAIL_PIXELS = 256
+# How much of a file is looked at to see whether it is a page of ours.
+HEAD_BYTES = 2048
+
+
+@dataclass(frozen=True)
+class SampleSummary:
+    """What is on a page.
+
+    Parameters
+    ----------
+    out : str
+    matching : int
+        Rows of the catalog that the filter leaves.
+    shown : int
+        Those on the page.
+    without_image : int
+        Those of them with a placeholder.
+    shards : int
+        Shards read.
+    unread : list of str
+        Shards that could not be read, with the reason.
+    """
+
+    out: str
+    matching: int
+    shown: int
+    without_image: int
+    shards: int
+    unread: list[str]
+
+
+def sample(
+    catalog: str,
+    out: str,
+    where: str | None = None,
+    cone: Cone | None = None,
+    count: int = 60,
+    order: str = "random",
+    seed: int = 0,
+    shards: str | None = None,
+    id_column: str | None = None,
+    image_column: str | None = None,
+) -> SampleSummary:
+    """Write a page with the cutouts of some rows.
+
+    Parameters
+    ----------
+    catalog : str
+        As `pipeline.classification.classify.classify` wrote it, not its published form; local or a URL.
+    out : str
+        HTML file to write; an older page of this kind is replaced, any other file is not.
+    where : str, optional
+        Condition in SQL on the catalog's columns; all rows by default.
+    cone : Cone, optional
+        Only the rows in it.
+    count : int
+        Rows at most.
+    order : {"random", "confidence"}
+        The same for the same seed, or the least confident first.
+    seed : int
+    shards : str, optional
+        Where the shards are, if not where they were classified.
+    id_column, image_column : str, optional
+        What the columns are called in the shards, if not as they were classified.
+
+    Raises
+    ------
+    UserError
+        For a wrong condition, a file in the way, or a catalog that does not say where its shards are.
+    """
+    if order not in ORDERS:
+        raise UserError(f"no order {order!r}: choose one of {', '.join(ORDERS)}")
+    _check_out(out)
+    files = find_catalog(catalog)
+    if files.tiles is not None:
+        raise UserError(
+            f"{catalog} is published, in another order than its shards: give the catalog it came from"
+        )
+    of_part, columns = _origin(catalog.rstrip("/"), shards, id_column, image_column)
+    rows, matching = _choose(catalog, where, cone, count, order, seed)
+
+    wanted: dict[str | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        wanted.setdefault(of_part.get(row[PART_COLUMN]), []).append(index)
+    cards: dict[int, Card] = {}
+    unread: list[str] = []
+
+    def read(item: tuple[str | None, list[int]]) -> tuple[list[int], list[Card], str]:
+        shard, indices = item
+        chosen = [rows[i] for i in indices]
+        try:
+            if shard is None:
+                raise UserError(f"no shard is known of {chosen[0][PART_COLUMN]}")
+            images = read_images(shard, columns, [(row["object_id"], row["status"]) for row in chosen])
+            place, fault = f"no picture of it in {shard.rsplit('/', 1)[-1]}", ""
+        except (UserError, OSError, ValueError) as error:
+            images = [None] * len(chosen)
+            name = shard or str(chosen[0][PART_COLUMN])
+            place = f"{name.rsplit('/', 1)[-1]} was not read"
+            fault = f"{name}: {' '.join(str(error).split())}"
+        return indices, [_card(row, image, place) for row, image in zip(chosen, images, strict=True)], fault
+
+    with progress("reading cutouts", len(rows)) as advance:
+        for indices, made, fault in storage.in_threads(read, list(wanted.items())):
+            cards.update(zip(indices, made, strict=True))
+            unread += [fault] if fault else []
+            advance(len(indices))
+    ordered = [cards[index] for index in range(len(rows))]
+    facts = _facts(where, cone, order, seed, len(rows), matching)
+    storage.write_bytes(out, render_gallery(f"Galaxies of {catalog}", facts, ordered).encode())
+    without = sum(card.image is None for card in ordered)
+    return SampleSummary(out, matching, len(rows), without, len(wanted), unread)
+
+
+def _check_out(out: str) -> None:
+    try:
+        with storage.open_input(out) as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return
+    if MARKER.encode() not in head:
+        raise UserError(f"{out} is there already and is not a page of hiwl sample: choose another file")
+
+
+def _origin(
+    catalog: str, shards: str | None, id_column: str | None, image_column: str | None
+) -> tuple[dict[str, str], Columns]:
+    """The shard of each part, by file name, and what the columns are called there."""
+    columns = Columns()
+    of_part: dict[str, str] = {}
+    if is_catalog(catalog):
+        plan = read_plan(catalog)
+        noted = plan.settings.get("columns", {})
+        columns = replace(columns, **{key: noted[key] for key in ("id", "image") if key in noted})
+        of_part = {part: planned.shard for part, planned in plan.shards.items()}
+    elif shards is None:
+        raise UserError(f"{catalog} does not say where its shards are: name them with --shards")
+    if shards is not None:
+        of_part = {part_name(shard): shard for shard in list_shards(shards)}
+    return of_part, replace(columns, id=id_column or columns.id, image=image_column or columns.image)
+
+
+def _choose(
+    catalog: str, where: str | None, cone: Cone | None, count: int, order: str, seed: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Rows with the names of their parts, in order, and how many the filter leaves."""
+    connection = open_catalog(catalog, cone)
+    conditions = [f"({condition}\n)" for condition in (where, cone and cone.condition()) if condition]
+    filtered = f"FROM {ROWS} WHERE {' AND '.join(conditions) or 'true'}"
+    # A hash of the id is the same draw however the rows are cut into parts.
+    keys = {"random": f"md5(concat(object_id, ':', {int(seed)}))", "confidence": "confidence NULLS LAST"}
+    rows = ask(
+        connection, f"SELECT * {filtered} ORDER BY {keys[order]}, object_id LIMIT {int(count)}"
+    ).table()
+    matching = ask(connection, f"SELECT count(*) AS n {filtered}").table()["n"][0].as_py()
+    return rows.to_pylist(), int(matching)
+
+
+def _card(row: Mapping[str, Any], encoded: bytes | None, otherwise: str) -> Card:
+    """A card, with a placeholder that says `otherwise` if there is no image."""
+    status = row["status"]
+    try:
+        image, words = (_thumbnail(encoded), "") if encoded else (None, otherwise)
+    except UnreadableCutout as error:
+        image, words = None, str(error)
+    if image is None and status != "ok":
+        words = f"{status}: {STATUSES.get(status, '')}".rstrip(": ")
+    return Card(
+        object_id=str(row["object_id"]),
+        label=row["label"],
+        confidence=row["confidence"],
+        probabilities={
+            name[2:].upper(): value
+            for name, value in row.items()
+            if name.startswith("p_") and not name.startswith("p_stage")
+        },
+        ra=row["ra"],
+        dec=row["dec"],
+        status=status,
+        image=image,
+        words=words,
+    )
+
+
+def _thumbnail(encoded: bytes) -> bytes:
+    """A small JPEG, whatever the cutout is."""
+    image = decode_cutout(encoded)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _facts(
+    where: str | None, cone: Cone | None, order: str, seed: int, shown: int, matching: int
+) -> Sequence[str]:
+    filters = [where] if where else []
+    if cone is not None:
+        filters.append(f"within {cone.radius:g}° of {cone.ra:g}°, {cone.dec:g}°")
+    ordered = f"drawn at random, seed {seed}" if order == "random" else "the least confident first"
+    rows = f"{shown:,} of {matching:,} rows" if matching > shown else f"all {shown:,} rows"
+    return [f"{rows}{', ' + ordered if shown else ''}", *(f"where {text}" for text in filters)]

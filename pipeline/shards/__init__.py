@@ -1,0 +1,1 @@
+"""Cutout shards: what they are, and how files of many kinds are read as rows of one."""

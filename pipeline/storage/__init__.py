@@ -1,0 +1,41 @@
+"""Storage: local disks, object stores and whatever else fsspec knows, behind one set of functions."""
+
+from pipeline.storage.files import (
+    GLOB_CHARACTERS,
+    Entry,
+    StoreError,
+    absolute,
+    arrow_path,
+    exists,
+    find_files,
+    hidden,
+    in_threads,
+    iter_entries,
+    list_files,
+    open_input,
+    prepare_folder,
+    read_bytes,
+    remove,
+    remove_partials,
+    write_bytes,
+)
+
+__all__ = [
+    "GLOB_CHARACTERS",
+    "Entry",
+    "StoreError",
+    "absolute",
+    "arrow_path",
+    "exists",
+    "find_files",
+    "hidden",
+    "in_threads",
+    "iter_entries",
+    "list_files",
+    "open_input",
+    "prepare_folder",
+    "read_bytes",
+    "remove",
+    "remove_partials",
+    "write_bytes",
+]

@@ -1,0 +1,96 @@
+"""Where a path lies: on a local disk, in S3, or behind another of fsspec's filesystems."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow.fs
+from fsspec.implementations.local import LocalFileSystem
+
+from hiwl_core.errors import UserError
+from pipeline.storage.retries import ATTEMPTS
+from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, s3_store
+
+__all__ = ["absolute", "arrow_path", "filesystem_of", "full_name", "in_s3"]
+
+GLOB_CHARACTERS = frozenset("*?[")
+
+
+def absolute(path: str) -> str:
+    """The path in a form that any worker on any node understands: a URL unchanged, a local path absolute."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def in_s3(path: str) -> bool:
+    """Whether a path is a place in S3."""
+    return path.startswith(("s3://", "s3a://"))
+
+
+def filesystem_of(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a path outside S3, and the path's name in it.
+
+    Raises
+    ------
+    UserError
+        If the URL's scheme is unknown, or its package is missing.
+    """
+    # A listing must show what other processes wrote since. Chained URLs (a::b) take no options of one link.
+    options = {} if "::" in path else {"use_listings_cache": False}
+    try:
+        filesystem, place = fsspec.core.url_to_fs(absolute(path), **options)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"cannot use the path {path!r}: {error}") from None
+    return filesystem, place
+
+
+def full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
+    """A filesystem's own name of a file as a path or URL."""
+    return name if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(name)
+
+
+def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """A path for pyarrow: its filesystem, and the path's name in it.
+
+    S3 is pyarrow's own client with the endpoint of the environment, which retries by itself; local paths are
+    its local filesystem; all else is fsspec's filesystem, wrapped. It can be pickled: credentials of the
+    environment are not in it, so each worker uses its own.
+    """
+    if in_s3(path):
+        # Checks that there are an S3 client and a bucket's name.
+        bucket, key = s3_store().split(path)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        return _arrow_s3(os.getpid(), hash(settings), endpoint, region), f"{bucket}/{key}".rstrip("/")
+    filesystem, place = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem(), place
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), place
+
+
+class _PatientS3(pyarrow.fs.S3FileSystem):
+    """pyarrow's S3 with our bounds on waiting, which its own pickling would lose on the way to a worker."""
+
+    def __init__(self, endpoint: str | None, region: str | None) -> None:
+        self._place = (endpoint, region)
+        super().__init__(
+            endpoint_override=endpoint.split("://")[-1].rstrip("/") if endpoint else None,
+            # A bare host would be asked by https.
+            scheme=urlsplit(endpoint).scheme if endpoint and "://" in endpoint else None,
+            region=region,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=READ_SECONDS,
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _PatientS3, self._place
+
+
+@lru_cache(maxsize=8)
+def _arrow_s3(process: int, settings: int, endpoint: str | None, region: str | None) -> _PatientS3:
+    return _PatientS3(endpoint, region)

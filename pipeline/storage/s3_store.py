@@ -1,0 +1,246 @@
+"""Requests to an S3 store: each is retried by itself, so a long listing or upload goes on where it was."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import fsspec
+from fsspec.asyn import sync
+
+from hiwl_core.errors import UserError
+from pipeline.storage.retries import error_code, retried
+
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "S3Store", "s3_store"]
+
+MEBIBYTE = 2**20
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+# A request as a whole: what the slowest network worth waiting for needs.
+REQUEST_SECONDS, BYTES_PER_SECOND = 60.0, MEBIBYTE
+CONNECTIONS = 32
+# Servers take 5 GB in one PUT; below this a lost connection costs little.
+SINGLE_PUT_BYTES = 64 * MEBIBYTE
+PART_BYTES = 32 * MEBIBYTE
+PAGE_KEYS = 1000
+
+
+def s3_store() -> S3Store:
+    """The store that the environment names now, one for all threads of this process."""
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    # By process: a forked child has neither the threads nor the connections of its parent.
+    key = (os.getpid(), hash(settings))
+    with _making:
+        if key not in _stores:
+            _stores[key] = S3Store()
+        return _stores[key]
+
+
+def _after_fork() -> None:
+    global _making
+    # Another thread of the parent may have held it.
+    _making = threading.Lock()
+
+
+# A client costs a third of a second: the first reading threads wait for one rather than make one each.
+_making = threading.Lock()
+_stores: dict[tuple[int, int], S3Store] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class S3Store:
+    """One S3 endpoint; safe to use from many threads.
+
+    Paths are ``s3://bucket/key``. For errors see `pipeline.storage.retries.retried`; a missing key is a
+    FileNotFoundError. `reads` and `bytes_read` count what was got, for estimates of traffic.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._filesystem = fsspec.filesystem(
+                "s3",
+                # fsspec would make one client a thread.
+                skip_instance_cache=True,
+                # A listing must show what other processes wrote since.
+                use_listings_cache=False,
+                config_kwargs={
+                    "connect_timeout": CONNECT_SECONDS,
+                    "read_timeout": READ_SECONDS,
+                    "max_pool_connections": CONNECTIONS,
+                    # One layer tries again: `pipeline.storage.retries`.
+                    "retries": {"mode": "standard", "total_max_attempts": 1},
+                },
+            )
+        except ImportError:
+            raise UserError("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'") from None
+        self._filesystem.retries = 1
+        self._answered = False
+        self.reads, self.bytes_read = 0, 0
+        self._counting = threading.Lock()
+
+    def split(self, path: str) -> tuple[str, str]:
+        """Bucket and key of a path."""
+        bucket, key, _ = self._filesystem.split_path(path)
+        if not bucket:
+            raise UserError(f"no bucket in {path!r}: write s3://bucket/key")
+        return bucket, key
+
+    def pages(
+        self, path: str, bucket: str, prefix: str, delimiter: str = "", limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Pages of a listing; each has its objects in ``Contents``."""
+        request: dict[str, Any] = {
+            "Bucket": bucket,
+            "Prefix": prefix,
+            "Delimiter": delimiter,
+            "MaxKeys": limit or PAGE_KEYS,
+        }
+        while True:
+            page = self._call(path, "list_objects_v2", **request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def head(self, path: str) -> dict[str, Any] | None:
+        """Size (``ContentLength``) and ``ETag`` of an object; None if there is none."""
+        bucket, key = self.split(path)
+        if not key:
+            return None
+        try:
+            return self._call(path, "head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+
+    def read(self, path: str, **conditions: str) -> tuple[bytes, dict[str, Any]]:
+        """An object's content, all or a ``Range`` of it, with the answer's headers."""
+        bucket, key = self.split(path)
+        if not key:
+            raise FileNotFoundError(path)
+        filesystem = self._filesystem
+
+        def get() -> tuple[bytes, dict[str, Any]]:
+            answer = filesystem.call_s3(
+                "get_object", Bucket=bucket, Key=key, timeout=REQUEST_SECONDS, **conditions
+            )
+            body, length = answer["Body"], int(answer["ContentLength"])
+            try:
+                content = sync(filesystem.loop, body.read, timeout=_allowed_seconds(length))
+            finally:
+                body.close()
+            if len(content) != length:
+                raise ConnectionError(f"{len(content)} of {length} bytes came")
+            with self._counting:
+                self.reads += 1
+                self.bytes_read += length
+            return content, answer
+
+        try:
+            found: tuple[bytes, dict[str, Any]] = self._retried(get, path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no file {path!r}") from None
+        return found
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put an object whole or not at all; the server checks what arrives against its MD5."""
+        bucket, key = self.split(path)
+        if not key:
+            raise UserError(f"no name in {path!r}: write s3://bucket/key")
+        if len(content) <= SINGLE_PUT_BYTES:
+            self._put(path, "put_object", content, Bucket=bucket, Key=key)
+        else:
+            self._write_parts(path, bucket, key, content)
+
+    def delete(self, path: str) -> None:
+        """Delete an object and everything in the folder of that name, if there is any."""
+        bucket, key = self.split(path)
+        if not key.strip("/"):
+            raise ValueError(f"{path!r} is a whole bucket: not removed")
+        self._call(path, "delete_object", Bucket=bucket, Key=key.rstrip("/"))
+        for page in self.pages(path, bucket, key.rstrip("/") + "/"):
+            keys = [{"Key": found["Key"]} for found in page.get("Contents", [])]
+            if keys:
+                answer = self._call(
+                    path, "delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True}
+                )
+                if answer.get("Errors"):
+                    first = answer["Errors"][0]
+                    raise OSError(f"could not delete s3://{bucket}/{first['Key']}: {first.get('Code')}")
+
+    def _write_parts(self, path: str, bucket: str, key: str, content: bytes) -> None:
+        target: dict[str, Any] = {"Bucket": bucket, "Key": key}
+        # Should its answer be lost, an empty upload stays behind: what a bucket's lifecycle rule clears.
+        upload = self._call(path, "create_multipart_upload", **target)["UploadId"]
+        try:
+            parts, digests = [], b""
+            for number, start in enumerate(range(0, len(content), PART_BYTES), start=1):
+                piece = content[start : start + PART_BYTES]
+                answer = self._put(path, "upload_part", piece, **target, PartNumber=number, UploadId=upload)
+                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+                digests += _md5(piece)
+            try:
+                self._call(
+                    path,
+                    "complete_multipart_upload",
+                    **target,
+                    UploadId=upload,
+                    MultipartUpload={"Parts": parts},
+                )
+            except FileNotFoundError:
+                # The upload is gone because an attempt whose answer was lost had completed it.
+                there = self.head(path) or {}
+                etag = f"{_md5(digests).hex()}-{len(parts)}"
+                if there.get("ContentLength") != len(content) or _mark(there) != etag:
+                    raise
+        except BaseException:
+            with suppress(OSError, UserError):
+                self._call(path, "abort_multipart_upload", **target, UploadId=upload)
+            raise
+
+    def _put(self, path: str, method: str, content: bytes, **request: Any) -> dict[str, Any]:
+        return self._call(
+            path,
+            method,
+            Body=content,
+            ContentMD5=base64.b64encode(_md5(content)).decode(),
+            timeout=_allowed_seconds(len(content)),
+            **request,
+        )
+
+    def _call(
+        self, path: str, method: str, timeout: float = REQUEST_SECONDS, **request: Any
+    ) -> dict[str, Any]:
+        def call() -> dict[str, Any]:
+            answer: dict[str, Any] = self._filesystem.call_s3(method, timeout=timeout, **request)
+            return answer
+
+        return self._retried(call, path)
+
+    def _retried(self, request: Callable[[], Any], path: str) -> Any:
+        def noticed() -> Any:
+            try:
+                answer = request()
+            except Exception as error:
+                self._answered |= bool(error_code(error))
+                raise
+            self._answered = True
+            return answer
+
+        return retried(noticed, path, lambda: self._answered)
+
+
+def _md5(content: bytes) -> bytes:
+    return hashlib.md5(content, usedforsecurity=False).digest()
+
+
+def _mark(answer: dict[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
+
+
+def _allowed_seconds(size: int) -> float:
+    return REQUEST_SECONDS + size / BYTES_PER_SECOND

@@ -1,0 +1,91 @@
+"""One stage by Ray Train: workers, checkpoints, and what is tried again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from hiwl_core.errors import IncompleteError
+from pipeline import storage
+from pipeline.training.run_folder import Candidate, RunFolder
+from pipeline.training.stage_worker import StageJob, train_stage
+
+__all__ = ["StageSetup", "fit_stage"]
+
+BEST_KEPT = 3
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """How many workers train, and on what."""
+
+    workers: int
+    gpu: bool
+
+
+def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candidate]:
+    """Train one stage, going on from its last checkpoint if there is one.
+
+    Returns
+    -------
+    list of Candidate
+        The best checkpoints by validation accuracy, best first, three at most.
+
+    Raises
+    ------
+    IncompleteError
+        If it failed again and again; its checkpoints are kept.
+    """
+    started = time.monotonic()
+    # Ray keeps checkpoints by pyarrow: a store's endpoint is for us to tell it.
+    filesystem, place = storage.arrow_path(folder.path)
+    trainer = TorchTrainer(
+        train_stage,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if setup.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=setup.workers,
+            use_gpu=setup.gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if setup.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=job.stage,
+            storage_path=place,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=BEST_KEPT,
+                checkpoint_score_attribute="val_accuracy",
+                checkpoint_score_order="max",
+            ),
+            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise IncompleteError(
+            f"{job.stage} failed ({reason[0][:300]}); its checkpoints are kept in {folder.path}/{job.stage}: "
+            "start the same command again to go on, or remove that folder to train the stage anew"
+        ) from error
+    # Ray keeps the latest checkpoint beside the best ones, to go on from; of equal ones it keeps the later.
+    kept = sorted(
+        result.best_checkpoints, key=lambda kept: (kept[1]["val_accuracy"], kept[1]["epoch"]), reverse=True
+    )
+    candidates = [
+        Candidate(
+            int(metrics["epoch"]),
+            float(metrics["val_accuracy"]),
+            f"{folder.path}/{job.stage}/{str(checkpoint.path).rstrip('/').rsplit('/', 1)[-1]}",
+        )
+        for checkpoint, metrics in kept[:BEST_KEPT]
+    ]
+    folder.finish_stage(job.stage, candidates, time.monotonic() - started)
+    return candidates

@@ -85,7 +85,8 @@ def select(
     Raises
     ------
     UserError
-        If the table cannot be read, columns are missing, or an id is missing or a float.
+        If the table cannot be read, columns are missing, an id is missing or a float, or one of the files is
+        there and holds anything else.
     """
     if storage.absolute(out) == storage.absolute(votes):
         raise UserError(f"{out!r} is the vote table itself: give the classes another file")
@@ -114,8 +115,12 @@ def select(
     classes["split"] = split_811(classes["GalaxyID"].tolist(), classes["class"].tolist(), order, seed)
     rejects = pd.DataFrame({"GalaxyID": frame["GalaxyID"][~clean], "reason": found["reason"][~clean]})
     # The rejects first: whoever finds the classes finds both.
-    storage.write_bytes(rejects_path(out), _csv(rejects))
-    storage.write_bytes(out, _csv(classes))
+    files = {rejects_path(out): _csv(rejects), out: _csv(classes)}
+    for path, content in files.items():
+        if storage.exists(path) and storage.read_bytes(path) != content:
+            raise UserError(f"{path} is there and holds something else: remove it, or choose another OUT.csv")
+    for path, content in files.items():
+        storage.write_bytes(path, content)
 
     sizes = classes.groupby(["class", "split"]).size().to_dict()
     return SelectionCounts(

@@ -21,6 +21,7 @@ from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, read_part
+from pipeline.catalog.plan import is_catalog
 from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.page import Mistake, render_page
@@ -31,6 +32,8 @@ from pipeline.training.cutout_store import check_labeled
 __all__ = ["Evaluation", "evaluate"]
 
 MISTAKES_SHOWN = 14
+TABLES = ("confusion_matrix.csv", "metrics.csv", "stages.csv")
+REPORT, PAGE = "evaluation.json", "evaluation.html"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def evaluate(
     shards = list_shards(shards_path)
     check_labeled(shards, columns, bundle.taxonomy)
     out = storage.absolute(out).rstrip("/")
+    _check_own(out)
     summary = classify(
         bundle_path,
         shards_path,
@@ -116,6 +120,15 @@ def evaluate(
     rows["shard"] = np.repeat(shards, [part.num_rows for part in parts])
     _write(evaluation, bundle, shards_path, _confident_mistakes(rows, columns))
     return evaluation
+
+
+def _check_own(out: str) -> None:
+    """Refuse a folder with files of other making; the catalog in it is the mark of our own."""
+    if is_catalog(f"{out}/catalog"):
+        return
+    for name in (*TABLES, REPORT, PAGE):
+        if storage.exists(f"{out}/{name}"):
+            raise UserError(f"{out}/{name} was not made by `hiwl evaluate`: choose another folder with --out")
 
 
 def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSummary) -> Evaluation:
@@ -173,13 +186,11 @@ def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
 
 
 def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Mistake]) -> None:
-    def write_table(name: str, table: pd.DataFrame, index: bool = False) -> None:
-        text = table.to_csv(index=index, float_format="%.6f")
+    for name, table in zip(
+        TABLES, (evaluation.confusion, evaluation.metrics, evaluation.stages), strict=True
+    ):
+        text = table.to_csv(index=table is evaluation.confusion, float_format="%.6f")
         storage.write_bytes(f"{evaluation.out}/{name}", text.encode())
-
-    write_table("confusion_matrix.csv", evaluation.confusion, index=True)
-    write_table("metrics.csv", evaluation.metrics)
-    write_table("stages.csv", evaluation.stages)
     report: dict[str, Any] = {
         "model_id": bundle.model_id,
         "shards": shards_path,
@@ -191,13 +202,13 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         "stages": _records(evaluation.stages),
     }
     content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    storage.write_bytes(f"{evaluation.out}/evaluation.json", content.encode())
+    storage.write_bytes(f"{evaluation.out}/{REPORT}", content.encode())
     facts = [
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
     ]
     page = render_page("How good is the cascade?", facts, evaluation.confusion, evaluation.metrics, mistakes)
-    storage.write_bytes(f"{evaluation.out}/evaluation.html", page.encode())
+    storage.write_bytes(f"{evaluation.out}/{PAGE}", page.encode())
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

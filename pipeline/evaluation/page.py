@@ -71,7 +71,9 @@ def render_page(
     """
     pictures = "".join(map(_figure, mistakes)) or "<p>None.</p>"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>"
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>"
         + "".join(f'<p class="note">{escape(fact)}</p>' for fact in facts)
         + "<h2>Confusion matrix</h2><p class='note'>True classes by row, predicted by column; the color is "

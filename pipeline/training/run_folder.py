@@ -23,6 +23,12 @@ from pipeline import storage
 __all__ = ["Candidate", "RunFolder"]
 
 WEIGHTS = "weights.safetensors"
+# What a run writes beside its `run.json`, which it writes first.
+OWN_NAMES = (
+    "bundle",
+    "pairs.csv",
+    *(f"{stage}{ending}" for stage in ("stage1", "stage2") for ending in ("", ".json", "_epochs.csv")),
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,13 @@ class RunFolder:
         Raises
         ------
         UserError
-            If it holds a run with another recipe or other data.
+            If it holds a run with another recipe or other data, or files of other making under the names of
+            a run's.
         """
         if not storage.exists(f"{self.path}/run.json"):
+            for name in OWN_NAMES:
+                if storage.exists(f"{self.path}/{name}"):
+                    raise UserError(f"{self.path}/{name} was not made by `hiwl train`: choose another --out")
             return False
         begun = json.loads(storage.read_bytes(f"{self.path}/run.json"))
         wanted = json.loads(json.dumps(description))

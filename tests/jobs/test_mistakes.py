@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from jobs.cli import VERBS, main
 from tests.conftest import TinyData
 from tests.drawings import write_labeled_shard
 
@@ -45,6 +47,16 @@ def test_each_mistake_is_one_line_and_exit_code_2(
         ),
         "missing shards": (["classify", tiny_bundle, f"{here}/nowhere", out], "no file or folder"),
         "missing bundle": (["classify", f"{here}/nowhere", tiny_data.val, out], "no model bundle at"),
+        "missing shards to plan for": (["plan", tiny_bundle, f"{here}/nowhere"], "no file or folder"),
+        "no catalog to verify": (["verify", here], "is not a catalog of `hiwl classify`"),
+        "no catalog to look at": (["status", f"{here}/nowhere"], "is not a catalog of `hiwl classify`"),
+        "no catalog to publish": (["publish", f"{here}/nowhere", out], "nowhere"),
+        "no catalog to ask": (["query", f"{here}/nowhere"], "nowhere"),
+        "no catalog to show": (["sample", f"{here}/nowhere", f"{out}.html"], "nowhere"),
+        "two scales": (
+            ["classify", tiny_bundle, tiny_data.val, out, "--scale", "0.4", "--scale-column", "r"],
+            "--scale 0.4 and --scale-column r",
+        ),
         "missing source": (["ingest", f"{here}/nowhere", out], "nowhere"),
         "missing votes": (["select", f"{here}/nowhere.csv", f"{out}.csv"], "nowhere.csv"),
         "wrong column": ([*train, "demo", "--label-column", "klass"], "no column 'klass' in"),
@@ -77,14 +89,8 @@ def test_each_mistake_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "verb", ["simulate", "select", "ingest", "train", "evaluate", "classify", "submit", None]
-)
+@pytest.mark.parametrize("verb", [*VERBS, None])
 def test_help_has_an_example(verb: str | None) -> None:
-    from click.testing import CliRunner
-
-    from jobs.cli import main
-
     result = CliRunner().invoke(main, [*([verb] if verb else []), "--help"])
     assert result.exit_code == 0
     assert "Example" in result.stdout

@@ -70,7 +70,8 @@ def main() -> None:
             )
             started = time.monotonic()
             code = run(["verify", catalog], log).wait()
-            events.append({"what": "hiwl verify", "seconds": time.monotonic() - started, "exit code": code})
+            seconds = round(time.monotonic() - started)
+            events.append({"what": "hiwl verify", "seconds since its start": seconds, "exit code": code})
     (arguments.work / "events.json").write_text(json.dumps(events, indent=1))
     for event in events:
         print(event)
@@ -119,7 +120,7 @@ def classify_under_fire(
             started, process = time.monotonic(), run(command, log)
         while (done := parts_done(catalog)) < moment and process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        event: dict[str, Any] = {"parts": done, "seconds": time.monotonic() - started}
+        event: dict[str, Any] = {"parts": done, "seconds since its start": round(time.monotonic() - started)}
         if victim == "nobody":
             events.append({"what": "ended", **event, "exit code": process.wait()})
         elif victim == "job":

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.publication.hats_tiles import INDEX_COLUMN, Tile
 from pipeline.storage.files import Entry
 
@@ -78,7 +79,7 @@ def list_inputs(catalog: str) -> list[Entry]:
     Raises
     ------
     UserError
-        If there are none, or if the first one is not a part.
+        If there are none, if the first one is not a part, or if parts of the catalog's plan are missing.
     """
     folder = storage.absolute(catalog).rstrip("/")
     if not storage.exists(folder):
@@ -107,7 +108,21 @@ def list_inputs(catalog: str) -> list[Entry]:
         raise UserError(f"{parts[0].path} has no column {missing[0]!r}: give a folder that classify wrote")
     if INDEX_COLUMN in names:
         raise UserError(f"{parts[0].path} has a column {INDEX_COLUMN!r}, which is HATS's own: rename it")
+    _check_finished(folder, parts)
     return parts
+
+
+def _check_finished(folder: str, parts: list[Entry]) -> None:
+    """Refuse a catalog with parts still to come; a folder of parts without a plan is taken as it is."""
+    if not is_catalog(folder):
+        return
+    planned = read_plan(folder).shards
+    missing = planned.keys() - {part.path.rsplit("/", 1)[-1] for part in parts}
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(planned)} parts of {folder} are not there yet: let `hiwl classify` "
+            "finish it first"
+        )
 
 
 class Publication:

@@ -318,6 +318,27 @@ def test_a_finished_publication_is_left_as_it_is(tmp_path: Path) -> None:
     assert (again.rows, again.without_position, again.new) == (first.rows, first.without_position, False)
 
 
+def test_an_unfinished_publication_keeps_its_whole_leaves_only(tmp_path: Path) -> None:
+    write_catalog(tmp_path / "catalog", 3, 300, without_position=2)
+    out = tmp_path / "out"
+    publish(str(tmp_path / "catalog"), str(out), max_rows=200)
+    before = contents(out / "hiwl")
+    # As a run leaves it that was killed while it wrote leaves, and lost its spill files too.
+    said = json.loads((out / "_publish.json").read_text())
+    (out / "_publish.json").write_text(json.dumps({**said, "summary": None}))
+    (out / "collection.properties").unlink()
+    missing, damaged, *whole = leaves(out)
+    missing.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    missing.with_name(f".{missing.name}.0123.partial").write_bytes(b"PAR1")
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    summary = publish(str(tmp_path / "catalog"), str(out), max_rows=200)
+    assert summary.kept == len(whole) + len(list((out / "no_position").iterdir()))
+    assert {path: path.stat().st_mtime_ns for path in whole} == times
+    assert contents(out / "hiwl") == before
+    assert (out / "collection.properties").exists()
+
+
 def change_a_part(catalog: Path) -> None:
     rows = pq.read_table(catalog / "sky-00001-of-00002.parquet")
     pq.write_table(rows.slice(1), catalog / "sky-00001-of-00002.parquet")

@@ -146,9 +146,13 @@ def _look(
     path = f"{folder}/{shard.part}"
     findings: list[tuple[str, str]] = []
     content = storage.read_bytes(path)
-    checksum = hashlib.sha256(content).hexdigest()
-    if checksum not in {entry.sha256 for entry in made if entry.fingerprint == shard.fingerprint}:
-        findings.append(("checksums", f"{path} is not in the ledger as it is: start `hiwl classify` again"))
+    checksums = {entry.sha256 for entry in made if entry.fingerprint == shard.fingerprint and entry.sha256}
+    if not checksums:
+        findings.append(("checksums", f"{path} is not in the ledger yet: start `hiwl classify` again"))
+    elif hashlib.sha256(content).hexdigest() not in checksums:
+        findings.append(
+            ("checksums", f"{path} is not what was written: remove it and start `hiwl classify` again")
+        )
     try:
         table = pq.ParquetFile(io.BytesIO(content)).read()
         if not check_part_record(path, table.schema.metadata, part_record(plan, shard)):

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import ray.data
@@ -24,7 +24,7 @@ from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record
-from pipeline.classification.plan import find_parts, plan_catalog
+from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
 from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import progress
@@ -140,13 +140,7 @@ def classify(
     check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
-    settings = {
-        "columns": asdict(columns),
-        "carry": carry,
-        "stage2": stage2,
-        "keep_truth": keep_truth,
-        "scale": asdict(scale),
-    }
+    settings = catalog_settings(columns, carry, stage2, keep_truth, scale)
     required = ("object_id", "image", *(["label"] if keep_truth else []))
     plan = plan_catalog(
         folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update

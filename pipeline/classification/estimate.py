@@ -19,6 +19,7 @@ from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
 from pipeline.classification.classify import CPUS_AN_ACTOR, check_names
 from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
+from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.cluster import usable_cores
 from pipeline.relay import say
@@ -141,7 +142,7 @@ def estimate(
     on_gpu = compute.device.type == "cuda"
     threads = min(CPUS_AN_ACTOR, usable_cores())
     workers = torch.cuda.device_count() if on_gpu else max(1, usable_cores() // CPUS_AN_ACTOR)
-    settings = {"columns": columns.__dict__, "carry": carry, "stage2": stage2, "keep_truth": False}
+    settings = catalog_settings(columns, carry, stage2)
     sampler = ShardSampler(
         bundle, columns, carry, settings, seconds / sample, None if rate else compute, threads
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +29,7 @@ from pipeline.catalog.plan import (
 from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["PartsFound", "adopt_part", "find_parts", "plan_catalog", "shard_entries"]
+__all__ = ["PartsFound", "adopt_part", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
 
 
 @dataclass
@@ -55,6 +54,23 @@ class PartsFound:
     missing: list[PlannedShard] = field(default_factory=list)
 
 
+def catalog_settings(
+    columns: Columns,
+    carry: Sequence[str] = (),
+    stage2: str = "routed",
+    keep_truth: bool = False,
+    scale: WantedScale = AS_IT_IS,
+) -> dict[str, Any]:
+    """All that decides what the parts of a catalog hold beside model and shards, as plain data."""
+    return {
+        "columns": asdict(columns),
+        "carry": list(carry),
+        "stage2": stage2,
+        "keep_truth": keep_truth,
+        "scale": asdict(scale),
+    }
+
+
 def plan_catalog(
     folder: str,
     shards_path: str,
@@ -76,7 +92,7 @@ def plan_catalog(
         A file, a folder or a glob.
     model_id : str
     settings : dict
-        All else that decides what the parts hold; plain data.
+        See `catalog_settings`.
     columns : Columns
     required, carry : sequence of str
         Contract names and further columns that each shard must have.
@@ -91,8 +107,6 @@ def plan_catalog(
         For missing shards or columns, two shards of one name, a folder of something else, a catalog of
         another model or other settings, and shards that are not those of the plan.
     """
-    # Through JSON, as the stored ones went: tuples become lists.
-    settings = json.loads(json.dumps(settings))
     entries = {entry.path: entry for entry in shard_entries(shards_path)}
     names = part_names(list(entries))
     # What was planned before is not read again as long as the storage says that it is the same.

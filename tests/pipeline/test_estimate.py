@@ -13,6 +13,7 @@ from jobs.plan import main
 from pipeline import storage
 from pipeline.catalog.parts import PartRecord
 from pipeline.classification.estimate import estimate
+from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
 from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
 from pipeline.storage.s3_store import s3_store
@@ -37,7 +38,7 @@ def write_sky(folder: Path) -> Path:
 def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str], stage2: str) -> int:
     """Make the parts of a catalog as a worker does, without Ray; returns their rows."""
     model_id = read_bundle(bundle).model_id
-    settings = {"columns": {}, "carry": carry, "stage2": stage2, "keep_truth": False}
+    settings = catalog_settings(Columns(), carry, stage2)
     actor = ShardClassifier(bundle, model_id, Columns(), 2, False)
     rows = 0
     for shard in shards:

@@ -13,6 +13,7 @@ from jobs.cli import main
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
+from pipeline.publication.publish import publish
 from tests.drawings import CLASSES, write_labeled_shard
 
 
@@ -145,3 +146,10 @@ def test_status_and_verify_name_a_shard_that_could_not_be_read(
     assert status.parts_done == 1
     assert list(status.failed) == [str(tmp_path / "sky" / "b.parquet")]
     assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}
+
+
+def test_an_unfinished_catalog_is_not_published(catalog: Path, tmp_path: Path) -> None:
+    next(catalog.glob("*.parquet")).unlink()
+    with pytest.raises(UserError, match="1 of the 3 parts of .* are not there yet"):
+        publish(str(catalog), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,6 @@
 import io
 import json
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.evaluation.evaluate import evaluate
 from tests.bundles import random_bundle
-from tests.conftest import TinyData, hiwl
+from tests.conftest import TinyData
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 
 PROBABILITIES = ["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]
@@ -292,33 +291,3 @@ def test_a_catalog_among_its_shards_is_refused(random_model: str, tmp_path: Path
     shards = write_shards(tmp_path / "sky", 1)
     with pytest.raises(UserError, match="lie in each other"):
         classify(random_model, str(shards), str(shards / "catalog"))
-
-
-@pytest.mark.slow
-def test_a_killed_classification_goes_on_to_the_same_catalog(random_model: str, tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "sky", 24, per_class=20)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    first = hiwl("classify", random_model, str(shards), str(broken))
-    deadline = time.monotonic() + 120
-    while not (broken.exists() and len(list(broken.glob("*.parquet"))) >= 3):
-        assert first.poll() is None, first.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.kill()
-    first.wait()
-    # Ray's processes notice that their driver is gone and end, within a second or two.
-    time.sleep(5)
-    survivors = {path: path.stat().st_mtime_ns for path in broken.glob("*.parquet")}
-    assert 3 <= len(survivors) < 24
-
-    second = hiwl("classify", random_model, str(shards), str(broken))
-    output, _ = second.communicate(timeout=200)
-    assert second.returncode == 0, output
-    assert f"{len(survivors)} parts were there already and were skipped" in output
-    assert {path: path.stat().st_mtime_ns for path in survivors} == survivors
-    classify(random_model, str(shards), str(whole))
-    assert read(broken)["object_id"].is_unique
-    assert len(read(broken)) == 24 * 100
-    # Not bit by bit: the two Rays may grant a network another number of threads.
-    pd.testing.assert_frame_equal(read(broken), read(whole), rtol=1e-4, atol=1e-5)
-    assert not list(broken.glob(".*"))

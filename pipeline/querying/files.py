@@ -38,18 +38,22 @@ class CatalogFiles:
         Order and pixel of each file of a published catalog.
     beside : list of str
         Files of a published catalog with the rows that have no position, or an impossible one.
+    sizes : dict of int
+        Bytes of each file, as listed.
     """
 
     paths: list[str]
     tiles: list[tuple[int, int]] | None = None
     beside: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def within(self, cone: Cone) -> CatalogFiles:
         """Only the tiles that a cone touches, but one at least, for its columns; parts are all kept."""
         if self.tiles is None:
             return self
         chosen = cone.touched(self.tiles).nonzero()[0].tolist() or [0]
-        return CatalogFiles([self.paths[i] for i in chosen], [self.tiles[i] for i in chosen], self.beside)
+        paths, tiles = [self.paths[i] for i in chosen], [self.tiles[i] for i in chosen]
+        return CatalogFiles(paths, tiles, self.beside, self.sizes)
 
 
 def find_catalog(catalog: str) -> CatalogFiles:
@@ -67,7 +71,8 @@ def find_catalog(catalog: str) -> CatalogFiles:
         If there is none.
     """
     root = storage.absolute(catalog).rstrip("/")
-    names = [name for name, _ in storage.list_files(root)]
+    sizes = dict(storage.list_files(root))
+    names = list(sizes)
     if not names:
         raise UserError(f"no catalog at {catalog!r}: check the path (globs need quotes)")
     inside = {name: name[len(root) :].lstrip("/") for name in names}
@@ -79,7 +84,8 @@ def find_catalog(catalog: str) -> CatalogFiles:
     tiles = {name: match for name in inside if (match := TILE.search(name))}
     if tiles:
         places = [(int(match[1]), int(match[2])) for match in tiles.values()]
-        return CatalogFiles(list(tiles), places, [name for name in beside if name.endswith(".parquet")])
+        beside = [name for name in beside if name.endswith(".parquet")]
+        return CatalogFiles(list(tiles), places, beside, sizes)
     # Parts are flat in their folder: what is deeper is something else.
     whole = names == [root] or bool(storage.GLOB_CHARACTERS & set(root))
     parts = [
@@ -87,7 +93,7 @@ def find_catalog(catalog: str) -> CatalogFiles:
     ]
     if not parts:
         raise UserError(f"no catalog at {catalog!r}: there is no Parquet part in it")
-    return CatalogFiles(parts)
+    return CatalogFiles(parts, sizes=sizes)
 
 
 def scan(files: CatalogFiles) -> list[ds.Dataset]:
@@ -107,7 +113,13 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
     def fragment(path: str) -> ds.ParquetFileFragment:
         name = path.rsplit("/", 1)[-1]
         _, place = storage.arrow_path(path)
-        return form.make_fragment(place, filesystem, partition_expression=ds.field(PART_COLUMN) == name)
+        # With its size a file in S3 need not be asked for it first.
+        return form.make_fragment(
+            place,
+            filesystem,
+            partition_expression=ds.field(PART_COLUMN) == name,
+            file_size=files.sizes.get(path),
+        )
 
     paths = [*files.paths, *files.beside]
     fragments = [fragment(path) for path in paths]

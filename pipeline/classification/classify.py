@@ -217,8 +217,9 @@ def _run(
     try:
         for row in dataset.iter_rows():
             entry = LedgerEntry(**json.loads(row["done"]))
-            del tasks[entry.part]
-            yield entry
+            # Should Ray ever hand out a task twice, its second result is no further part.
+            if tasks.pop(entry.part, None):
+                yield entry
     except RayError as error:
         reason = " ".join(str(error).split())[:300]
         raise IncompleteError(

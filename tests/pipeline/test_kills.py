@@ -1,7 +1,6 @@
 """What a catalog is worth when things die: the driver, a worker, a whole node, again and again."""
 
-import os
-import signal
+import contextlib
 import subprocess
 import time
 from collections import Counter
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -28,6 +29,16 @@ def parts(catalog: Path) -> set[str]:
 
 def read(catalog: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(catalog / name) for name in sorted(parts(catalog))], ignore_index=True)
+
+
+def classifying(pid: int) -> list[psutil.Process]:
+    """The processes below one that hold the networks."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "MapWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 class Victims:
@@ -57,15 +68,37 @@ class Victims:
             self.cluster.remove_node(node, allow_graceful=False)
             self.nodes.append(self.cluster.add_node(num_cpus=2))
         else:
-            workers = [
-                child
-                for node in self.nodes
-                for child in psutil.Process(node.all_processes["raylet"][0].process.pid).children(
-                    recursive=True
-                )
-                if "MapWorker" in " ".join(child.cmdline())
-            ]
-            os.kill(workers[int(rng.integers(len(workers)))].pid, signal.SIGKILL)
+            raylets = [node.all_processes["raylet"][0].process.pid for node in self.nodes]
+            workers = [worker for raylet in raylets for worker in classifying(raylet)]
+            workers[int(rng.integers(len(workers)))].kill()
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_worker_is_set_aside_and_named(random_model: str, tmp_path: Path) -> None:
+    write_labeled_shard(tmp_path / "sky" / "a.parquet", {"CRS": 5})
+    large = pa.concat_tables([pq.read_table(tmp_path / "sky" / "a.parquet")] * 1600)
+    ids = pa.array(np.arange(100, 100 + large.num_rows))
+    pq.write_table(large.set_column(0, "object_id", ids), tmp_path / "sky" / "b.parquet")
+    catalog = tmp_path / "catalog"
+    process = hiwl("classify", random_model, str(tmp_path / "sky"), str(catalog))
+    killed: set[int] = set()
+    until = time.monotonic() + PATIENCE
+    while process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+        for worker in classifying(process.pid) if parts(catalog) == {"a.parquet"} else []:
+            # Ray names a process by what it does: this one is at work on the shard.
+            if worker.pid not in killed and ".submit" in " ".join(worker.cmdline()):
+                worker.kill()
+                killed.add(worker.pid)
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert f"{tmp_path}/sky/b.parquet: its worker died 4 times" in output
+    assert "1 of 2 shards are not in the catalog" in output
+    assert len(killed) == 4
+    assert parts(catalog) == {"a.parquet"}
+    assert hiwl("classify", random_model, str(tmp_path / "sky"), str(catalog)).wait(timeout=PATIENCE) == 0
+    assert verify(str(catalog)).passed
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ step "$BIN/hiwl" evaluate "$OUT/run/bundle" "$OUT/data/test-*.parquet" --out "$O
 step "$BIN/hiwl" verify "$OUT/catalog"
 step "$BIN/hiwl" sample "$OUT/catalog" "$OUT/unsure.html" --order confidence --count 60
 step "$BIN/hiwl" query "$OUT/catalog" "SELECT label, count(*) AS galaxies, avg(confidence) FROM catalog GROUP BY label"
-step "$BIN/hiwl" query "$OUT/catalog" --cone 180,30,5
+step "$BIN/hiwl" query "$OUT/catalog" "SELECT object_id, ra, dec, label, confidence FROM catalog" --cone 180,30,3
 
 cat <<END
 

@@ -27,6 +27,10 @@ tr.total td, tr.total th { border-top: 1px solid #9aa5b1 }
 .mistakes { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 8.5rem }
 figure img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; background: #000 }
 figcaption { font-size: .78rem; line-height: 1.3 }
+@media (max-width: 34rem) {
+  body { font-size: 13px; padding: 0 .6rem } td, th { padding: .25rem .28rem }
+  table.matrix td { min-width: 0 } td small { font-size: .68rem } figure { width: 46% }
+}
 """
 
 

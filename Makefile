@@ -1,4 +1,4 @@
-# make demo   sets up, then simulated galaxies -> votes -> shards -> cascade -> catalog -> scores
+# make demo   sets up, then simulated galaxies -> votes -> shards -> cascade -> catalog -> scores, questions, pages
 # make test   sets up, then the whole test suite
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ PIN := torch==2.14.1 torchvision==0.29.1
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo "make lint   ruff, mypy and the import rule"
-	@echo "make bench  the measurements in benchmarks/"
+	@echo "make bench  training steps compared; benchmarks/ has more, each with its command in its first lines"
 
 setup: $(STAMP)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -126,3 +128,14 @@ def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
         start_new_session=True,
         cwd=Path(__file__).parents[1],
     )
+
+
+def classifying(pid: int) -> list[psutil.Process]:
+    """The processes below one that hold the networks; none if it has just ended."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "MapWorker" in " ".join(child.cmdline()):
+                    found.append(child)
+    return found

@@ -1,6 +1,5 @@
 """What a catalog is worth when things die: the driver, a worker, a whole node, again and again."""
 
-import contextlib
 import subprocess
 import time
 from collections import Counter
@@ -8,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.catalog.verify import verify
-from tests.conftest import hiwl
+from tests.conftest import classifying, hiwl
 from tests.drawings import CLASSES, write_labeled_shard
 
 KILLS = 20
@@ -29,16 +27,6 @@ def parts(catalog: Path) -> set[str]:
 
 def read(catalog: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(catalog / name) for name in sorted(parts(catalog))], ignore_index=True)
-
-
-def classifying(pid: int) -> list[psutil.Process]:
-    """The processes below one that hold the networks."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "MapWorker" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 class Victims:

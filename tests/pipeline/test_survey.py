@@ -1,5 +1,6 @@
 """A survey as it is: broken images among good ones, and a store that fails now and then."""
 
+import contextlib
 import statistics
 import threading
 import time
@@ -17,7 +18,7 @@ from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from tests.broken_inputs import broken_inputs
-from tests.conftest import hiwl
+from tests.conftest import classifying, hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 from tests.flaky_store import flaky
 from tests.object_store import ObjectStore
@@ -74,12 +75,9 @@ def test_a_hundred_broken_inputs_among_ten_thousand_cost_a_row_each(
 
     def watch() -> None:
         while process.poll() is None:
-            for one in psutil.Process(process.pid).children(recursive=True):
-                try:
-                    if "MapWorker" in " ".join(one.cmdline()):
-                        memory.append(one.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
+            for worker in classifying(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    memory.append(worker.memory_info().rss)
             time.sleep(0.02)
 
     watcher = threading.Thread(target=watch)

@@ -236,9 +236,17 @@ def check_part_record(path: str, metadata: Mapping[bytes, bytes] | None, record:
     return bool(made["shard_fingerprint"] == record.shard_fingerprint)
 
 
-def list_parts(catalog: str) -> list[str]:
-    """Absolute paths or URLs of a catalog's parts, sorted."""
-    return [name for name, _ in storage.list_files(catalog) if name.endswith(".parquet")]
+def list_parts(folder: str) -> dict[str, int]:
+    """Bytes of the Parquet files in a catalog's folder, by their place in it.
+
+    A part's place is its file name alone; a file deeper in the folder is something else, whatever its name.
+    """
+    root = folder.removeprefix("file://")
+    return {
+        path.removeprefix(root).lstrip("/"): size
+        for path, size in storage.list_files(folder)
+        if path.endswith(".parquet")
+    }
 
 
 def counted(table: pa.Table, column: str) -> Counter[str]:

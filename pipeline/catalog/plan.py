@@ -17,7 +17,7 @@ from pyarrow import feather
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.parts import PartRecord, part_name
+from pipeline.catalog.parts import PartRecord, list_parts, part_name
 
 __all__ = [
     "HEADER",
@@ -140,9 +140,9 @@ def claim_catalog(folder: str, plan: CatalogPlan) -> None:
         If the folder is not a catalog and holds Parquet files of something else.
     """
     if not is_catalog(folder):
-        strange = [name for name, _ in storage.list_files(folder) if name.endswith(".parquet")]
+        strange = list(list_parts(folder))
         if strange:
-            raise UserError(f"{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
+            raise UserError(f"{folder}/{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
     table = pa.Table.from_pylist([shard.__dict__ for shard in plan.shards.values()], schema=PLAN_SCHEMA)
     buffer = io.BytesIO()
     feather.write_feather(table, buffer, compression="zstd")

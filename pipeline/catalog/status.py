@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_heartbeat, read_ledger
+from pipeline.catalog.parts import list_parts
 from pipeline.catalog.plan import read_plan
 
 __all__ = ["CatalogStatus", "catalog_status"]
@@ -76,7 +77,7 @@ def catalog_status(catalog: str) -> CatalogStatus:
     """
     folder = storage.absolute(catalog).rstrip("/")
     plan = read_plan(folder)
-    there = {name.rsplit("/", 1)[-1] for name, _ in storage.list_files(folder)} & plan.shards.keys()
+    there = list_parts(folder).keys() & plan.shards.keys()
     ledger = read_ledger(folder)
     written: dict[str, LedgerEntry] = {}
     failed: dict[str, str] = {}

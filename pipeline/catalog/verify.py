@@ -21,7 +21,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
-from pipeline.catalog.parts import check_part_record, counted
+from pipeline.catalog.parts import check_part_record, counted, list_parts
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import Columns, inspect_shard, iter_rows
@@ -114,11 +114,10 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
     plan = read_plan(folder)
     ledger = read_ledger(folder)
     result = Verification(catalog, plan.model_id, skipped=() if with_shards else ("shards", "ids"))
-    there = [name for name, _ in storage.list_files(folder) if name.endswith(".parquet")]
-    for path in there:
-        if path.rsplit("/", 1)[-1] not in plan.shards:
-            result.add("parts", f"{path} belongs to no shard of the plan")
-    missing = plan.shards.keys() - {path.rsplit("/", 1)[-1] for path in there}
+    there = list_parts(folder)
+    for name in there.keys() - plan.shards.keys():
+        result.add("parts", f"{folder}/{name} belongs to no shard of the plan")
+    missing = plan.shards.keys() - there.keys()
     for part in sorted(missing):
         result.add("parts", f"no part for {plan.shards[part].shard}")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
-from pipeline.catalog.parts import PartRecord, check_part_record, counted
+from pipeline.catalog.parts import PartRecord, check_part_record, counted, list_parts
 from pipeline.catalog.plan import (
     NEXT_STEPS,
     CatalogPlan,
@@ -153,11 +153,7 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
     UserError
         If there is a Parquet file that no call of `classify` for this catalog wrote.
     """
-    there = {
-        path.rsplit("/", 1)[-1]: size
-        for path, size in storage.list_files(folder)
-        if path.endswith(".parquet")
-    }
+    there = list_parts(folder)
     for name in there:
         if name not in plan.shards:
             raise UserError(f"{folder}/{name} is no part of this catalog: move it elsewhere")

@@ -77,6 +77,11 @@ def test_each_kind_of_damage_is_found(catalog: Path, made: Path) -> None:
     assert counts() == {"parts": 1}
     (catalog / "stray.parquet").unlink()
     assert counts() == {}
+    # A file of a part's name that lies deeper is not the part.
+    (catalog / "copy").mkdir()
+    parts[0].rename(catalog / "copy" / parts[0].name)
+    assert counts() == {"parts": 2}
+    assert catalog_status(str(catalog)).parts_done == 2
 
 
 def test_changed_and_lost_shards_are_found(made: Path, catalog: Path) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 
 from hiwl_core.errors import IncompleteError
-from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
+from jobs.options import (
+    VerbCommand,
+    actors_option,
+    carry_option,
+    column_options,
+    gpu_option,
+    scale_options,
+    stage2_option,
+)
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -16,14 +24,8 @@ __all__ = ["main"]
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.argument("catalog", metavar="CATALOG")
-@click.option("--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable.")
-@click.option(
-    "--stage2",
-    type=click.Choice(["routed", "always"]),
-    default="routed",
-    show_default=True,
-    help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
-)
+@carry_option
+@stage2_option
 @click.option(
     "--update",
     is_flag=True,

@@ -15,7 +15,15 @@ from pipeline.storage.retries import StoreError
 
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
-__all__ = ["VerbCommand", "actors_option", "column_options", "gpu_option", "scale_options"]
+__all__ = [
+    "VerbCommand",
+    "actors_option",
+    "carry_option",
+    "column_options",
+    "gpu_option",
+    "scale_options",
+    "stage2_option",
+]
 
 
 class VerbCommand(click.Command):
@@ -105,6 +113,18 @@ def scale_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     return with_scale
 
+
+carry_option = click.option(
+    "--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable."
+)
+
+stage2_option = click.option(
+    "--stage2",
+    type=click.Choice(["routed", "always"]),
+    default="routed",
+    show_default=True,
+    help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
+)
 
 gpu_option = click.option(
     "--gpu/--no-gpu",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.options import VerbCommand, column_options
+from jobs.options import VerbCommand, carry_option, column_options, stage2_option
 from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:
@@ -37,14 +37,8 @@ BUSY = 0.5
 @click.option(
     "--seconds", type=float, default=45.0, show_default=True, metavar="S", help="To spend on them, about."
 )
-@click.option("--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable.")
-@click.option(
-    "--stage2",
-    type=click.Choice(["routed", "always"]),
-    default="routed",
-    show_default=True,
-    help="On which galaxies stage 2 runs.",
-)
+@carry_option
+@stage2_option
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, for scripts.")
 @column_options
 def main(

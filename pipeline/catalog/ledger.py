@@ -121,7 +121,7 @@ class Ledger:
         self._stopped.set()
         self._writer.join()
         self._write(running=False)
-        merge_segments(self._catalog)
+        _merge_segments(self._catalog)
 
     def _write_now_and_then(self) -> None:
         while not self._stopped.wait(SECONDS_BETWEEN_SEGMENTS):
@@ -141,7 +141,7 @@ class Ledger:
         storage.write_bytes(f"{self._catalog}/{HEARTBEAT}", json.dumps(sign).encode())
 
 
-def merge_segments(catalog: str) -> None:
+def _merge_segments(catalog: str) -> None:
     """Make one segment of many. Killed half way, it leaves entries twice, which does no harm."""
     segments = _segments(catalog)
     if len(segments) <= MAX_SEGMENTS:

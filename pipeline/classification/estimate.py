@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from hiwl_core.device import choose_compute
@@ -20,7 +18,7 @@ from pipeline.classification.classify import CPUS_AN_ACTOR, check_names
 from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
 from pipeline.classification.plan import catalog_settings
-from pipeline.classification.shard_classifier import read_bundle
+from pipeline.classification.shard_classifier import SHARD_DAMAGE, read_bundle
 from pipeline.cluster import usable_cores
 from pipeline.relay import say
 from pipeline.shards.cutout_shards import Columns
@@ -227,7 +225,7 @@ def _take_samples(sampler: ShardSampler, shards: ShardCounts, count: int) -> lis
         try:
             taken = sampler.sample(path)
         # As `classify`, which names a damaged shard and goes on with the others.
-        except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        except SHARD_DAMAGE as error:
             damaged.append(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
             say(damaged[-1])
             continue

@@ -29,7 +29,7 @@ from pipeline.catalog.plan import (
 from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["PartsFound", "adopt_part", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
+__all__ = ["PartsFound", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
 
 
 @dataclass
@@ -176,7 +176,7 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
                 found.damaged.append(part)
 
     def adopt(shard: PlannedShard) -> LedgerEntry | None:
-        return adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
+        return _adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
 
     for shard, entry in zip(orphans, storage.in_threads(adopt, orphans), strict=True):
         if entry is None:
@@ -187,7 +187,7 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
     return found
 
 
-def adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
+def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
     """The ledger's entry of a part that it does not know; None if the part is of an older state of its shard.
 
     Raises

@@ -29,11 +29,13 @@ from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part,
 from pipeline.shards.cutout_shards import STATUS_COLUMN, Columns, fingerprint, iter_rows
 from pipeline.shards.wanted_scale import WantedScale
 
-__all__ = ["ShardClassifier", "ShardTask", "read_bundle"]
+__all__ = ["SHARD_DAMAGE", "ShardClassifier", "ShardTask", "read_bundle"]
 
 
 # Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
 ATTEMPTS = 4
+# What reading a damaged shard raises.
+SHARD_DAMAGE = (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError)
 SECONDS_BETWEEN_ATTEMPTS = 30.0
 
 
@@ -104,7 +106,7 @@ class ShardClassifier:
             try:
                 return self._classify(task, started)
             # A damaged shard must not end the night of the others, nor must a store that is away for minutes.
-            except (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+            except SHARD_DAMAGE as error:
                 if isinstance(error, storage.StoreError) and attempt < ATTEMPTS:
                     time.sleep(SECONDS_BETWEEN_ATTEMPTS)
                     continue

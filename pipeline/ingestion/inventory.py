@@ -19,7 +19,7 @@ from hiwl_core.errors import UserError
 from pipeline.ingestion.labels import UNLABELED, Labels
 from pipeline.ingestion.source import split_band, stem
 from pipeline.shards.object_ids import integer_ids
-from pipeline.storage.files import Entry
+from pipeline.storage import Entry
 
 __all__ = ["OBJECTS_SCHEMA", "Inventory"]
 

@@ -16,7 +16,7 @@ from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
-from pipeline.storage.files import Entry
+from pipeline.storage import Entry
 
 __all__ = ["check_unchanged", "make_plan"]
 

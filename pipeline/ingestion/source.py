@@ -10,7 +10,7 @@ from typing import Literal
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.storage.files import Entry
+from pipeline.storage import Entry
 
 __all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
 

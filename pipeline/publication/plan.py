@@ -25,7 +25,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.publication.hats_tiles import INDEX_COLUMN, Tile
-from pipeline.storage.files import Entry
+from pipeline.storage import Entry
 
 __all__ = ["Publication", "TilePlan", "list_inputs"]
 

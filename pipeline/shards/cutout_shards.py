@@ -110,7 +110,7 @@ class ShardFacts:
 
 
 def list_shards(shards: str) -> list[str]:
-    """The shards behind a command-line argument, sorted; see `pipeline.storage.files.find_files`."""
+    """The shards behind a command-line argument, sorted; see `pipeline.storage.find_files`."""
     return storage.find_files(shards, SHARD_SUFFIXES)
 
 

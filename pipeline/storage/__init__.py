@@ -1,24 +1,28 @@
-"""Storage: local disks, object stores and whatever else fsspec knows, behind one set of functions."""
+"""Reading and writing files, wherever they live: all file access goes through here.
 
-from pipeline.storage.files import (
-    GLOB_CHARACTERS,
-    Entry,
-    StoreError,
-    absolute,
-    arrow_path,
-    exists,
-    find_files,
-    hidden,
-    in_threads,
-    iter_entries,
-    list_files,
-    open_input,
-    prepare_folder,
-    read_bytes,
-    remove,
-    remove_partials,
-    write_bytes,
-)
+Every path that a user gives may be local or a URL (``s3://bucket/key``). Credentials come from the
+environment as for any S3 client, the endpoint from ``AWS_ENDPOINT_URL``; neither is logged or written.
+Requests to remote stores are tried again with a bound; see `pipeline.storage.retries` for what they raise.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from fsspec.implementations.local import LocalFileSystem
+
+from hiwl_core.errors import UserError
+from pipeline.storage.listing import Entry, find_files, hidden, iter_entries, list_files
+from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
+from pipeline.storage.ranged_file import RangedFile
+from pipeline.storage.retries import StoreError, retried
+from pipeline.storage.s3_store import s3_store
 
 __all__ = [
     "GLOB_CHARACTERS",
@@ -39,3 +43,133 @@ __all__ = [
     "remove_partials",
     "write_bytes",
 ]
+
+# Object storage answers after tens of milliseconds: many requests wait at once.
+READERS = 16
+READ_BUFFER = 64 * 1024
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder at a path or URL.
+
+    Raises
+    ------
+    UserError
+        If the store refuses, has no such bucket, or nobody answers at its endpoint.
+    """
+    if in_s3(path):
+        store = s3_store()
+        if not path.endswith("/") and store.head(path) is not None:
+            return True
+        bucket, key = store.split(path)
+        page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
+        return bool(page.get("Contents")) or not key
+    filesystem, place = filesystem_of(path)
+    return bool(retried(lambda: filesystem.exists(place), path))
+
+
+def open_input(path: str) -> BinaryIO:
+    """A seekable binary file for reading, as a context manager; of a remote one, only what is read comes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    if in_s3(path):
+        return cast(BinaryIO, io.BufferedReader(RangedFile(s3_store(), path), READ_BUFFER))
+    filesystem, place = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem):
+        return open(place, "rb")
+    return cast(BinaryIO, retried(lambda: filesystem.open(place, "rb"), path))
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of a file.
+
+    Raises
+    ------
+    UserError
+        If there is no such file.
+    """
+    try:
+        if in_s3(path):
+            return s3_store().read(path)[0]
+        filesystem, place = filesystem_of(path)
+        return bytes(retried(lambda: filesystem.cat_file(place), path))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"no file {path!r}") from None
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole or not at all, over an older one if there is any.
+
+    A local file is written beside its place, flushed to the disk and renamed; in object storage one PUT, or
+    one upload of parts, is whole by nature. A reader sees the old content or the new, whatever dies in
+    between.
+    """
+    if in_s3(path):
+        s3_store().write(path, content)
+        return
+    filesystem, place = filesystem_of(path)
+    if not isinstance(filesystem, LocalFileSystem):
+        retried(lambda: filesystem.pipe_file(place, content), path)
+        return
+    folder, name = os.path.split(place)
+    os.makedirs(folder, exist_ok=True)
+    partial = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+    except BaseException:
+        if os.path.exists(partial):
+            os.remove(partial)
+        raise
+
+
+def prepare_folder(path: str) -> None:
+    """Make a folder ready for parts: it can be written, and what a killed run left half written is removed.
+
+    Raises
+    ------
+    OSError
+        If a local folder cannot be written.
+    UserError
+        If a store refuses it.
+    """
+    probe = f"{path}/_probe"
+    write_bytes(probe, b"")
+    remove(probe)
+    remove_partials(path)
+
+
+def remove_partials(path: str) -> None:
+    """Remove what killed runs left half written in a folder, searched to the bottom."""
+    if in_s3(path):
+        return
+    filesystem, place = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem):
+        for partial in Path(place).rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results of a function of a small file, in order; object storage answers many requests at once."""
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(function, items)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all in it, if it is there; never a whole bucket."""
+    if in_s3(path):
+        s3_store().delete(path)
+        return
+    filesystem, place = filesystem_of(path)
+    if filesystem.exists(place):
+        filesystem.rm(place, recursive=True)

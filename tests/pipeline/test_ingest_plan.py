@@ -26,7 +26,7 @@ from pipeline.ingestion.plan import IngestPlan, read_objects
 from pipeline.ingestion.planning import make_plan
 from pipeline.ingestion.source import Listing
 from pipeline.shards.cutout_shards import Columns
-from pipeline.storage.files import Entry
+from pipeline.storage import Entry
 from tests.drawings import draw_galaxy
 from tests.object_store import ObjectStore
 

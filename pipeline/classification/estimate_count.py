@@ -17,7 +17,7 @@ from pipeline.shards.cutout_shards import Columns, check_schema, inspect_shard
 from pipeline.shards.tar_members import BrokenTar, iter_members
 from pipeline.shards.webdataset import sample_key
 from pipeline.storage.places import in_s3
-from pipeline.storage.s3_store import s3_store
+from pipeline.storage.s3_store import shared_store
 
 __all__ = ["ShardCounts", "bytes_got", "count_shards", "tar_bytes_a_row"]
 
@@ -87,7 +87,7 @@ def bytes_got(path: str) -> tuple[int, int]:
     """GET requests that this process has sent to the path's store so far, and the bytes that came."""
     if not in_s3(path):
         return 0, 0
-    store = s3_store()
+    store = shared_store()
     return store.reads, store.bytes_read
 
 

@@ -22,7 +22,7 @@ from pipeline.storage.listing import Entry, find_files, hidden, iter_entries, li
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
 from pipeline.storage.ranged_file import RangedFile
 from pipeline.storage.retries import StoreError, retried
-from pipeline.storage.s3_store import s3_store
+from pipeline.storage.s3_store import shared_store
 
 __all__ = [
     "GLOB_CHARACTERS",
@@ -61,7 +61,7 @@ def exists(path: str) -> bool:
         If the store refuses, has no such bucket, or nobody answers at its endpoint.
     """
     if in_s3(path):
-        store = s3_store()
+        store = shared_store()
         if not path.endswith("/") and store.head(path) is not None:
             return True
         bucket, key = store.split(path)
@@ -80,7 +80,7 @@ def open_input(path: str) -> BinaryIO:
         If there is none.
     """
     if in_s3(path):
-        return cast(BinaryIO, io.BufferedReader(RangedFile(s3_store(), path), READ_BUFFER))
+        return cast(BinaryIO, io.BufferedReader(RangedFile(shared_store(), path), READ_BUFFER))
     filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem):
         return open(place, "rb")
@@ -97,7 +97,7 @@ def read_bytes(path: str) -> bytes:
     """
     try:
         if in_s3(path):
-            return s3_store().read(path)[0]
+            return shared_store().read(path)[0]
         filesystem, place = filesystem_of(path)
         return bytes(retried(lambda: filesystem.cat_file(place), path))
     except (FileNotFoundError, IsADirectoryError):
@@ -112,7 +112,7 @@ def write_bytes(path: str, content: bytes) -> None:
     between.
     """
     if in_s3(path):
-        s3_store().write(path, content)
+        shared_store().write(path, content)
         return
     filesystem, place = filesystem_of(path)
     if not isinstance(filesystem, LocalFileSystem):
@@ -168,7 +168,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
 def remove(path: str) -> None:
     """Remove a file or a folder with all in it, if it is there; never a whole bucket."""
     if in_s3(path):
-        s3_store().delete(path)
+        shared_store().delete(path)
         return
     filesystem, place = filesystem_of(path)
     if filesystem.exists(place):

@@ -16,7 +16,7 @@ from fsspec.utils import glob_translate
 from hiwl_core.errors import UserError
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, filesystem_of, full_name, in_s3
 from pipeline.storage.retries import retried
-from pipeline.storage.s3_store import S3Store, s3_store
+from pipeline.storage.s3_store import S3Store, shared_store
 
 __all__ = ["Entry", "find_files", "hidden", "iter_entries", "list_files"]
 
@@ -54,7 +54,7 @@ def iter_entries(path: str) -> Iterator[Entry]:
         If the store refuses, has no such bucket, or nobody answers at its endpoint.
     """
     if in_s3(path):
-        return _s3_entries(s3_store(), path)
+        return _s3_entries(shared_store(), path)
     filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem) and not GLOB_CHARACTERS & set(place):
         return _local_entries(place)
@@ -190,7 +190,7 @@ def _other_mark(info: dict[str, Any]) -> str:
 def _is_folder(path: str) -> bool:
     """Whether there is a folder, though all in it may be hidden."""
     if in_s3(path):
-        store = s3_store()
+        store = shared_store()
         bucket, key = store.split(path)
         page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
         return bool(page.get("Contents")) or not key

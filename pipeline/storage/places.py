@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
 from pipeline.storage.retries import ATTEMPTS
-from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, s3_store
+from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, shared_store
 
 __all__ = ["absolute", "arrow_path", "filesystem_of", "full_name", "in_s3"]
 
@@ -61,7 +61,7 @@ def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """
     if in_s3(path):
         # Checks that there are an S3 client and a bucket's name.
-        bucket, key = s3_store().split(path)
+        bucket, key = shared_store().split(path)
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))

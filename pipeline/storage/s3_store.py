@@ -16,7 +16,7 @@ from fsspec.asyn import sync
 from hiwl_core.errors import UserError
 from pipeline.storage.retries import error_code, retried
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "S3Store", "s3_store"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "S3Store", "shared_store"]
 
 MEBIBYTE = 2**20
 CONNECT_SECONDS, READ_SECONDS = 10, 30
@@ -29,7 +29,7 @@ PART_BYTES = 32 * MEBIBYTE
 PAGE_KEYS = 1000
 
 
-def s3_store() -> S3Store:
+def shared_store() -> S3Store:
     """The store that the environment names now, one for all threads of this process."""
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     # By process: a forked child has neither the threads nor the connections of its parent.

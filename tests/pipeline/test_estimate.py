@@ -16,7 +16,7 @@ from pipeline.classification.estimate import estimate
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
 from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
-from pipeline.storage.s3_store import s3_store
+from pipeline.storage.s3_store import shared_store
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 from tests.object_store import ObjectStore
 
@@ -133,7 +133,7 @@ def test_requests_are_those_that_an_actor_sends(
     found = estimate(random_model, sky, sample=2, seconds=SECONDS)
     assert found.requests is not None
 
-    store = s3_store()
+    store = shared_store()
     reads, got = store.reads, store.bytes_read
     classify_here(random_model, list_shards(sky), f"{object_store.url}/plan/catalog", [], "routed")
     # The bundle is local here, but its files count: three for the driver, three for the actor.

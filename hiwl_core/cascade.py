@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hiwl_core.taxonomy import Taxonomy
 
-__all__ = ["CascadePrediction", "average_views", "combine_stages", "routed", "run_cascade"]
+__all__ = ["CascadePrediction", "combine_stages", "routed", "run_cascade", "seen_views"]
 
 
 @dataclass(frozen=True)
@@ -110,27 +110,22 @@ def combine_stages(
     )
 
 
-def average_views(logits: Callable[[Tensor], Tensor], pixels: Tensor, views: int) -> Tensor:
-    """Class probabilities averaged over flips and quarter turns of the images.
+def seen_views(pixels: Tensor, views: int) -> list[Tensor]:
+    """Flips and quarter turns of the images, over which probabilities are averaged.
 
     Parameters
     ----------
-    logits : callable
-        From pixels to logits of shape (N, K).
-    pixels : Tensor of uint8, shape (N, H, W, 3)
+    pixels : Tensor, shape (N, H, W, 3)
         Square images.
     views : int
         1: as they are; 2: and mirrored; 4: the quarter turns; 8: the quarter turns of both.
 
     Returns
     -------
-    Tensor of float32, shape (N, K)
+    list of Tensor, each as `pixels`
     """
     turned = [pixels] if views < 4 else [torch.rot90(pixels, turns, dims=(1, 2)) for turns in range(4)]
-    seen = turned if views in (1, 4) else [*turned, *(view.flip(2) for view in turned)]
-    total = sum(torch.softmax(logits(view).float(), dim=1) for view in seen)
-    assert isinstance(total, Tensor)  # the list of views is never empty
-    return total / len(seen)
+    return turned if views in (1, 4) else [*turned, *(view.flip(2) for view in turned)]
 
 
 def run_cascade(

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode, v2
 
-from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_cutout, decode_image
+from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_cutout, decode_pixels
 from hiwl_core.recipe import Augmentation, RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
 from hiwl_core.statuses import DUPLICATE_ID, MISSING, NO_ID, OK, STATUSES, TOO_SMALL, UnreadableCutout
@@ -70,23 +71,42 @@ class Preprocessing:
 
 
 class EvalTransform:
-    """The deterministic transform of validation and prediction: central crop, scaled to the input size."""
+    """The deterministic transform of validation and prediction: central crop, scaled to the input size.
+
+    Scaling is bilinear with antialiasing, by PyTorch on uint8: within one level of what Pillow makes, in a
+    quarter of the time.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        size, crop = preprocessing.input_size, preprocessing.center_crop
-        self._steps = v2.Compose(
-            [v2.CenterCrop(crop), *([v2.Resize([size, size], antialias=True)] if size != crop else [])]
-        )
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Transform one image to uint8 of shape (input_size, input_size, 3)."""
-        return np.asarray(self._steps(image))
+    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Transform one image, uint8 of shape (H, W, 3), to shape (input_size, input_size, 3).
 
-    def resampled(self, image: Image.Image, zoom: float) -> np.ndarray:
+        The result may be a view of the image.
+        """
+        size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
+        pixels = np.asarray(image)
+        height, width = pixels.shape[:2]
+        if min(height, width) < crop:
+            # Black around what is too small, as CenterCrop has it.
+            pixels = np.asarray(v2.functional.center_crop(Image.fromarray(pixels), [crop, crop]))
+        else:
+            # Rounded to even where a pixel has to go to one side, as CenterCrop does.
+            top, left = round((height - crop) / 2), round((width - crop) / 2)
+            pixels = pixels[top : top + crop, left : left + crop]
+        if size == crop:
+            return pixels
+        # Channels last in memory, for which PyTorch has vector instructions.
+        batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+        scaled = interpolate(batch, (size, size), mode="bilinear", antialias=True)
+        return scaled[0].permute(1, 2, 0).numpy()
+
+    def resampled(self, image: Image.Image | np.ndarray, zoom: float) -> np.ndarray:
         """As a call, of the image as it would be with `zoom` of its pixels in one; in a single step."""
         size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
-        return np.asarray(resample_center(image, crop * zoom, size, crop))
+        whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        return np.asarray(resample_center(whole, crop * zoom, size, crop))
 
 
 class TrainTransform:
@@ -123,6 +143,7 @@ def read_cutout(
     transforms: Sequence[EvalTransform],
     smallest: int,
     rgb: RgbSettings = DEFAULT_RGB,
+    scratch: Scratch | None = None,
 ) -> tuple[str, Any]:
     """Decode and transform one cutout, or say why not. Whatever the bytes are, it answers and does not raise.
 
@@ -136,6 +157,8 @@ def read_cutout(
         Pixels that the shorter side must have, at the wanted scale if there is one.
     rgb : RgbSettings
         Colors of FITS images.
+    scratch : Scratch, optional
+        Where to decode; the pixels may then lie in it.
 
     Returns
     -------
@@ -148,14 +171,15 @@ def read_cutout(
     if cutout.image is None:
         return MISSING, None
     try:
-        image, own_scale = decode_image(cutout.image, rgb)
+        image, own_scale = decode_pixels(cutout.image, rgb, scratch)
+        shorter = min(image.shape[:2])
         if cutout.wanted_scale is None:
-            if min(image.size) < smallest:
+            if shorter < smallest:
                 return TOO_SMALL, None
             return OK, tuple(transform(image) for transform in transforms)
         scale = own_scale if cutout.pixel_scale is None else cutout.pixel_scale
         zoom = zoom_to(cutout.wanted_scale, scale)
-        if min(image.size) < smallest * zoom:
+        if shorter < smallest * zoom:
             return TOO_SMALL, None
         return OK, tuple(transform.resampled(image, zoom) for transform in transforms)
     except UnreadableCutout as error:

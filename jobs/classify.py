@@ -10,6 +10,7 @@ from jobs.options import (
     actors_option,
     carry_option,
     column_options,
+    engine_options,
     gpu_option,
     scale_options,
     stage2_option,
@@ -33,6 +34,7 @@ __all__ = ["main"]
 )
 @actors_option
 @gpu_option
+@engine_options
 @scale_options
 @column_options
 def main(
@@ -44,6 +46,8 @@ def main(
     update: bool,
     workers: int | None,
     gpu: bool | None,
+    engine: str,
+    precision: str,
     scale: WantedScale,
     columns: Columns,
 ) -> None:
@@ -64,7 +68,18 @@ def main(
     from pipeline.classification.classify import classify, failures
 
     summary = classify(
-        bundle, shards, catalog, columns, carry, stage2, workers, gpu, scale=scale, update=update
+        bundle,
+        shards,
+        catalog,
+        columns,
+        carry,
+        stage2,
+        workers,
+        gpu,
+        scale=scale,
+        update=update,
+        engine=engine,
+        precision=precision,
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

@@ -7,7 +7,14 @@ import posixpath
 import click
 import pandas as pd
 
-from jobs.options import VerbCommand, actors_option, column_options, gpu_option, scale_options
+from jobs.options import (
+    VerbCommand,
+    actors_option,
+    column_options,
+    engine_options,
+    gpu_option,
+    scale_options,
+)
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -20,6 +27,7 @@ __all__ = ["main"]
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
 @actors_option
 @gpu_option
+@engine_options
 @scale_options
 @column_options
 def main(
@@ -28,6 +36,8 @@ def main(
     out: str | None,
     workers: int | None,
     gpu: bool | None,
+    engine: str,
+    precision: str,
     scale: WantedScale,
     columns: Columns,
 ) -> None:
@@ -44,7 +54,7 @@ def main(
     from pipeline.evaluation.evaluate import evaluate
 
     out = out or posixpath.join(posixpath.dirname(bundle.rstrip("/")) or ".", "evaluation")
-    result = evaluate(bundle, shards, out, columns, workers, gpu, scale)
+    result = evaluate(bundle, shards, out, columns, workers, gpu, scale, engine, precision)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()

@@ -20,6 +20,7 @@ __all__ = [
     "actors_option",
     "carry_option",
     "column_options",
+    "engine_options",
     "gpu_option",
     "scale_options",
     "stage2_option",
@@ -125,6 +126,29 @@ stage2_option = click.option(
     show_default=True,
     help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
 )
+
+
+def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--engine`` and ``--precision``."""
+    for option in (
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="What the networks compute in; auto: bfloat16 on GPUs, float32 on CPUs.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "torch", "openvino"]),
+            default="auto",
+            show_default=True,
+            help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
+        ),
+    ):
+        verb = option(verb)
+    return verb
+
 
 gpu_option = click.option(
     "--gpu/--no-gpu",

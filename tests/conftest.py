@@ -45,6 +45,14 @@ class TinyData:
     val: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exported graphs of the tests' models stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIWL_CACHE", str(tmp_path_factory.mktemp("engines")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def object_store_port() -> Iterator[int]:
     """Where the object store will be, for all S3 clients of the session and of its Ray workers."""

@@ -194,9 +194,19 @@ def part_table(
     return pa.table(columns).cast(schema)
 
 
-def encode_part(table: pa.Table, record: PartRecord) -> bytes:
-    """A part's file content, with its record in the footer."""
-    note = json.dumps(record.__dict__, sort_keys=True).encode()
+def encode_part(table: pa.Table, record: PartRecord, engine: str = "") -> bytes:
+    """A part's file content, with its record in the footer, and what computed it.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        From `part_table`.
+    record : PartRecord
+    engine : str
+        See `hiwl_core.engines.EngineChoice.describe`. Engines agree, so that parts of one catalog may have
+        different ones.
+    """
+    note = json.dumps({**record.__dict__, "engine": engine}, sort_keys=True).encode()
     table = table.replace_schema_metadata({RECORD_KEY: note})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")

@@ -7,37 +7,32 @@ does the work.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import ray.data
-from ray.exceptions import RayError
+import torch
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.device import choose_compute
+from hiwl_core.engines import choose_engine
+from hiwl_core.errors import UserError
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
-from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record
+from pipeline.classification.actor_pool import ActorPool, classify_shards
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
-from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
-from pipeline.cluster import ClusterResources, connected
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.cluster import connected
 from pipeline.progress import progress
 from pipeline.relay import say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["CPUS_AN_ACTOR", "CatalogSummary", "check_names", "classify", "failures"]
-
-CPUS_AN_ACTOR = 2
-# A shard whose worker died so often is set aside: it may well be what kills them.
-MAX_RETRIES = 3
-MAX_AUTOSCALED_ACTORS = 64
+__all__ = ["CatalogSummary", "check_names", "classify", "failures"]
 
 
 @dataclass
@@ -95,6 +90,8 @@ def classify(
     keep_truth: bool = False,
     scale: WantedScale = AS_IT_IS,
     update: bool = False,
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -122,25 +119,29 @@ def classify(
         The pixel scale at which the model is to see each galaxy; default: as the images are.
     update : bool
         Take in shards that were added or changed since the catalog was planned.
+    engine, precision : str
+        What runs the networks, and in what precision; see `hiwl_core.engines.choose_engine`.
 
     Raises
     ------
     UserError
         Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
-        a catalog of another model, other settings or other shards.
+        a catalog of another model, other settings or other shards, an engine that is not installed.
     IncompleteError
         If Ray gave up; whole parts are kept.
     """
     columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: one worker is least")
+    if not gpu:
+        choose_engine(engine, precision, choose_compute(torch.device("cpu")))
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
     check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
-    settings = catalog_settings(columns, carry, stage2, keep_truth, scale)
+    settings = catalog_settings(columns, carry, stage2, keep_truth, scale, precision)
     required = ("object_id", "image", *(["label"] if keep_truth else []))
     plan = plan_catalog(
         folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
@@ -162,8 +163,11 @@ def classify(
     with connected() as cluster, Ledger(folder, len(found.missing)) as ledger:
         _take_down(ledger, found.adopted)
         started = time.monotonic()
+        actors = ActorPool.on(
+            cluster, storage.absolute(bundle_path), columns, engine, precision, workers, gpu
+        )
         with progress("classifying", plan.rows, summary.rows) as advance:
-            for entry in _run(bundle_path, folder, plan, found.missing, columns, cluster, workers, gpu):
+            for entry in classify_shards(folder, plan, found.missing, actors):
                 ledger.add(replace(entry, run=ledger.run))
                 summary.take(entry)
                 if not entry.failed:
@@ -176,69 +180,6 @@ def classify(
 def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
     for entry in entries:
         ledger.add(entry)
-
-
-def _run(
-    bundle_path: str,
-    folder: str,
-    plan: CatalogPlan,
-    shards: Sequence[PlannedShard],
-    columns: Columns,
-    cluster: ClusterResources,
-    workers: int | None,
-    gpu: bool | None,
-) -> Iterator[LedgerEntry]:
-    """Classify shards on the cluster; an entry for each, in the order in which they are done."""
-    use_gpu = cluster.gpus > 0 if gpu is None else gpu
-    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
-    cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
-    tasks = {
-        shard.part: ShardTask(shard.shard, f"{folder}/{shard.part}", part_record(plan, shard))
-        for shard in shards
-    }
-    # One block a shard: a block is a task, and a task is the unit that is retried.
-    dataset = ray.data.from_items(
-        [{"task": task.to_json()} for task in tasks.values()], override_num_blocks=len(tasks)
-    ).map_batches(
-        ShardClassifier,
-        fn_constructor_args=(storage.absolute(bundle_path), plan.model_id, columns, cpus, use_gpu),
-        batch_size=1,
-        batch_format="numpy",
-        compute=_pool(len(tasks), workers, cluster.gpus if use_gpu else cluster.cpus // cpus),
-        num_cpus=cpus,
-        num_gpus=1 if use_gpu else 0,
-        # Nodes may come and go all night; what is bounded is how often one shard is tried.
-        max_restarts=-1,
-        max_task_retries=MAX_RETRIES,
-    )
-    dataset.context.max_errored_blocks = -1
-    # A shard that takes long must not hold back the news of the others.
-    dataset.context.execution_options.preserve_order = False
-    try:
-        for row in dataset.iter_rows():
-            entry = LedgerEntry(**json.loads(row["done"]))
-            # Should Ray ever hand out a task twice, its second result is no further part.
-            if tasks.pop(entry.part, None):
-                yield entry
-    except RayError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise IncompleteError(
-            f"the classification broke off ({reason}); whole parts are kept: start the same command again"
-        ) from error
-    for task in tasks.values():
-        died = f"{task.shard}: its worker died {MAX_RETRIES + 1} times, for lack of memory perhaps"
-        yield task.entry(failed=died)
-
-
-def _pool(shards: int, workers: int | None, room: int) -> ray.data.ActorPoolStrategy:
-    """As many actors as there is room for; where there is none yet, as many as the autoscaler grants."""
-    if workers is None and room:
-        workers = room
-    wanted = min(shards, workers or MAX_AUTOSCALED_ACTORS)
-    if wanted <= room:
-        # A shard is minutes of work: none waits in the queue of a busy actor while another is idle.
-        return ray.data.ActorPoolStrategy(size=wanted, max_tasks_in_flight_per_actor=1)
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
 
 
 def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:

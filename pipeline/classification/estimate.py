@@ -12,13 +12,16 @@ import numpy as np
 import torch
 
 from hiwl_core.device import choose_compute
+from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
-from pipeline.classification.classify import CPUS_AN_ACTOR, check_names
+from pipeline.classification.actor_pool import CPUS_AN_ACTOR
+from pipeline.classification.classify import check_names
 from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
 from pipeline.classification.plan import catalog_settings
-from pipeline.classification.shard_classifier import SHARD_DAMAGE, read_bundle
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.classification.shard_work import SHARD_DAMAGE
 from pipeline.cluster import usable_cores
 from pipeline.relay import say
 from pipeline.shards.cutout_shards import Columns
@@ -139,10 +142,11 @@ def estimate(
     compute = choose_compute()
     on_gpu = compute.device.type == "cuda"
     threads = min(CPUS_AN_ACTOR, usable_cores())
+    engine = choose_engine(compute=compute, threads=threads)
     workers = torch.cuda.device_count() if on_gpu else max(1, usable_cores() // CPUS_AN_ACTOR)
     settings = catalog_settings(columns, carry, stage2)
     sampler = ShardSampler(
-        bundle, columns, carry, settings, seconds / sample, None if rate else compute, threads
+        bundle, columns, carry, settings, seconds / sample, None if rate else engine, threads
     )
     load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
     samples = _take_samples(sampler, shards, sample)
@@ -155,7 +159,7 @@ def estimate(
         rows=total_rows,
         rows_counted=shards.counted,
         size=shards.size,
-        computing=f"{compute.describe()}, {threads} threads",
+        computing=f"{engine.describe()}, {threads} threads",
         workers=workers,
         rate=times.rate,
         rate_given=rate is not None,

@@ -19,7 +19,7 @@ import torch
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade import CascadePrediction, run_cascade
 from hiwl_core.cutouts import OK
-from hiwl_core.device import ComputePlan
+from hiwl_core.engines import EngineChoice
 from hiwl_core.inference import CascadeClassifier
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
@@ -96,7 +96,7 @@ class ShardSampler:
         As in the catalog's plan, since they stand in the footer of each part.
     seconds : float
         To spend on one shard, about: half of it at most on reading.
-    compute : ComputePlan or None
+    engine : EngineChoice or None
         None: do not classify.
     threads : int
         Of a worker.
@@ -109,16 +109,16 @@ class ShardSampler:
         carry: Sequence[str],
         settings: dict[str, Any],
         seconds: float,
-        compute: ComputePlan | None,
+        engine: EngineChoice | None,
         threads: int,
     ) -> None:
         self._bundle, self._columns, self._carry = bundle, columns, list(carry)
         self._settings, self._seconds, self._batch_rows = settings, seconds, 0
         self._classifier: CascadeClassifier | None = None
-        if compute is not None:
+        if engine is not None:
             torch.set_num_threads(threads)
             always = settings["stage2"] == "always"
-            self._classifier = CascadeClassifier(bundle, compute, threads, always_stage2=always)
+            self._classifier = CascadeClassifier(bundle, engine, threads, always_stage2=always)
 
     def sample(self, shard: str) -> ShardSample | None:
         """Read a shard, or its beginning, and classify some of its rows; None if it has no rows.

@@ -60,9 +60,12 @@ def catalog_settings(
     stage2: str = "routed",
     keep_truth: bool = False,
     scale: WantedScale = AS_IT_IS,
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """All that decides what the parts of a catalog hold beside model and shards, as plain data."""
     return {
+        # Catalogs from before there was a choice do not have it.
+        **({} if precision == "auto" else {"precision": precision}),
         "columns": asdict(columns),
         "carry": list(carry),
         "stage2": stage2,

@@ -72,12 +72,14 @@ def evaluate(
     workers: int | None = None,
     gpu: bool | None = None,
     scale: WantedScale = AS_IT_IS,
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Evaluation:
     """Classify labeled shards and score the result.
 
     Parameters
     ----------
-    bundle_path, shards_path, columns, workers, gpu, scale
+    bundle_path, shards_path, columns, workers, gpu, scale, engine, precision
         As `pipeline.classification.classify.classify`.
     out : str
         Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json``,
@@ -106,6 +108,8 @@ def evaluate(
         gpu=gpu,
         keep_truth=True,
         scale=scale,
+        engine=engine,
+        precision=precision,
     )
     if summary.failed:
         raise IncompleteError(

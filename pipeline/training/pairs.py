@@ -20,7 +20,7 @@ from hiwl_core.backbones import create_backbone
 from hiwl_core.cascade import combine_stages, routed
 from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
 from hiwl_core.device import choose_compute
-from hiwl_core.inference import StageNetwork
+from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
 from pipeline.cluster import usable_cores, use_ordered_streams
@@ -131,7 +131,9 @@ class _CandidateScorer:
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}
-        self._networks: dict[str, list[StageNetwork]] = {}
+        # A candidate sees each galaxy once: exporting it to a faster engine would not pay.
+        engine = choose_engine("torch", compute=compute)
+        self._networks: dict[str, list[Engine]] = {}
         for name, stage in stages.items():
             self._networks[name] = []
             for candidate in stage.candidates:
@@ -140,12 +142,13 @@ class _CandidateScorer:
                     stage.backbone, num_classes, input_size=stage.preprocessing.input_size
                 )
                 model.load_state_dict(candidate.weights())
-                self._networks[name].append(StageNetwork(model, stage.preprocessing, recipe.views, compute))
+                graph = StageGraph(model, stage.preprocessing, recipe.views)
+                self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = [decode_cutout(image, self._val.rgb) for image in self._val.images(batch["row"])]
         pixels = self._pixels("stage1", images)
-        stage1 = np.stack([net.probabilities(pixels) for net in self._networks["stage1"]], 1)
+        stage1 = np.stack([probabilities(net, pixels) for net in self._networks["stage1"]], 1)
         wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)
         members = len(self._taxonomy.stage2_classes)
         stage2 = np.full((len(images), len(self._networks["stage2"]), members), np.nan, dtype=np.float32)
@@ -153,7 +156,7 @@ class _CandidateScorer:
             pixels = self._pixels(
                 "stage2", [image for image, take in zip(images, wanted, strict=True) if take]
             )
-            stage2[wanted] = np.stack([net.probabilities(pixels) for net in self._networks["stage2"]], 1)
+            stage2[wanted] = np.stack([probabilities(net, pixels) for net in self._networks["stage2"]], 1)
         return {"row": batch["row"], "stage1": stage1, "stage2": stage2}
 
     def _pixels(self, stage: str, images: list[Image.Image]) -> np.ndarray:

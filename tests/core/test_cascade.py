@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from hiwl_core.cascade import average_views, combine_stages, run_cascade
+from hiwl_core.cascade import combine_stages, run_cascade
 from hiwl_core.taxonomy import GALAXY_ZOO
 
 CLASSES = GALAXY_ZOO.classes
@@ -61,28 +60,3 @@ def test_no_objects_no_rows() -> None:
         lambda rows: np.empty((0, 4)), lambda rows: np.empty((0, 2)), 0, FREQUENCIES, GALAXY_ZOO
     )
     assert empty.probabilities.shape == (0, 5)
-
-
-@pytest.mark.parametrize("views", [1, 2, 4, 8])
-def test_averaged_views_are_all_different_and_their_mean(views: int) -> None:
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 6, 6, 3), dtype=np.uint8))
-    seen: list[bytes] = []
-
-    def logits(images: torch.Tensor) -> torch.Tensor:
-        seen.append(images.contiguous().numpy().tobytes())
-        return images[:, 0, 0, :2].float() / 100
-
-    average = average_views(logits, pixels, views)
-    assert len(set(seen)) == len(seen) == views
-    torch.testing.assert_close(average.sum(1), torch.ones(3))
-
-
-def test_eight_views_make_the_answer_blind_to_turns_and_mirrors() -> None:
-    pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 255, (2, 5, 5, 3), dtype=np.uint8))
-
-    def logits(images: torch.Tensor) -> torch.Tensor:
-        return images[:, 0, 1, :2].float() / 50
-
-    expected = average_views(logits, pixels, 8)
-    torch.testing.assert_close(average_views(logits, torch.rot90(pixels, 1, (1, 2)), 8), expected)
-    torch.testing.assert_close(average_views(logits, pixels.flip(2), 8), expected)

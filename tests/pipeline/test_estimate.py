@@ -14,7 +14,8 @@ from pipeline import storage
 from pipeline.catalog.parts import PartRecord
 from pipeline.classification.estimate import estimate
 from pipeline.classification.plan import catalog_settings
-from pipeline.classification.shard_classifier import ShardClassifier, ShardTask, read_bundle
+from pipeline.classification.shard_classifier import ShardClassifier, read_bundle
+from pipeline.classification.shard_work import ShardTask
 from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
 from pipeline.storage.s3_store import shared_store
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
@@ -44,7 +45,9 @@ def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str]
     for shard in shards:
         record = PartRecord(shard, inspect_shard(shard).fingerprint, model_id, settings)
         part = f"{catalog}/{shard.rsplit('/', 1)[-1]}"
-        done = json.loads(actor({"task": [ShardTask(shard, part, record).to_json()]})["done"][0])
+        done = json.loads(
+            actor({"group": [ShardTask.group_to_json([ShardTask(shard, part, record)])]})["done"][0]
+        )[0]
         assert not done["failed"]
         rows += sum(done["statuses"].values())
     return rows

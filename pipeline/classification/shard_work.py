@@ -1,0 +1,173 @@
+"""One shard on its way to its part: what is asked for, what was read of it, what became of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import pyarrow as pa
+
+from hiwl_core.bundle import ModelBundle
+from hiwl_core.cascade import CascadePrediction
+from hiwl_core.cascade_stream import Image
+from hiwl_core.statuses import DUPLICATE_ID, NO_ID
+from pipeline import storage
+from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
+from pipeline.shards.cutout_shards import STATUS_COLUMN, Columns, fingerprint, iter_rows
+from pipeline.shards.wanted_scale import WantedScale
+
+__all__ = ["SHARD_DAMAGE", "ShardTask", "ShardWork"]
+
+# What reading a damaged shard raises.
+SHARD_DAMAGE = (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One unit of work: a shard and the part it becomes."""
+
+    shard: str
+    part: str
+    record: PartRecord
+
+    @staticmethod
+    def group_to_json(tasks: Sequence[ShardTask]) -> str:
+        """Tasks as text, which Ray Data carries without pickling; `group_from_json` is its inverse."""
+        return json.dumps([asdict(task) for task in tasks])
+
+    @classmethod
+    def group_from_json(cls, text: str) -> list[ShardTask]:
+        """The tasks that `group_to_json` described."""
+        return [
+            cls(fields["shard"], fields["part"], PartRecord(**fields["record"]))
+            for fields in json.loads(text)
+        ]
+
+    def entry(self, **facts: Any) -> LedgerEntry:
+        """The ledger's line on this task."""
+        name = self.part.rsplit("/", 1)[-1]
+        return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), **facts)
+
+
+class ShardWork:
+    """The rows of a shard, from reading to the part.
+
+    Reading and what comes back are on different threads: `images` runs ahead of `take`.
+
+    Parameters
+    ----------
+    task : ShardTask
+    bundle : ModelBundle
+    columns : Columns
+        The shard's names.
+
+    Attributes
+    ----------
+    error : Exception or None
+        What ended the work: the shard is damaged, or its store is away.
+    """
+
+    def __init__(self, task: ShardTask, bundle: ModelBundle, columns: Columns) -> None:
+        self.task = task
+        self.error: Exception | None = None
+        self._bundle, self._columns = bundle, columns
+        self._settings = task.record.settings
+        self._read: list[tuple[pa.Table, list[str | None]]] = []
+        self._read_whole = False
+        self._parts: list[pa.Table] = []
+        self._started = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows are there to be written."""
+        return self._read_whole and self.error is None and len(self._parts) == len(self._read)
+
+    def images(self) -> Iterator[list[Image]]:
+        """The images of the rows, some at a time; none more after `error`."""
+        self._started = time.monotonic()
+        try:
+            yield from self._images()
+            self._read_whole = True
+        # A damaged shard must not end the night of the others.
+        except SHARD_DAMAGE as error:
+            self.error = error
+
+    def _images(self) -> Iterator[list[Image]]:
+        task, settings = self.task, self._settings
+        if fingerprint(task.shard) != task.record.shard_fingerprint:
+            raise ValueError("the shard changed after the catalog was planned; start the same command again")
+        scale = WantedScale(**settings["scale"])
+        carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
+        wanted = ["object_id", "ra", "dec", "image", *scale.wanted]
+        seen: set[Any] = set()
+        for table in iter_rows(
+            task.shard, self._columns, wanted, list(dict.fromkeys([*carried, *scale.carry]))
+        ):
+            verdicts = _verdicts(table, seen)
+            self._read.append((table.drop_columns(["image"]), verdicts))
+            # A row that is not to be classified need not be decoded.
+            yield [
+                cutout if verdict is None else None
+                for cutout, verdict in zip(scale.cutouts(table), verdicts, strict=True)
+            ]
+
+    def take(self, statuses: list[str], prediction: CascadePrediction) -> None:
+        """What became of the next images, in the order in which they were read."""
+        if self.error is not None:
+            return
+        rows, verdicts = self._read[len(self._parts)]
+        given = [verdict or found for verdict, found in zip(verdicts, statuses, strict=True)]
+        try:
+            self._parts.append(self._catalog_rows(rows, given, prediction))
+        except SHARD_DAMAGE as error:
+            self.error = error
+
+    def write(self, engine: str) -> LedgerEntry:
+        """Write the part, whole.
+
+        Parameters
+        ----------
+        engine : str
+            What computed it, for the footer.
+        """
+        table = pa.concat_tables(self._parts, promote_options="permissive")
+        content = encode_part(table, self.task.record, engine)
+        storage.write_bytes(self.task.part, content)
+        return self.task.entry(
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            classes=dict(counted(table, "label")),
+            statuses=dict(counted(table, "status")),
+            seconds=self.seconds,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Since the first row was asked for."""
+        return time.monotonic() - self._started
+
+    def _catalog_rows(self, rows: pa.Table, statuses: list[str], prediction: CascadePrediction) -> pa.Table:
+        carried = [rows.schema.field(name).remove_metadata() for name in self._settings["carry"]]
+        if self._settings["keep_truth"]:
+            rows = rows.append_column(TRUE_LABEL, rows[self._columns.label].cast(pa.string()))
+            carried.append(pa.field(TRUE_LABEL, pa.string()))
+        bundle = self._bundle
+        return part_table(rows, statuses, prediction, bundle.taxonomy, bundle.model_id, carried)
+
+
+def _verdicts(table: pa.Table, seen: set[Any]) -> list[str | None]:
+    """For each row the status that it has whatever its image is, or None; `seen` gains the ids."""
+    given = table[STATUS_COLUMN].to_pylist() if STATUS_COLUMN in table.column_names else []
+    verdicts: list[str | None] = []
+    for identifier, status in zip_longest(table["object_id"].to_pylist(), given):
+        own = NO_ID if identifier is None else DUPLICATE_ID if identifier in seen else None
+        verdicts.append(status or own)
+        seen.add(identifier)
+    return verdicts

@@ -1,0 +1,134 @@
+"""The stream: rows keep their order and results however they are cut, and engines get full batches."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hiwl_core.bundle import ModelBundle, load_bundle
+from hiwl_core.cascade_stream import CascadeStream, DecodedBatch
+from hiwl_core.engines import Pending
+from hiwl_core.inference import CascadeClassifier
+from tests.bundles import random_bundle
+from tests.drawings import CLASSES, draw_galaxy
+
+BROKEN = [b"", None, b"not an image", draw_galaxy("EO", 0)[:500]]
+IMAGES = [draw_galaxy(CLASSES[i % 5], i) if i % 7 else BROKEN[i // 7 % 4] for i in range(150)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return load_bundle(random_bundle(tmp_path_factory.mktemp("stream") / "bundle"))
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("cuts", [[], [1, 2, 3], [0, 0, 64, 64, 150], [7 * i for i in range(21)], [149]])
+def test_how_images_are_cut_into_batches_does_not_matter(
+    bundle: ModelBundle, cuts: list[int], always: bool
+) -> None:
+    classifier = CascadeClassifier(bundle, always_stage2=always)
+    statuses, whole = classifier.classify(IMAGES)
+    assert statuses.count("ok") == len(whole.class_indices)
+    assert {"ok", "missing", "undecodable"} == set(statuses)
+    bounds = list(pairwise([0, *cuts, len(IMAGES)]))
+    parts = list(classifier.classify_batches(IMAGES[start:stop] for start, stop in bounds))
+    assert [len(given) for given, _ in parts] == [stop - start for start, stop in bounds]
+    assert [status for given, _ in parts for status in given] == statuses
+    np.testing.assert_array_equal(np.concatenate([p.class_indices for _, p in parts]), whole.class_indices)
+    for name in ("probabilities", "combined", "stage2"):
+        got = np.concatenate([getattr(part, name) for _, part in parts])
+        np.testing.assert_allclose(got, getattr(whole, name), atol=1e-6)
+
+
+def test_stage_2_sees_what_stage_1_routes_on_and_nothing_else(bundle: ModelBundle) -> None:
+    _, routed = CascadeClassifier(bundle).classify(IMAGES)
+    _, always = CascadeClassifier(bundle, always_stage2=True).classify(IMAGES)
+    ran = ~np.isnan(routed.stage2).any(axis=1)
+    assert 0 < ran.sum() < len(ran)
+    np.testing.assert_array_equal(
+        ran, [bundle.taxonomy.classes[i] in ("CSS", "EO") for i in routed.class_indices]
+    )
+    np.testing.assert_allclose(routed.stage2[ran], always.stage2[ran], atol=1e-6)
+    assert not np.isnan(always.stage2).any()
+
+
+@pytest.mark.parametrize("images", [[], [[]], [[None, b""]], [[], [None], []]])
+def test_streams_without_any_galaxy(bundle: ModelBundle, images: list[list[bytes | None]]) -> None:
+    parts = list(CascadeClassifier(bundle).classify_batches(images))
+    assert [len(statuses) for statuses, _ in parts] == [len(batch) for batch in images]
+    assert all(prediction.probabilities.shape == (0, 5) for _, prediction in parts)
+
+
+def test_a_broken_source_ends_the_stream_and_not_the_classifier(bundle: ModelBundle) -> None:
+    classifier = CascadeClassifier(bundle)
+    expected = classifier.classify(IMAGES)[1].probabilities
+
+    def breaking() -> object:
+        yield IMAGES
+        raise OSError("the shard is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(classifier.classify_batches(breaking()))  # type: ignore[arg-type]
+    stream = classifier.classify_batches([IMAGES, IMAGES])
+    next(stream)
+    stream.close()
+    np.testing.assert_allclose(classifier.classify(IMAGES)[1].probabilities, expected, atol=1e-6)
+
+
+class Echo:
+    """An engine that gives back the first pixel of each image, and keeps a record of what it was asked."""
+
+    def __init__(self, batch_size: int, in_flight: int) -> None:
+        self.batch_size, self.in_flight = batch_size, in_flight
+        self.filled: list[int] = []
+        self.under_way = self.most_under_way = 0
+
+    def submit(self, pixels: np.ndarray) -> Pending:
+        assert pixels.shape == (self.batch_size, 1, 1, 3)
+        self.filled.append(int((pixels[:, 0, 0, 1] > 0).sum()))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+
+        def result() -> np.ndarray:
+            self.under_way -= 1
+            return np.eye(4, dtype=np.float32)[pixels[:, 0, 0, 0] % 4]
+
+        return result
+
+
+def test_both_engines_get_full_batches_and_never_more_than_they_take() -> None:
+    def decode(images: object) -> DecodedBatch:
+        pixels = np.zeros((8, 1, 1, 3), np.uint8)
+        for row, image in enumerate(images):  # type: ignore[arg-type, var-annotated]
+            # A number in the first channel, and a mark of being there in the second.
+            pixels[row, 0, 0, :2] = image[0], 1
+        return DecodedBatch(["ok"] * len(images), pixels, pixels)  # type: ignore[arg-type]
+
+    stage1, stage2 = Echo(8, 3), Echo(16, 2)
+    images = [bytes([i % 256]) for i in range(1003)]
+    with ThreadPoolExecutor(2) as threads:
+        stream = CascadeStream(decode, threads, 2, stage1, stage2, lambda p: p.argmax(1) == 3, 4)
+        seen = list(stream.run(iter(images)))
+    values = np.concatenate([batch.stage1.argmax(1) for batch in seen])
+    np.testing.assert_array_equal(values, [i % 256 % 4 for i in range(1003)])
+    sent = np.concatenate([~np.isnan(batch.stage2).any(axis=1) for batch in seen])
+    np.testing.assert_array_equal(sent, values == 3)
+    assert stage1.filled == [8] * 125 + [3]
+    assert stage2.filled == [16] * 15 + [10]
+    assert (stage1.most_under_way, stage2.most_under_way) == (3, 2)
+    assert stage1.under_way == stage2.under_way == 0
+
+
+def test_the_cache_folder_is_the_one_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = random_bundle(tmp_path / "bundle", seed=3)
+    monkeypatch.setenv("HIWL_CACHE", str(tmp_path / "cache"))
+    bundle = load_bundle(folder)
+    CascadeClassifier(bundle)
+    assert {path.name.split("-torch")[0] for path in (tmp_path / "cache").iterdir()} == {
+        f"{bundle.model_id}-stage1",
+        f"{bundle.model_id}-stage2",
+    }

@@ -6,12 +6,12 @@ import hashlib
 import json
 import platform
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -199,7 +199,7 @@ def library_versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
     }
 
 

@@ -89,12 +89,14 @@ class EvalTransform:
         pixels = np.asarray(image)
         height, width = pixels.shape[:2]
         if min(height, width) < crop:
-            # Black around what is too small, as CenterCrop has it.
-            pixels = np.asarray(v2.functional.center_crop(Image.fromarray(pixels), [crop, crop]))
-        else:
-            # Rounded to even where a pixel has to go to one side, as CenterCrop does.
-            top, left = round((height - crop) / 2), round((width - crop) / 2)
-            pixels = pixels[top : top + crop, left : left + crop]
+            # Black around what is too small, as torchvision's CenterCrop has it.
+            before = [max(crop - side, 0) // 2 for side in (height, width)]
+            after = [max(crop - side + 1, 0) // 2 for side in (height, width)]
+            pixels = np.pad(pixels, [*zip(before, after, strict=True), (0, 0)])
+            height, width = pixels.shape[:2]
+        # Rounded to even where a pixel has to go to one side, as CenterCrop does.
+        top, left = round((height - crop) / 2), round((width - crop) / 2)
+        pixels = pixels[top : top + crop, left : left + crop]
         if size == crop:
             return pixels
         # Channels last in memory, for which PyTorch has vector instructions.

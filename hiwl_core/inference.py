@@ -112,8 +112,8 @@ class CascadeClassifier:
 
     def _compiled(self, stage: str) -> Engine:
         bundle, model = self._bundle, self._bundle.stages[stage]
-        network = model.network(len(bundle.taxonomy.stage_classes(stage)))
-        graph = StageGraph(network, model.preprocessing, bundle.views)
+        classes = len(bundle.taxonomy.stage_classes(stage))
+        graph = StageGraph(lambda: model.network(classes), model.preprocessing, bundle.views)
         # A bundle that was never saved has no name to be found again by.
         cache = default_cache() if bundle.model_id else None
         return create_engine(graph, self.engine, cache, f"{bundle.model_id}-{stage}")

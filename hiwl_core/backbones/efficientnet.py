@@ -6,7 +6,6 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
-from torchvision import models
 
 from hiwl_core.backbones.classifier import ImageClassifier
 from hiwl_core.errors import UserError
@@ -18,6 +17,9 @@ FEATURE_WIDTHS = {"efficientnet_b0": 1280, "efficientnet_b1": 1280, "efficientne
 
 def build(name: str, num_classes: int) -> ImageClassifier:
     """The network with random weights."""
+    # Here, since it takes two seconds, which those who need none of its networks should not wait for.
+    from torchvision import models
+
     network = models.get_model(name, weights=None)
     trunk = nn.Sequential(
         OrderedDict(features=network.features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1))
@@ -33,6 +35,8 @@ def imagenet_trunk(name: str) -> dict[str, torch.Tensor]:
     UserError
         If they are neither cached nor to be fetched.
     """
+    from torchvision import models
+
     weights = models.get_model_weights(name).IMAGENET1K_V1
     try:
         return rename(weights.get_state_dict(progress=False, check_hash=True))

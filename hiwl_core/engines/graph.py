@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from hiwl_core.cascade import seen_views
 from hiwl_core.cutouts import Preprocessing, normalize
 
-__all__ = ["StageGraph"]
+__all__ = ["GraphModule", "StageGraph"]
 
 
-class StageGraph(nn.Module):
-    """Normalization, network, softmax and the mean over the views: uint8 in, probabilities out.
-
-    Normalization is part of it, so that pixels travel as one byte a channel and an engine may fold it into
-    the first convolution.
+@dataclass(frozen=True)
+class StageGraph:
+    """What an engine is to compute: normalization, network, softmax and the mean over the views.
 
     Parameters
     ----------
-    network : Module
-        From images to logits.
+    network : callable
+        Makes the network, from images to logits; called only where no exported graph is found.
     preprocessing : Preprocessing
     views : int
         Flips and quarter turns to average; see `hiwl_core.cascade.seen_views`.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, views: int) -> None:
-        super().__init__()
-        self.network = network.eval()
-        self.preprocessing, self.views = preprocessing, views
+    network: Callable[[], nn.Module]
+    preprocessing: Preprocessing
+    views: int
 
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """Of one image: (H, W, 3)."""
         size = self.preprocessing.input_size
         return (size, size, 3)
+
+    def module(self) -> GraphModule:
+        """The graph in PyTorch."""
+        return GraphModule(self.network(), self.preprocessing, self.views)
+
+
+class GraphModule(nn.Module):
+    """A stage's graph in PyTorch: uint8 in, probabilities out.
+
+    Normalization is part of it, so that pixels travel as one byte a channel and an engine may fold it into
+    the first convolution.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, views: int) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.preprocessing, self.views = preprocessing, views
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Class probabilities.

@@ -111,7 +111,7 @@ def _exported(graph: StageGraph, batch_size: int, place: Path | None) -> Any:
         return saved
     pixels = torch.zeros((batch_size, *graph.pixel_shape), dtype=torch.uint8)
     with torch.no_grad():
-        model = openvino.convert_model(torch.export.export(graph.cpu(), (pixels,)))
+        model = openvino.convert_model(torch.export.export(graph.module(), (pixels,)))
     if place is None:
         return model
     _save(model, place)

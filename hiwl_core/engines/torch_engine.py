@@ -39,7 +39,7 @@ class TorchEngine:
         # The same calls on either device: those of torch.cpu do nothing.
         self._streams: Any = torch.cuda if self._cuda else torch.cpu
         self._copies = self._streams.Stream()
-        self._graph = graph.to(compute.device).to(memory_format=torch.channels_last)
+        self._graph = graph.module().to(compute.device).to(memory_format=torch.channels_last)
         if compute.can_compile and self._cuda if compiled is None else compiled:
             options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": self._cuda}
             self._graph = torch.compile(self._graph, dynamic=False, options=options)  # type: ignore[assignment]

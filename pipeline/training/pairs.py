@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import ray.data
 import torch
 from PIL import Image
 
-from hiwl_core.backbones import create_backbone
+from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.cascade import combine_stages, routed
 from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
 from hiwl_core.device import choose_compute
@@ -137,12 +138,8 @@ class _CandidateScorer:
         for name, stage in stages.items():
             self._networks[name] = []
             for candidate in stage.candidates:
-                num_classes = len(recipe.taxonomy.stage_classes(name))
-                model = create_backbone(
-                    stage.backbone, num_classes, input_size=stage.preprocessing.input_size
-                )
-                model.load_state_dict(candidate.weights())
-                graph = StageGraph(model, stage.preprocessing, recipe.views)
+                network = partial(_network, stage, candidate, len(recipe.taxonomy.stage_classes(name)))
+                graph = StageGraph(network, stage.preprocessing, recipe.views)
                 self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -161,3 +158,9 @@ class _CandidateScorer:
 
     def _pixels(self, stage: str, images: list[Image.Image]) -> np.ndarray:
         return np.stack([self._transforms[stage](image) for image in images])
+
+
+def _network(stage: StageCandidates, candidate: Candidate, num_classes: int) -> ImageClassifier:
+    network = create_backbone(stage.backbone, num_classes, input_size=stage.preprocessing.input_size)
+    network.load_state_dict(candidate.weights())
+    return network

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from hiwl_core.cutouts import (
     EvalTransform,
@@ -13,6 +14,7 @@ from hiwl_core.cutouts import (
     normalize,
     read_cutout,
 )
+from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe import Augmentation, load_recipe
 from tests.drawings import draw_galaxy
 
@@ -54,6 +56,38 @@ def test_the_papers_eval_transform_is_a_plain_crop() -> None:
     pixels = transform(marked(424, 240))
     assert pixels.shape == (240, 240, 3)
     assert (pixels[..., 0] == 200).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (7, 9), (9, 7), (5, 8), (8, 5), (3, 4), (4, 11), (12, 13)])
+def test_the_crop_is_torchvisions(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    expected = v2.CenterCrop(6)(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(EvalTransform(Preprocessing(6, 6, (0, 0, 0), (1, 1, 1)))(image), expected)
+
+
+@pytest.mark.parametrize("size", [32, 96, 300])
+def test_scaling_is_pillows_within_a_level(size: int) -> None:
+    image = decode_cutout(draw_galaxy("SPI", 4, size=280))
+    got = EvalTransform(Preprocessing(240, size, (0, 0, 0), (1, 1, 1)))(image)
+    expected = image.crop((20, 20, 260, 260)).resize((size, size), Image.Resampling.BILINEAR)
+    assert np.abs(got.astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_jpegs_are_decoded_to_pillows_pixels(mode: str, options: dict[str, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (61, 47, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG", **options)
+    got = decode_pixels(buffer.getvalue()).pixels
+    np.testing.assert_array_equal(got, np.asarray(decode_cutout(buffer.getvalue())))
+
+
+def test_scratch_holds_the_last_image_and_lets_a_large_one_go() -> None:
+    scratch = Scratch()
+    first = scratch.array(40, 30)
+    assert np.shares_memory(first, scratch.array(20, 30))
+    assert not np.shares_memory(scratch.array(4000, 4000), scratch.array(4000, 4000))
 
 
 def test_normalization_of_the_paper() -> None:

@@ -37,7 +37,7 @@ def pixels() -> np.ndarray:
 
 def graph_of(folder: Path, views: int = 1) -> StageGraph:
     stage = load_bundle(folder).stages["stage1"]
-    return StageGraph(stage.network(4), stage.preprocessing, views)
+    return StageGraph(lambda: stage.network(4), stage.preprocessing, views)
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])
@@ -52,7 +52,8 @@ def test_openvino_says_what_pytorch_says(bundle_folder: Path, pixels: np.ndarray
 
 def test_an_efficientnet_of_torchvision_is_exported_too() -> None:
     torch.manual_seed(0)
-    graph = StageGraph(create_backbone("efficientnet_b0", 4), Preprocessing(64, 64, (0, 0, 0), (1, 1, 1)), 1)
+    network = create_backbone("efficientnet_b0", 4)
+    graph = StageGraph(lambda: network, Preprocessing(64, 64, (0, 0, 0), (1, 1, 1)), 1)
     noise = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
     expected = probabilities(create_engine(graph, choose_engine("torch", compute=CPU)), noise)
     got = probabilities(create_engine(graph, choose_engine("openvino", compute=CPU)), noise)
@@ -142,8 +143,7 @@ def test_a_gpu_gets_large_batches_and_views_share_them(bundle_folder: Path) -> N
     on_gpu, on_cpu = choose_engine(compute=GPU), choose_engine(compute=CPU)
     assert on_gpu.batch_size(graph_of(bundle_folder)) == 256
     assert on_gpu.batch_size(graph_of(bundle_folder, views=8)) == 32
-    large = graph_of(bundle_folder)
-    large.preprocessing = replace(SMALL, input_size=240)
+    large = replace(graph_of(bundle_folder), preprocessing=replace(SMALL, input_size=240))
     assert on_cpu.batch_size(large) < on_cpu.batch_size(graph_of(bundle_folder))
 
 

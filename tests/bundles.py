@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
@@ -14,19 +16,48 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.drawings import CLASSES, draw_galaxy
 
 BACKBONE = "efficientnet_lite0"
+DRAWINGS_A_CLASS = 8
 
 
-def random_bundle(folder: Path, seed: int = 0, center_crop: int = 64, input_size: int = 32) -> str:
-    """Write a bundle and return its folder."""
+def random_bundle(
+    folder: Path,
+    seed: int = 0,
+    center_crop: int = 64,
+    input_size: int = 32,
+    backbone: str = BACKBONE,
+    images: Sequence[bytes] = (),
+) -> str:
+    """Write a bundle and return its folder.
+
+    Parameters
+    ----------
+    folder : Path
+    seed : int
+    center_crop, input_size : int
+        Pixels on a side.
+    backbone : str
+        Only EfficientNet-Lite0 starts from ImageNet weights: those of others may have to be fetched.
+    images : sequence of bytes
+        Encoded cutouts on which all classes are to occur; default drawn ones.
+    """
     torch.manual_seed(seed)
     preprocessing = Preprocessing(center_crop, input_size, (0.05, 0.04, 0.03), (0.1, 0.1, 0.1))
+    images = images or [draw_galaxy(label, one) for label in CLASSES for one in range(DRAWINGS_A_CLASS)]
+    transform = EvalTransform(preprocessing)
+    pixels = torch.from_numpy(np.stack([transform(decode_cutout(image)) for image in images]))
+    inputs = normalize(pixels, preprocessing.mean, preprocessing.std)
     stages = {}
     for stage in ("stage1", "stage2"):
         network = create_backbone(
-            BACKBONE, len(GALAXY_ZOO.stage_classes(stage)), pretrained=True, input_size=input_size
+            backbone,
+            len(GALAXY_ZOO.stage_classes(stage)),
+            pretrained=backbone == BACKBONE,
+            input_size=input_size,
         )
-        _spread(network, preprocessing)
-        stages[stage] = StageModel(BACKBONE, preprocessing, 0.05, network.state_dict())
+        if backbone != BACKBONE:
+            _settle(network, inputs)
+        _spread(network, inputs)
+        stages[stage] = StageModel(backbone, preprocessing, 0.05, network.state_dict())
     bundle = ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in bundle_files(bundle).items():
@@ -35,12 +66,24 @@ def random_bundle(folder: Path, seed: int = 0, center_crop: int = 64, input_size
 
 
 @torch.inference_mode()
-def _spread(network: ImageClassifier, preprocessing: Preprocessing) -> None:
-    """Center and scale the logits on some drawings: random weights alone call all galaxies the same."""
-    transform = EvalTransform(preprocessing)
-    drawings = [decode_cutout(draw_galaxy(label, seed)) for label in CLASSES for seed in range(8)]
-    pixels = torch.from_numpy(np.stack([transform(drawing) for drawing in drawings]))
-    logits = network.eval()(normalize(pixels, preprocessing.mean, preprocessing.std))
+def _settle(network: ImageClassifier, inputs: Tensor) -> None:
+    """Take the statistics of batch normalization from the images.
+
+    Without them the signal of a deep random network fades, and it sees no difference between galaxies.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    network(inputs)
+
+
+@torch.inference_mode()
+def _spread(network: ImageClassifier, inputs: Tensor) -> None:
+    """Center and scale the logits on the images: random weights alone call all galaxies the same."""
+    logits = network.eval()(inputs)
     last = network.head
     scale = 2 / logits.std(dim=0)
     last.bias.copy_((last.bias - logits.mean(dim=0)) * scale)

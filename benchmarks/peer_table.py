@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from measuring import versions_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiwl_core.bundle import ModelBundle
@@ -78,10 +77,6 @@ def facts_of(bundle: ModelBundle, images: list[Path], catalog: pd.DataFrame) -> 
     network = stage.network(len(bundle.taxonomy.stage1_classes))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, size, size))
-    versions = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
         "backbone": stage.backbone,
         "input_size": size,
@@ -94,5 +89,5 @@ def facts_of(bundle: ModelBundle, images: list[Path], catalog: pd.DataFrame) -> 
         "images_with_several_labels": int((catalog.groupby("path")["label"].nunique() > 1).sum()),
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.processor() or platform.machine(),
-        "versions": versions,
+        "versions": versions_of(LIBRARIES),
     }

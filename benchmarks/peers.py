@@ -43,8 +43,8 @@ import pyarrow.dataset
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import ROOT, watched
 from peer_table import HIWL, agreement, facts_of, table_of
-from watched_command import ROOT, watched
 
 from hiwl_core.bundle import ModelBundle, bundle_files, load_bundle
 from pipeline.catalog.ledger import read_ledger

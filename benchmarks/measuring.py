@@ -1,4 +1,4 @@
-"""Run a command and look at the memory of all its processes; what `benchmarks/peers.py` measures with."""
+"""What several benchmarks measure with: a command's memory over all its processes, and versions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["ROOT", "watched"]
+__all__ = ["ROOT", "versions_of", "watched"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -76,3 +78,12 @@ def _end(job: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     job.wait()
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

@@ -26,6 +26,7 @@ def random_bundle(
     input_size: int = 32,
     backbone: str = BACKBONE,
     images: Sequence[bytes] = (),
+    routed: float | None = None,
 ) -> str:
     """Write a bundle and return its folder.
 
@@ -39,6 +40,8 @@ def random_bundle(
         Only EfficientNet-Lite0 starts from ImageNet weights: those of others may have to be fetched.
     images : sequence of bytes
         Encoded cutouts on which all classes are to occur; default drawn ones.
+    routed : float, optional
+        Share of the images that stage 1 is to send on to stage 2; default as it comes.
     """
     torch.manual_seed(seed)
     preprocessing = Preprocessing(center_crop, input_size, (0.05, 0.04, 0.03), (0.1, 0.1, 0.1))
@@ -57,6 +60,8 @@ def random_bundle(
         if backbone != BACKBONE:
             _settle(network, inputs)
         _spread(network, inputs)
+        if stage == "stage1" and routed is not None:
+            _route(network, inputs, routed)
         stages[stage] = StageModel(backbone, preprocessing, 0.05, network.state_dict())
     bundle = ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +93,15 @@ def _spread(network: ImageClassifier, inputs: Tensor) -> None:
     scale = 2 / logits.std(dim=0)
     last.bias.copy_((last.bias - logits.mean(dim=0)) * scale)
     last.weight.mul_(scale[:, None])
+
+
+@torch.inference_mode()
+def _route(network: ImageClassifier, inputs: Tensor, share: float) -> None:
+    """Shift the combined class's bias so that it wins on a share of the images."""
+    logits = network.eval()(inputs)
+    combined = GALAXY_ZOO.combined_index
+    lead = logits[:, combined] - logits.index_fill(1, torch.tensor([combined]), -torch.inf).amax(1)
+    network.head.bias[combined] -= lead.quantile(1 - share) if share else lead.max() + 100
 
 
 if __name__ == "__main__":

@@ -10,15 +10,23 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from hiwl_core.bundle import load_bundle
+from hiwl_core.cascade import CascadePrediction
+from hiwl_core.device import choose_compute
+from hiwl_core.engines import choose_engine
+from hiwl_core.inference import CascadeClassifier
 from hiwl_core.selection import split_811
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.ingestion.ingest import ingest
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 from pipeline.training.cutout_store import check_labeled
+from tests.bundles import random_bundle
 
 FOLDER = Path(os.environ.get("HIWL_GALAXYZOO", Path(__file__).parents[2] / "shared" / "galaxyzoo"))
 COLUMNS = Columns(id="GalaxyID", label="class")
@@ -66,3 +74,23 @@ def test_three_truncated_files_and_one_of_text_are_four_rejects(tmp_path: Path) 
     assert {reject[0] for reject in summary.rejects} == {file.stem for file in files[:4]}
     rejects = pd.read_csv(tmp_path / "out" / "rejects.csv", dtype=str)
     assert rejects["object_id"].tolist() == [file.stem for file in files[:4]]
+
+
+@pytest.mark.slow
+def test_engines_agree_on_all_validation_galaxies(tmp_path: Path) -> None:
+    images = pq.read_table(next(FOLDER.glob("val-*.parquet")), columns=["image"])["image"].to_pylist()
+    bundle = load_bundle(random_bundle(tmp_path / "bundle", 0, 240, 96, images=images[:100]))
+
+    def classified(engine: str) -> CascadePrediction:
+        choice = choose_engine(engine, compute=choose_compute(torch.device("cpu")), threads=2)
+        statuses, prediction = CascadeClassifier(bundle, choice, always_stage2=True).classify(images)
+        assert set(statuses) == {"ok"}
+        return prediction
+
+    eager, openvino = classified("torch"), classified("openvino")
+    assert len(np.unique(eager.class_indices)) == 5
+    assert np.abs(eager.probabilities - openvino.probabilities).max() < 1e-4
+    differ = eager.class_indices != openvino.class_indices
+    best = np.sort(eager.probabilities[differ], axis=1)
+    # Only where two classes are as likely as each other.
+    assert (best[:, -1] - best[:, -2] < 2e-4).all()

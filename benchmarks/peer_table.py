@@ -37,7 +37,7 @@ def agreement(catalog: pd.DataFrame, peer: pd.DataFrame, bundle: ModelBundle) ->
         "labels_differ": int(other.sum()),
         "margins": sorted(both["margin"][other].round(7).tolist()),
         # A changed route changes probabilities by more than rounding does.
-        "largest_change_of_probability": float(change[~other].max()),
+        "largest_change_of_probability": float(change[~other].max(initial=0.0)),
     }
 
 

@@ -14,10 +14,10 @@ zoobot            Zoobot's own prediction by `benchmarks/zoobot_predict.py`, in 
 The peers see the images repeated to --peer-images, each image at least once, as loose files. Rates are those
 of the loop alone, without imports, the making of networks and the start of Ray, from the end of the first
 batch to the end of the last; for hiwl from the end of its first part to that of its last, by the catalog's
-ledger, which takes more than 500 rows. What the command itself says, with the start of its workers, is `hiwl
-as it says`; `whole` is the life of the process. Ratios are of the same round. Labels are compared on all different images; where one differs,
-`margins` says how far the peer was from a tie. Memory is the peak of all processes together, looked at once a
-second: PSS divides what they share, RSS counts it in each of them.
+ledger, which takes more than 500 rows. What the command itself says, with the start of its workers, is
+`hiwl as it says`; `whole` is the life of the process. Ratios are of the same round. Labels are compared on
+all different images; where one differs, `margins` says how far the peer was from a tie. Memory is the peak of
+all processes together, looked at once a second: PSS divides what they share, RSS counts it in each of them.
 
 Without --bundle the weights are random, with the statistics and the spread of logits that real images give
 them; a bundle that averages over several views is run with one.

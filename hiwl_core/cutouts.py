@@ -1,6 +1,7 @@
-"""From the encoded bytes of a cutout to pixels: decoding, the train transform and the eval transform.
+"""From the encoded bytes of a cutout to pixels: decoding and the eval transform.
 
-Images stay uint8 until they are on the device that runs the network; `normalize` does the rest there.
+The train transform is `hiwl_core.augmentation`'s. Images stay uint8 until they are on the device that runs
+the network; `normalize` does the rest there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms import InterpolationMode, v2
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_cutout, decode_pixels
-from hiwl_core.recipe import Augmentation, RgbSettings
+from hiwl_core.recipe import RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
 from hiwl_core.statuses import DUPLICATE_ID, MISSING, NO_ID, OK, STATUSES, TOO_SMALL, UnreadableCutout
 
@@ -29,7 +29,7 @@ __all__ = [
     "Cutout",
     "EvalTransform",
     "Preprocessing",
-    "TrainTransform",
+    "center_crop",
     "decode_cutout",
     "normalize",
     "read_cutout",
@@ -70,6 +70,27 @@ class Preprocessing:
         return cls(data["center_crop"], data["input_size"], tuple(data["mean"]), tuple(data["std"]))
 
 
+def center_crop(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The central square of an image, as torchvision's CenterCrop takes it; what is missing is black.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray, shape (H, W, C)
+    side : int
+
+    Returns
+    -------
+    numpy.ndarray, shape (side, side, C)
+        A view, unless something was missing.
+    """
+    missing = [max(0, side - length) for length in pixels.shape[:2]]
+    if any(missing):
+        pixels = np.pad(pixels, [*((few // 2, (few + 1) // 2) for few in missing), (0, 0)])
+    # Rounded to even where a pixel has to go to one side, as torchvision rounds.
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
 class EvalTransform:
     """The deterministic transform of validation and prediction: central crop, scaled to the input size.
 
@@ -86,17 +107,7 @@ class EvalTransform:
         The result may be a view of the image.
         """
         size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
-        pixels = np.asarray(image)
-        height, width = pixels.shape[:2]
-        if min(height, width) < crop:
-            # Black around what is too small, as torchvision's CenterCrop has it.
-            before = [max(crop - side, 0) // 2 for side in (height, width)]
-            after = [max(crop - side + 1, 0) // 2 for side in (height, width)]
-            pixels = np.pad(pixels, [*zip(before, after, strict=True), (0, 0)])
-            height, width = pixels.shape[:2]
-        # Rounded to even where a pixel has to go to one side, as CenterCrop does.
-        top, left = round((height - crop) / 2), round((width - crop) / 2)
-        pixels = pixels[top : top + crop, left : left + crop]
+        pixels = center_crop(np.asarray(image), crop)
         if size == crop:
             return pixels
         # Channels last in memory, for which PyTorch has vector instructions.
@@ -109,35 +120,6 @@ class EvalTransform:
         size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
         whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
         return np.asarray(resample_center(whole, crop * zoom, size, crop))
-
-
-class TrainTransform:
-    """The paper's train transform, steps (1) to (5); `normalize` is step (6).
-
-    (1) center crop, (2) random rotation, (3) random resized crop, (4) horizontal and (5) vertical flip
-    (Ma et al. 2023, MNRAS 519, 4765). Each call with another seed is another draw.
-    """
-
-    def __init__(self, augmentation: Augmentation, input_size: int) -> None:
-        interpolation = InterpolationMode(augmentation.rotation_interpolation)
-        self._steps = v2.Compose(
-            [
-                v2.CenterCrop(augmentation.center_crop),
-                v2.RandomRotation(augmentation.rotation, interpolation=interpolation),
-                v2.RandomResizedCrop(
-                    input_size, augmentation.scale, augmentation.aspect_ratio, antialias=True
-                ),
-                v2.RandomHorizontalFlip(augmentation.horizontal_flip),
-                v2.RandomVerticalFlip(augmentation.vertical_flip),
-            ]
-        )
-
-    def __call__(self, image: Image.Image, seed: int) -> np.ndarray:
-        """Transform one image to uint8 of shape (input_size, input_size, 3), the same for the same seed."""
-        # torchvision draws from torch's global generator; what the caller draws from it stays untouched.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return np.asarray(self._steps(image))
 
 
 def read_cutout(

@@ -9,13 +9,12 @@ from torchvision.transforms import v2
 from hiwl_core.cutouts import (
     EvalTransform,
     Preprocessing,
-    TrainTransform,
     decode_cutout,
     normalize,
     read_cutout,
 )
 from hiwl_core.decoding import Scratch, decode_pixels
-from hiwl_core.recipe import Augmentation, load_recipe
+from hiwl_core.recipe import load_recipe
 from tests.drawings import draw_galaxy
 
 PAPER = load_recipe("paper").stage1
@@ -33,22 +32,6 @@ def marked(size: int, crop: int) -> Image.Image:
     edge = (size - crop) // 2
     pixels[edge : edge + crop, edge : edge + crop, 0] = 200
     return Image.fromarray(pixels)
-
-
-def test_the_papers_train_transform_is_steps_one_to_five() -> None:
-    steps = [type(step).__name__ for step in TrainTransform(PAPER.augmentation, 240)._steps.transforms]
-    assert steps == [
-        "CenterCrop",
-        "RandomRotation",
-        "RandomResizedCrop",
-        "RandomHorizontalFlip",
-        "RandomVerticalFlip",
-    ]
-    crop, rotation, resized, *_ = TrainTransform(PAPER.augmentation, 240)._steps.transforms
-    assert tuple(crop.size) == (256, 256)
-    assert list(rotation.degrees) == [-25, 25]
-    assert tuple(resized.scale) == (0.9, 1.0)
-    assert tuple(resized.ratio) == pytest.approx((3 / 4, 4 / 3))
 
 
 def test_the_papers_eval_transform_is_a_plain_crop() -> None:
@@ -97,37 +80,6 @@ def test_normalization_of_the_paper() -> None:
     expected = [(1 - m) / s for m, s in zip(PAPER.mean, PAPER.std, strict=True)]
     assert out[0, :, 0, 0].tolist() == pytest.approx(expected)
     assert out.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_each_seed_is_another_draw_and_the_same_seed_the_same() -> None:
-    image = decode_cutout(draw_galaxy("EO", 1, size=280))
-    transform = TrainTransform(PAPER.augmentation, 64)
-    assert np.array_equal(transform(image, 5), transform(image, 5))
-    assert not np.array_equal(transform(image, 5), transform(image, 6))
-
-
-def test_the_callers_random_numbers_are_left_alone() -> None:
-    image = decode_cutout(draw_galaxy("EO", 1, size=280))
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    TrainTransform(PAPER.augmentation, 64)(image, 5)
-    assert torch.rand(1) == expected
-
-
-def test_a_recipe_can_keep_the_axis_ratio() -> None:
-    keep = Augmentation(
-        center_crop=256, rotation=0, scale=(0.5, 1), aspect_ratio=(1, 1), horizontal_flip=0, vertical_flip=0
-    )
-    y, x = np.mgrid[:256, :256] - 127.5
-    circle = Image.fromarray(np.repeat((np.hypot(x, y) < 50)[..., None] * 255, 3, axis=2).astype(np.uint8))
-    transform = TrainTransform(keep, 128)
-    ratios = []
-    for seed in range(20):
-        mask = transform(circle, seed)[..., 0] > 127
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        ratios.append(len(columns) / len(rows))
-    assert ratios == pytest.approx([1.0] * 20, abs=0.04)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -15,7 +15,8 @@ import ray.data
 import torch
 from torch import Tensor
 
-from hiwl_core.cutouts import EvalTransform, Preprocessing, TrainTransform, decode_cutout
+from hiwl_core.augmentation import TrainTransform
+from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
 from hiwl_core.recipe import StageRecipe
 from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
 from pipeline.cluster import use_ordered_streams
@@ -150,14 +151,13 @@ class StageFeed:
         store, train, evaluate = self._store, self._train, self._eval
 
         def load(table: pa.Table) -> dict[str, np.ndarray]:
-            images = (decode_cutout(image, store.rgb) for image in store.images(table["row"].to_numpy()))
-            if "seed" in table.column_names:
-                pixels = [
-                    train(image, seed) for image, seed in zip(images, table["seed"].to_pylist(), strict=True)
-                ]
-            else:
-                pixels = [evaluate(image) for image in images]
-            return {"pixels": np.stack(pixels), "target": table["target"].to_numpy()}
+            size = train.input_size
+            pixels = np.empty((len(table), size, size, 3), np.uint8)
+            seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
+            for i, encoded in enumerate(store.images(table["row"].to_numpy())):
+                image = decode_cutout(encoded, store.rgb)
+                pixels[i] = evaluate(image) if seeds is None else train(image, seeds[i])
+            return {"pixels": pixels, "target": table["target"].to_numpy()}
 
         columns = {"row": self._rows[rows], "target": self.targets[rows]}
         if seeds is not None:
@@ -177,16 +177,17 @@ class StageFeed:
 
 def _rebatch(blocks: Iterator[dict[str, np.ndarray]], sizes: list[tuple[int, int]]) -> Iterator[Batch]:
     """Cut a stream of blocks of any length into batches of the given lengths."""
-    pixels: list[np.ndarray] = []
-    targets: list[np.ndarray] = []
-    held = 0
     source = iter(blocks)
+    block: dict[str, np.ndarray] = {"pixels": np.empty(0), "target": np.empty(0)}
+    start = 0
     for size, global_size in sizes:
-        while held < size:
-            block = next(source)
-            pixels.append(block["pixels"])
-            targets.append(block["target"])
-            held += len(block["target"])
-        all_pixels, all_targets = np.concatenate(pixels), np.concatenate(targets)
-        yield Batch(torch.from_numpy(all_pixels[:size]), torch.from_numpy(all_targets[:size]), global_size)
-        pixels, targets, held = [all_pixels[size:]], [all_targets[size:]], held - size
+        parts, missing = [], size
+        while missing:
+            if start == len(block["target"]):
+                block, start = next(source), 0
+            part = {name: values[start : start + missing] for name, values in block.items()}
+            parts.append(part)
+            start, missing = start + len(part["target"]), missing - len(part["target"])
+        # A copy even of one part: the object store's arrays are read-only, and torch warns of those.
+        pixels, targets = (np.concatenate([part[name] for part in parts]) for name in ("pixels", "target"))
+        yield Batch(torch.from_numpy(pixels), torch.from_numpy(targets), global_size)

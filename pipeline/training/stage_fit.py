@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -13,7 +14,7 @@ from pipeline import storage
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.stage_worker import StageJob, train_stage
 
-__all__ = ["StageSetup", "fit_stage"]
+__all__ = ["StageSetup", "fit_stage", "stage_trainer"]
 
 BEST_KEPT = 3
 MAX_FAILURES = 3
@@ -41,31 +42,7 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         If it failed again and again; its checkpoints are kept.
     """
     started = time.monotonic()
-    # Ray keeps checkpoints by pyarrow: a store's endpoint is for us to tell it.
-    filesystem, place = storage.arrow_path(folder.path)
-    trainer = TorchTrainer(
-        train_stage,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if setup.gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=setup.workers,
-            use_gpu=setup.gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if setup.gpu else {})},
-        ),
-        run_config=RunConfig(
-            name=job.stage,
-            storage_path=place,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=BEST_KEPT,
-                checkpoint_score_attribute="val_accuracy",
-                checkpoint_score_order="max",
-            ),
-            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
+    trainer = stage_trainer(train_stage, job, folder, setup)
     try:
         result = trainer.fit()
     # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
@@ -89,3 +66,40 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     ]
     folder.finish_stage(job.stage, candidates, time.monotonic() - started)
     return candidates
+
+
+def stage_trainer(
+    function: Callable[[dict[str, StageJob]], None], job: StageJob, folder: RunFolder, setup: StageSetup
+) -> TorchTrainer:
+    """Ray Train's workers for one stage, each of which calls the function.
+
+    Parameters
+    ----------
+    function : callable
+        Such as `train_stage`; it gets the job as ``{"job": job}``.
+    """
+    # Ray keeps checkpoints by pyarrow: a store's endpoint is for us to tell it.
+    filesystem, place = storage.arrow_path(folder.path)
+    return TorchTrainer(
+        function,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if setup.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=setup.workers,
+            use_gpu=setup.gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if setup.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=job.stage,
+            storage_path=place,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=BEST_KEPT,
+                checkpoint_score_attribute="val_accuracy",
+                checkpoint_score_order="max",
+            ),
+            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )

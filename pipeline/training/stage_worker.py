@@ -28,7 +28,7 @@ from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import StageFeed
 from pipeline.training.run_folder import WEIGHTS, RunFolder
 
-__all__ = ["StageJob", "train_stage"]
+__all__ = ["StageJob", "stage_learner", "train_epoch", "train_stage", "worker_compute"]
 
 STATE = "state.pt"
 SECONDS_BETWEEN_LINES = 15.0
@@ -77,11 +77,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     recipe, taxonomy = job.recipe.stage(job.stage), job.recipe.taxonomy
     classes = taxonomy.stage_classes(job.stage)
-    compute = choose_compute(ray.train.torch.get_device())
-    if compute.device.type == "cpu":
-        # Ray grants a worker one thread for each logical CPU; training wants the cores of the machine.
-        torch.set_num_threads(max(1, usable_cores() // context.get_local_world_size()))
-
+    compute = worker_compute()
     seed = stage_seed(job.recipe.seed, job.stage)
     feeds = {
         part: StageFeed(
@@ -95,7 +91,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
         )
         for part, store in (("train", job.train), ("val", job.val))
     }
-    learner = _learner(job, seed, feeds["train"].steps_per_epoch, compute, world_size)
+    learner = stage_learner(job, feeds["train"].steps_per_epoch, compute, world_size)
     history = _resume(learner)
     for epoch in range(len(history), recipe.epochs):
         # Before an epoch, not after one: a run that was killed where it should stop does not train on.
@@ -106,7 +102,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
         started = time.monotonic()
         # A new seed for dropout in each epoch, so that a resumed epoch is the one that was interrupted.
         torch.manual_seed(seed + 1000 * epoch + rank)
-        loss = _train_epoch(job, learner, feeds["train"], epoch, rank, world_size)
+        loss = train_epoch(job, learner, feeds["train"], epoch, rank, world_size)
         trained = time.monotonic()
         metrics = _validate(learner, feeds["val"], classes, rank, world_size)
         history.append(
@@ -133,13 +129,22 @@ def stage_seed(seed: int, stage: str) -> int:
     return int(np.random.SeedSequence([seed, int(stage.removeprefix("stage"))]).generate_state(1)[0] % 2**31)
 
 
-def _learner(
-    job: StageJob, seed: int, steps_per_epoch: int, compute: ComputePlan, world_size: int
-) -> StageLearner:
+def worker_compute() -> ComputePlan:
+    """The device of this worker, and the threads of its process set for it."""
+    compute = choose_compute(ray.train.torch.get_device())
+    if compute.device.type == "cpu":
+        # Ray grants a worker one thread for each logical CPU; training wants the cores of the machine.
+        workers_here = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, usable_cores() // workers_here))
+    return compute
+
+
+def stage_learner(job: StageJob, steps_per_epoch: int, compute: ComputePlan, world_size: int) -> StageLearner:
+    """The stage's network and optimizer as they are before the first step."""
     recipe = job.recipe.stage(job.stage)
     num_classes = len(job.recipe.taxonomy.stage_classes(job.stage))
     # Every worker starts from the same weights, the random head among them.
-    torch.manual_seed(seed)
+    torch.manual_seed(stage_seed(job.recipe.seed, job.stage))
     model = create_backbone(recipe.backbone, num_classes, input_size=recipe.input_size)
     if job.initial_weights is not None:
         load_weights(model, job.initial_weights, source=f"initial weights of {job.stage}")
@@ -185,7 +190,7 @@ def _report(learner: StageLearner, history: list[dict[str, Any]], rank: int) -> 
         )
 
 
-def _train_epoch(
+def train_epoch(
     job: StageJob, learner: StageLearner, feed: StageFeed, epoch: int, rank: int, world_size: int
 ) -> float:
     """Train one epoch; the mean loss over all workers."""

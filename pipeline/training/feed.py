@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from hiwl_core.augmentation import TrainTransform
-from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing
+from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe import StageRecipe
 from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
 from pipeline.cluster import use_ordered_streams
@@ -153,9 +154,10 @@ class StageFeed:
         def load(table: pa.Table) -> dict[str, np.ndarray]:
             size = train.input_size
             pixels = np.empty((len(table), size, size, 3), np.uint8)
+            scratch = Scratch()
             seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
             for i, encoded in enumerate(store.images(table["row"].to_numpy())):
-                image = decode_cutout(encoded, store.rgb)
+                image = decode_pixels(encoded, store.rgb, scratch).pixels
                 pixels[i] = evaluate(image) if seeds is None else train(image, seeds[i])
             return {"pixels": pixels, "target": table["target"].to_numpy()}
 

@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import ray.data
 import torch
-from PIL import Image
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.cascade import combine_stages, routed
-from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing
+from hiwl_core.decoding import decode_pixels
 from hiwl_core.device import choose_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
@@ -143,7 +143,7 @@ class _CandidateScorer:
                 self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = [decode_cutout(image, self._val.rgb) for image in self._val.images(batch["row"])]
+        images = [decode_pixels(image, self._val.rgb).pixels for image in self._val.images(batch["row"])]
         pixels = self._pixels("stage1", images)
         stage1 = np.stack([probabilities(net, pixels) for net in self._networks["stage1"]], 1)
         wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)
@@ -156,7 +156,7 @@ class _CandidateScorer:
             stage2[wanted] = np.stack([probabilities(net, pixels) for net in self._networks["stage2"]], 1)
         return {"row": batch["row"], "stage1": stage1, "stage2": stage2}
 
-    def _pixels(self, stage: str, images: list[Image.Image]) -> np.ndarray:
+    def _pixels(self, stage: str, images: list[np.ndarray]) -> np.ndarray:
         return np.stack([self._transforms[stage](image) for image in images])
 
 

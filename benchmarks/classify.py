@@ -73,6 +73,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work.mkdir(parents=True, exist_ok=True)
         catalogs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work)))
         images = sorted(options.images.glob("*.jpg"))
         contents = [path.read_bytes() for path in images]

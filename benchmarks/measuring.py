@@ -18,7 +18,8 @@ import psutil
 __all__ = ["ROOT", "versions_of", "watched"]
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS_BETWEEN_LOOKS = 1.0
+# A look at dozens of processes takes a core for a twentieth of a second.
+SECONDS_BETWEEN_LOOKS = 3.0
 MEBIBYTE = 2**20
 
 

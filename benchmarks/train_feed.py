@@ -11,14 +11,13 @@ recipe's first stage and random weights. Each round times, in turns that change 
   augmented on the same cores;
 - `feed alone`: such an epoch with a learner that does nothing, of several times as many images.
 
-Ray's start, a stream's, and the first steps, which allocate and compile, are left out. Training is timed from
-when its first batch is there to the end of its last step; what was decoded until then, two tasks of 256 images
-or so, is not in it, so `with start-up` counts an epoch from its call, as the epoch lines of ``hiwl train`` do:
-the ratio of a long epoch lies between the two. The feed alone is timed after the first quarter of its images.
-Whatever else the machine does takes part in the rounds, so the ratios are of neighbors: `ratio_to_bare_loop`
-(and `..._with_start_up`) is Ray Train over bare loop, `feed_to_training` is feed alone over bare loop, each the
-median of the rounds' ratios. CPU milliseconds are of all of Ray's processes, for each image. Peaks of memory
-are what the processes allocated, and the object store's.
+Ray's start, a stream's, and the first steps, which allocate and compile, are left out. Training is timed
+from when its first batch is there to the end of its last step. What was decoded until then, two tasks of 256
+images or so, is not in it, so `with start-up` counts an epoch from its call, as ``hiwl train`` does: the
+ratio of a long epoch lies between. The feed alone is timed after the first quarter of its images. Whatever
+else the machine does takes part in the rounds, so the ratios are of neighbors: `ratio_to_bare_loop` is Ray
+Train over bare loop, `feed_to_training` feed alone over bare loop, each the median of the rounds' ratios. CPU
+milliseconds are of all of Ray's processes, for each image; memory is what they allocated, and Ray's store.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ import ray.data
 __all__ = ["ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
 
 
+IDLE_WORKER_MS = 600_000
+
+
 @dataclass(frozen=True)
 class ClusterResources:
     """What the cluster has at the moment; an autoscaled one can grow."""
@@ -37,6 +40,8 @@ def use_ordered_streams() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Walking all pages of a worker once a second holds up the threads that compute in it.
+    context.memory_usage_poll_interval_s = None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Ray 2.60 warns of the only way to bound the retries of an actor; its successor has yet to come.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -68,6 +73,9 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
             logging_level=logging.ERROR,
             # What workers have to say to people comes through `pipeline.relay`; what they raise comes anyway.
             log_to_driver=False,
+            # Ray ends workers that were idle for a second, and starting one takes five of a core: a training
+            # that decodes for each epoch would wait for them again and again.
+            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS} if here else None,
         )
     try:
         # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.

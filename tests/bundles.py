@@ -17,6 +17,7 @@ from tests.drawings import CLASSES, draw_galaxy
 
 BACKBONE = "efficientnet_lite0"
 DRAWINGS_A_CLASS = 8
+IMAGES_AT_ONCE = 50
 
 
 def random_bundle(
@@ -82,23 +83,28 @@ def _settle(network: ImageClassifier, inputs: Tensor) -> None:
             module.reset_running_stats()
             module.momentum = None
             module.train()
-    network(inputs)
+    _logits(network, inputs)
 
 
 @torch.inference_mode()
 def _spread(network: ImageClassifier, inputs: Tensor) -> None:
     """Center and scale the logits on the images: random weights alone call all galaxies the same."""
-    logits = network.eval()(inputs)
+    logits = _logits(network.eval(), inputs)
     last = network.head
     scale = 2 / logits.std(dim=0)
     last.bias.copy_((last.bias - logits.mean(dim=0)) * scale)
     last.weight.mul_(scale[:, None])
 
 
+def _logits(network: ImageClassifier, inputs: Tensor) -> Tensor:
+    """Of all images, some at a time: the layers of hundreds at once do not fit in any cache."""
+    return torch.cat([network(some) for some in inputs.split(IMAGES_AT_ONCE)])
+
+
 @torch.inference_mode()
 def _route(network: ImageClassifier, inputs: Tensor, share: float) -> None:
     """Shift the combined class's bias so that it wins on a share of the images."""
-    logits = network.eval()(inputs)
+    logits = _logits(network.eval(), inputs)
     combined = GALAXY_ZOO.combined_index
     lead = logits[:, combined] - logits.index_fill(1, torch.tensor([combined]), -torch.inf).amax(1)
     network.head.bias[combined] -= lead.quantile(1 - share) if share else lead.max() + 100

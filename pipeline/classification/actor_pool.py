@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import ray.data
 from ray.exceptions import RayError
 
-from hiwl_core.errors import IncompleteError
+from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record
 from pipeline.classification.shard_classifier import ShardClassifier
@@ -65,8 +65,16 @@ class ActorPool:
         workers: int | None,
         gpu: bool | None,
     ) -> ActorPool:
-        """The pool that a cluster has room for."""
+        """The pool that a cluster has room for.
+
+        Raises
+        ------
+        UserError
+            If OpenVINO is asked for and the actors would take GPUs.
+        """
         use_gpu = cluster.gpus > 0 if gpu is None else gpu
+        if use_gpu and engine == "openvino":
+            raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
         # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
         cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
@@ -174,10 +182,11 @@ def group_shards(shards: Sequence[PlannedShard], actors: int) -> list[list[str]]
     """Parts by the groups in which their shards are classified, in order.
 
     A task and its first and last batches cost some tenths of a second, so that small shards go together, up
-    to the rows of a large one; but each actor gets several groups, lest one be left with all the work.
+    to the rows of a large one; but each of several actors gets several groups, lest one be left with all the
+    work.
     """
     known = sum(shard.rows or 0 for shard in shards)
-    most = min(MAX_SHARD_ROWS, known // (GROUPS_AN_ACTOR * actors))
+    most = MAX_SHARD_ROWS if actors == 1 else min(MAX_SHARD_ROWS, known // (GROUPS_AN_ACTOR * actors))
     groups: list[list[str]] = []
     held = 0
     for shard in shards:

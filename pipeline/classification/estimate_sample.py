@@ -79,7 +79,7 @@ class ShardSample:
 
     @property
     def seconds_a_row(self) -> float:
-        """Seconds of one worker for a row: reading does not overlap with the networks."""
+        """Seconds of one worker for a row, at most: reading overlaps with the networks on free cores."""
         return self.read_seconds_a_row + self.compute_seconds_a_row
 
 

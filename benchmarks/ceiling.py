@@ -15,7 +15,7 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,13 +82,18 @@ def engine_rate(engine: Engine, pixels: np.ndarray, seconds: float) -> float:
         [np.ascontiguousarray(pixels[i : i + size]) for i in range(0, len(pixels) - size + 1, size)]
     )
 
-    def results() -> Iterator[int]:
+    def results() -> Generator[int, None, None]:
         under_way: deque[Callable[[], np.ndarray]] = deque()
-        while True:
-            if len(under_way) == engine.in_flight:
-                under_way.popleft()()
-                yield size
-            under_way.append(engine.submit(next(batches)))
+        try:
+            while True:
+                if len(under_way) == engine.in_flight:
+                    under_way.popleft()()
+                    yield size
+                under_way.append(engine.submit(next(batches)))
+        finally:
+            # The engine must not read pixels that are gone.
+            for pending in under_way:
+                pending()
 
     return rate(results(), seconds)
 
@@ -107,7 +112,7 @@ def decoder_rate(
     chunks = itertools.cycle([encoded[i : i + 50] for i in range(0, len(encoded), 50)])
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
-        def results() -> Iterator[int]:
+        def results() -> Generator[int, None, None]:
             under_way = deque(pool.submit(decode, next(chunks)) for _ in range(2 * threads))
             while True:
                 under_way.append(pool.submit(decode, next(chunks)))
@@ -116,14 +121,15 @@ def decoder_rate(
         return rate(results(), seconds)
 
 
-def rate(results: Iterator[int], seconds: float) -> float:
-    """What comes a second, after a while of warming up."""
+def rate(results: Generator[int, None, None], seconds: float) -> float:
+    """What comes a second, after a while of warming up; ends the source."""
     begin = time.perf_counter()
     while time.perf_counter() - begin < min(WARM_UP_SECONDS, seconds / 2):
         next(results)
     begin, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - begin) < seconds:
         count += next(results)
+    results.close()
     return count / passed
 
 

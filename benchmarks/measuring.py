@@ -55,7 +55,8 @@ def watched(command: list[str], own: bool) -> dict[str, Any]:
         said.seek(0)
         log.seek(0)
         if job.returncode:
-            sys.exit(f"{' '.join(command)}:\n{log.read().decode(errors='replace')[-3000:]}")
+            last_words = log.read().decode(errors="replace")[-3000:]
+            sys.exit(f"{' '.join(command)}: exit code {job.returncode}\n{last_words}")
         return {"said": said.read().decode(), "whole": whole, **peaks}
 
 

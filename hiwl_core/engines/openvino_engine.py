@@ -6,6 +6,7 @@ import importlib.metadata
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,7 @@ class OpenVinoEngine:
         cache: Path | None = None,
         key: str = "",
     ) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise UserError("--engine openvino needs the package openvino: pip install openvino") from None
+        openvino = _openvino()
         self.batch_size = batch_size
         core = openvino.Core()
         settings: dict[str, Any] = {
@@ -99,19 +97,29 @@ class OpenVinoEngine:
         return result
 
 
+def _openvino() -> Any:
+    """The package, without the statistics of use that its converter would send home unasked."""
+    if "openvino" not in sys.modules:
+        # Makes the import of the sender fail, for which the converter has a stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise UserError("--engine openvino needs the package openvino: pip install openvino") from None
+    return openvino
+
+
 def _versions(openvino: Any) -> str:
     return f"torch{torch.__version__}-openvino{openvino.__version__.split('-')[0]}".replace("+", "-")
 
 
 def _exported(graph: StageGraph, batch_size: int, place: Path | None) -> Any:
     """The graph as OpenVINO's model, from the cache if it is there."""
-    import openvino
-
     if place is not None and (saved := _read(place)) is not None:
         return saved
     pixels = torch.zeros((batch_size, *graph.pixel_shape), dtype=torch.uint8)
     with torch.no_grad():
-        model = openvino.convert_model(torch.export.export(graph.module(), (pixels,)))
+        model = _openvino().convert_model(torch.export.export(graph.module(), (pixels,)))
     if place is None:
         return model
     _save(model, place)
@@ -121,12 +129,10 @@ def _exported(graph: StageGraph, batch_size: int, place: Path | None) -> Any:
 
 def _read(place: Path) -> Any:
     """What was saved; None if there is nothing, or it is damaged."""
-    import openvino
-
     if not (place / FILE).is_file():
         return None
     try:
-        return openvino.Core().read_model(place / FILE)
+        return _openvino().Core().read_model(place / FILE)
     except RuntimeError:
         shutil.rmtree(place, ignore_errors=True)
         return None
@@ -134,13 +140,11 @@ def _read(place: Path) -> Any:
 
 def _save(model: Any, place: Path) -> None:
     """Save a model for the next start: whole or not at all, whoever else does the same."""
-    import openvino
-
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(dir=place.parent))
         try:
-            openvino.save_model(model, half / FILE, compress_to_fp16=False)
+            _openvino().save_model(model, half / FILE, compress_to_fp16=False)
             os.rename(half, place)
         finally:
             shutil.rmtree(half, ignore_errors=True)

@@ -1,6 +1,8 @@
 """Engines agree with PyTorch's eager one, are chosen by what there is, and start from their cache."""
 
 import importlib.metadata
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +179,16 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     (tmp_path / "file").write_text("")
     got = openvino_with(tmp_path / "file", "key", bundle_folder, pixels)
     assert got.shape == (25, 4)
+
+
+def test_nothing_is_sent_home(bundle_folder: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "from hiwl_core.inference import CascadeClassifier\n"
+        "from hiwl_core.bundle import load_bundle\n"
+        f"assert CascadeClassifier(load_bundle({str(bundle_folder)!r})).engine.name == 'openvino'\n"
+        "print(sorted(n for n, m in sys.modules.items() if 'telemetry' in n and m))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "openvino_telemetry" not in done.stdout
+    assert "openvino.tools.ovc.telemetry_stub" in done.stdout

@@ -46,9 +46,15 @@ class Victims:
             assert self.driver.returncode == 1, self.driver.communicate()[0]
             self.driver = self.start()
 
+    def finish(self) -> None:
+        """Let the driver come to its end, and start it again as long as shards are set aside."""
+        while (code := self.driver.wait(timeout=PATIENCE)) != 0:
+            assert code == 1
+            self.driver = self.start()
+
     def turn_to(self, catalog: Path) -> None:
         """Begin another catalog, after the one that is whole."""
-        assert self.driver.wait(timeout=PATIENCE) == 0
+        self.finish()
         self.command[-1] = str(catalog)
         self.driver = self.start()
 
@@ -128,9 +134,7 @@ def test_twenty_kills_of_drivers_workers_and_nodes_change_nothing(random_model: 
                 time.sleep(0.02)
             victims.kill(victim, rng)
             killed[victim] += 1
-        while (code := victims.driver.wait(timeout=PATIENCE)) != 0:
-            assert code == 1
-            victims.driver = victims.start()
+        victims.finish()
         reference = hiwl(
             "classify", random_model, str(tmp_path / "sky"), str(whole), RAY_ADDRESS=cluster.address
         )

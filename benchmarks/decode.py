@@ -41,11 +41,10 @@ from decoders import Decoder, Resizer, find_decoders, find_resizers
 from measuring import versions_of
 
 from hiwl_core.bundle import ModelBundle, load_bundle
-from hiwl_core.cascade import CascadePrediction, average_views, run_cascade
-from hiwl_core.cutouts import normalize
+from hiwl_core.cascade import CascadePrediction, run_cascade
+from hiwl_core.engines import StageGraph, choose_engine, create_engine, probabilities
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 
-NETWORK_BATCH = 64
 IMAGES_FOR_THE_LOCK = 20
 
 
@@ -117,22 +116,14 @@ def difference(results: list[np.ndarray], reference: list[np.ndarray]) -> dict[s
 
 def predict(bundle: ModelBundle, pixels: list[np.ndarray]) -> CascadePrediction:
     """What the bundle says of images as its networks see them, in torch eager."""
-    images = torch.from_numpy(np.stack(pixels))
+    images, choice = np.stack(pixels), choose_engine("torch")
 
     def stage_of(name: str) -> Callable[[np.ndarray], np.ndarray]:
         stage = bundle.stages[name]
-        network = stage.network(len(bundle.taxonomy.stage_classes(name)))
-        mean, std = stage.preprocessing.mean, stage.preprocessing.std
-
-        def logits(view: torch.Tensor) -> torch.Tensor:
-            return network(normalize(view, mean, std))
-
-        @torch.inference_mode()
-        def probabilities(rows: np.ndarray) -> np.ndarray:
-            parts = images[torch.from_numpy(rows)].split(NETWORK_BATCH)
-            return torch.cat([average_views(logits, part, bundle.views) for part in parts]).numpy()
-
-        return probabilities
+        classes = len(bundle.taxonomy.stage_classes(name))
+        graph = StageGraph(lambda: stage.network(classes), stage.preprocessing, bundle.views)
+        engine = create_engine(graph, choice)
+        return lambda rows: probabilities(engine, images[rows])
 
     return run_cascade(
         stage_of("stage1"), stage_of("stage2"), len(pixels), bundle.member_frequencies, bundle.taxonomy

@@ -47,8 +47,7 @@ class OpenVinoEngine:
     cache : Path, optional
         Folder for what was exported and compiled, which the next start takes up; it is found again by `key`.
     key : str
-        What the graph's results depend on; the versions of the libraries, the shape and the precision are
-        added here.
+        What the graph's results depend on; the versions of the libraries and the batch size are added here.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,9 +71,17 @@ class Victims:
             self.cluster.remove_node(node, allow_graceful=False)
             self.nodes.append(self.cluster.add_node(num_cpus=2))
         else:
-            raylets = [node.all_processes["raylet"][0].process.pid for node in self.nodes]
-            workers = [worker for raylet in raylets for worker in classifying(raylet)]
+            # For a moment there may be none: a driver that was just started again has no worker yet.
+            until = time.monotonic() + PATIENCE
+            while not (workers := self.workers()):
+                assert time.monotonic() < until, "no worker to kill"
+                self.restart_if_ended()
+                time.sleep(0.02)
             workers[int(rng.integers(len(workers)))].kill()
+
+    def workers(self) -> list[psutil.Process]:
+        raylets = [node.all_processes["raylet"][0].process.pid for node in self.nodes]
+        return [worker for raylet in raylets for worker in classifying(raylet)]
 
 
 @pytest.mark.slow

@@ -10,12 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-import ray.data
 
 __all__ = ["ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
 
-
-IDLE_WORKER_MS = 600_000
+# Of a Ray that is started here.
+OWN_RAY = {
+    # Ray ends workers that were idle for a second, and starting one takes five of a core: a training that
+    # decodes for each epoch would wait for them again and again.
+    "idle_worker_killing_time_threshold_ms": 600_000,
+    # Started ahead of need, they take the cores from the driver and from the actors, which start processes
+    # of their own; and each takes a hundredth of a core while it does nothing.
+    "prestart_worker_first_driver": False,
+    # There is no dashboard to show them.
+    "enable_metrics_collection": False,
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,12 @@ def use_ordered_streams() -> None:
 
     Batches are cut from streams by count, so their order is part of the contract.
     """
-    context = ray.data.DataContext.get_current()
+    # Here, since it takes a second, which verbs without such streams should not wait for.
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
     context.execution_options.preserve_order = True
+    # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Walking all pages of a worker once a second holds up the threads that compute in it.
@@ -73,13 +85,9 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
             logging_level=logging.ERROR,
             # What workers have to say to people comes through `pipeline.relay`; what they raise comes anyway.
             log_to_driver=False,
-            # Ray ends workers that were idle for a second, and starting one takes five of a core: a training
-            # that decodes for each epoch would wait for them again and again.
-            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS} if here else None,
+            _system_config=OWN_RAY if here else None,
         )
     try:
-        # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.
-        use_ordered_streams()
         total = ray.cluster_resources()
         yield ClusterResources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
     finally:

@@ -144,6 +144,6 @@ def classifying(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "MapWorker" in " ".join(child.cmdline()):
+                if "ShardClassifier" in " ".join(child.cmdline()):
                     found.append(child)
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import ray.data
-from ray.exceptions import RayError
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
@@ -21,9 +23,13 @@ __all__ = ["CPUS_AN_ACTOR", "ActorPool", "classify_shards", "group_shards"]
 
 CPUS_AN_ACTOR = 2
 # A shard whose worker died so often is set aside: it may well be what kills them.
-MAX_RETRIES = 3
+MAX_DEATHS = 4
+# One of a group may be what kills workers: the group is soon given up, and its shards are tried one by one.
+MAX_DEATHS_OF_A_GROUP = 2
 MAX_AUTOSCALED_ACTORS = 64
 GROUPS_AN_ACTOR = 4
+
+_Actor: TypeAlias = ActorHandle[ShardClassifier]
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,16 @@ class ActorPool:
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
         return cls(bundle_path, columns, engine, precision, cpus, int(use_gpu), room, workers)
 
-    def strategy(self, groups: int) -> ray.data.ActorPoolStrategy:
-        """As many actors as there is room for; where there is none yet, as many as the autoscaler grants."""
-        wanted = min(groups, self.most or self.room or MAX_AUTOSCALED_ACTORS)
-        if wanted <= self.room:
-            # A group is minutes of work: none waits in the queue of a busy actor while another is idle.
-            return ray.data.ActorPoolStrategy(size=wanted, max_tasks_in_flight_per_actor=1)
-        return ray.data.ActorPoolStrategy(min_size=1, max_size=wanted)
+    def create(self, model_id: str) -> _Actor:
+        """Ask for an actor, which runs as soon as the cluster has room for it.
+
+        Ray is to retry nothing: who works on what, and how often, is decided here.
+        """
+        actor = ray.remote(ShardClassifier).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0, max_task_retries=0
+        )
+        settings = (self.cpus, bool(self.gpus), self.engine, self.precision)
+        return actor.remote(self.bundle_path, model_id, self.columns, *settings)
 
 
 def classify_shards(
@@ -117,65 +126,111 @@ def classify_shards(
         shard.part: ShardTask(shard.shard, f"{folder}/{shard.part}", part_record(plan, shard))
         for shard in shards
     }
-    groups = group_shards(shards, actors.most or actors.room or MAX_AUTOSCALED_ACTORS)
-    if len(groups) < len(shards):
-        yield from _run_groups(
-            [[tasks[part] for part in group] for group in groups], tasks, plan.model_id, actors, 1
-        )
-    # One shard of a group may be what kills workers: what is left is tried by itself.
-    yield from _run_groups([[task] for task in tasks.values()], tasks, plan.model_id, actors, MAX_RETRIES)
-    for task in tasks.values():
-        died = f"{task.shard}: its worker died {MAX_RETRIES + 1} times, for lack of memory perhaps"
-        yield task.entry(failed=died)
-
-
-def _run_groups(
-    groups: Sequence[Sequence[ShardTask]],
-    left: dict[str, ShardTask],
-    model_id: str,
-    actors: ActorPool,
-    retries: int,
-) -> Iterator[LedgerEntry]:
-    """Classify groups of shards; an entry for each shard, which is taken out of `left`."""
-    if not groups:
-        return
-    # One block a group: a block is a task, and a task is the unit that is retried.
-    dataset = ray.data.from_items(
-        [{"group": ShardTask.group_to_json(group)} for group in groups], override_num_blocks=len(groups)
-    ).map_batches(
-        ShardClassifier,
-        fn_constructor_args=(
-            actors.bundle_path,
-            model_id,
-            actors.columns,
-            actors.cpus,
-            bool(actors.gpus),
-            actors.engine,
-            actors.precision,
-        ),
-        batch_size=1,
-        batch_format="numpy",
-        compute=actors.strategy(len(groups)),
-        num_cpus=actors.cpus,
-        num_gpus=actors.gpus,
-        # Nodes may come and go all night; what is bounded is how often one group is tried.
-        max_restarts=-1,
-        max_task_retries=retries,
-    )
-    dataset.context.max_errored_blocks = -1
-    # A group that takes long must not hold back the news of the others.
-    dataset.context.execution_options.preserve_order = False
+    most = actors.most or actors.room or MAX_AUTOSCALED_ACTORS
+    groups = [_Group([tasks[part] for part in group]) for group in group_shards(shards, most)]
+    work = _Work(actors, plan.model_id, groups)
     try:
-        for row in dataset.iter_rows():
-            for entry in json.loads(row["done"]):
-                # Should Ray ever hand out a task twice, its second result is no further part.
-                if left.pop(entry["part"], None):
-                    yield LedgerEntry(**entry)
+        yield from work.run(min(len(groups), most))
     except RayError as error:
-        reason = " ".join(str(error).split())[:300]
         raise IncompleteError(
-            f"the classification broke off ({reason}); whole parts are kept: start the same command again"
+            f"the classification broke off ({_last_line(error)}); whole parts are kept: start the same "
+            "command again"
         ) from error
+    finally:
+        work.stop()
+
+
+@dataclass
+class _Group:
+    """Shards that are classified together, and how often the worker died over them."""
+
+    tasks: list[ShardTask]
+    deaths: int = 0
+
+
+class _Work:
+    """Groups, the actors that take them, and who is at work on what."""
+
+    def __init__(self, actors: ActorPool, model_id: str, groups: Sequence[_Group]) -> None:
+        self._actors, self._model_id = actors, model_id
+        self._groups = deque(groups)
+        # An actor gets its first group once it runs, which on a cluster without room may be never.
+        self._starting: dict[ray.ObjectRef, _Actor] = {}
+        self._idle: list[_Actor] = []
+        self._at_work: dict[ray.ObjectRef, tuple[_Actor, _Group]] = {}
+        self._failed_starts = 0
+
+    def run(self, actors: int) -> Iterator[LedgerEntry]:
+        """An entry for each shard, as they are done."""
+        for _ in range(actors):
+            self._start_one()
+        while self._groups or self._at_work:
+            while self._groups and self._idle:
+                actor, group = self._idle.pop(), self._groups.popleft()
+                # A group is minutes of work: none waits for a busy actor while another is idle.
+                self._at_work[actor.classify.remote(group.tasks)] = (actor, group)
+            (ready,), _ = ray.wait([*self._at_work, *(self._starting if self._groups else ())])
+            if ready in self._starting:
+                self._take_started(ready)
+            else:
+                yield from self._take_result(ready)
+
+    def stop(self) -> None:
+        """End all actors."""
+        for actor in (*self._starting.values(), *self._idle, *(actor for actor, _ in self._at_work.values())):
+            ray.kill(actor)
+
+    def _start_one(self) -> None:
+        actor = self._actors.create(self._model_id)
+        self._starting[actor.__ray_ready__.remote()] = actor
+
+    def _take_started(self, ready: ray.ObjectRef) -> None:
+        actor = self._starting.pop(ready)
+        try:
+            ray.get(ready)
+        except RayActorError as error:
+            self._failed_starts += 1
+            hopeless = getattr(error, "actor_init_failed", False) or self._failed_starts > MAX_DEATHS
+            if hopeless and not (self._idle or self._at_work or self._starting):
+                raise
+            if not hopeless:
+                self._start_one()
+        else:
+            self._failed_starts = 0
+            self._idle.append(actor)
+
+    def _take_result(self, ready: ray.ObjectRef) -> Iterator[LedgerEntry]:
+        actor, group = self._at_work.pop(ready)
+        try:
+            entries: list[LedgerEntry] = ray.get(ready)
+        except RayActorError as error:
+            self._start_one()
+            group.deaths += 1
+            yield from self._try_again(group, error)
+        except RayError as error:
+            self._idle.append(actor)
+            group.deaths = MAX_DEATHS
+            yield from self._try_again(group, error)
+        else:
+            self._idle.append(actor)
+            yield from entries
+
+    def _try_again(self, group: _Group, error: RayError) -> Iterator[LedgerEntry]:
+        """Put a group back, or one by one the shards of it, or give a shard up."""
+        if len(group.tasks) > 1 and group.deaths >= MAX_DEATHS_OF_A_GROUP:
+            self._groups.extend(_Group([task]) for task in group.tasks)
+        elif group.deaths < MAX_DEATHS:
+            self._groups.append(group)
+        else:
+            (task,) = group.tasks
+            died = f"its worker died {MAX_DEATHS} times, for lack of memory perhaps"
+            reason = died if isinstance(error, RayActorError) else _last_line(error)
+            yield task.entry(failed=f"{task.shard}: {reason}")
+
+
+def _last_line(error: RayError) -> str:
+    """What was raised, without the traceback before it."""
+    return str(error).strip().splitlines()[-1][:300]
 
 
 def group_shards(shards: Sequence[PlannedShard], actors: int) -> list[list[str]]:

@@ -6,12 +6,10 @@ shard's part whole. No image passes through the object store, and what it return
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -86,13 +84,15 @@ class ShardClassifier:
         # Parts are packed and sent off while the engines go on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        # As text: as a column of structs, the classes of one shard would become nulls of another.
-        groups = map(ShardTask.group_from_json, batch["group"])
-        return {"done": [json.dumps([asdict(entry) for entry in self._classify(group)]) for group in groups]}
+    def classify(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry]:
+        """Classify a group of shards.
 
-    def _classify(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry]:
-        """An entry for each task; what a store that is away for minutes ended is tried again."""
+        Returns
+        -------
+        list of LedgerEntry
+            One for each task: its part's, or why it has none. What a store that is away for minutes ended is
+            tried again first.
+        """
         entries: list[LedgerEntry] = []
         for attempt in range(1, ATTEMPTS + 1):
             again = []

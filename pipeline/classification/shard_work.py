@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -36,19 +35,6 @@ class ShardTask:
     shard: str
     part: str
     record: PartRecord
-
-    @staticmethod
-    def group_to_json(tasks: Sequence[ShardTask]) -> str:
-        """Tasks as text, which Ray Data carries without pickling; `group_from_json` is its inverse."""
-        return json.dumps([asdict(task) for task in tasks])
-
-    @classmethod
-    def group_from_json(cls, text: str) -> list[ShardTask]:
-        """The tasks that `group_to_json` described."""
-        return [
-            cls(fields["shard"], fields["part"], PartRecord(**fields["record"]))
-            for fields in json.loads(text)
-        ]
 
     def entry(self, **facts: Any) -> LedgerEntry:
         """The ledger's line on this task."""

@@ -3,12 +3,18 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from hiwl_core.errors import IncompleteError
 from pipeline.catalog.plan import PlannedShard
-from pipeline.classification.actor_pool import group_shards
+from pipeline.classification.actor_pool import ActorPool, classify_shards, group_shards
+from pipeline.classification.plan import catalog_settings, plan_catalog
+from pipeline.cluster import ClusterResources
 from pipeline.read_ahead import read_ahead
+from pipeline.shards.cutout_shards import Columns
+from tests.drawings import write_labeled_shard
 
 
 def shards(*rows: int | None) -> list[PlannedShard]:
@@ -35,6 +41,20 @@ def test_small_shards_go_together(rows: list[int | None], actors: int, sizes: li
     groups = group_shards(shards(*rows), actors)
     assert [len(group) for group in groups] == sizes
     assert [part for group in groups for part in group] == [f"{i}.parquet" for i in range(len(rows))]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_actors_that_cannot_begin_end_the_classification(random_model: str, tmp_path: Path) -> None:
+    write_labeled_shard(tmp_path / "sky" / "a.parquet", {"CRS": 2})
+    catalog = str(tmp_path / "catalog")
+    settings = catalog_settings(Columns(), [], "routed")
+    # As if the bundle had been changed since the catalog was planned.
+    plan = plan_catalog(catalog, str(tmp_path / "sky"), "another", settings, Columns(), ["object_id"], [])
+    cluster = ClusterResources(cpus=2, gpus=0)
+    actors = ActorPool.on(cluster, random_model, Columns(), "auto", "auto", workers=2, gpu=None)
+    with pytest.raises(IncompleteError, match=r"broke off .* not another.*start the same command again"):
+        list(classify_shards(catalog, plan, list(plan.shards.values()), actors))
+    assert not list((tmp_path / "catalog").glob("*.parquet"))
 
 
 def test_items_are_read_ahead_in_order_and_not_too_far() -> None:

@@ -45,11 +45,9 @@ def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str]
     for shard in shards:
         record = PartRecord(shard, inspect_shard(shard).fingerprint, model_id, settings)
         part = f"{catalog}/{shard.rsplit('/', 1)[-1]}"
-        done = json.loads(
-            actor({"group": [ShardTask.group_to_json([ShardTask(shard, part, record)])]})["done"][0]
-        )[0]
-        assert not done["failed"]
-        rows += sum(done["statuses"].values())
+        (done,) = actor.classify([ShardTask(shard, part, record)])
+        assert not done.failed
+        rows += sum(done.statuses.values())
     return rows
 
 

@@ -6,7 +6,8 @@
 IMAGES is a folder of JPEGs, such as Galaxy Zoo's of 424 px; they are repeated under ids of their own to
 --rows rows of cutout shards. Each round runs in turn, each in a process of its own:
 
-ceiling    the engine and the decoder alone, by `benchmarks/ceiling.py`
+ceiling    the engine and the decoder alone, by `benchmarks/ceiling.py`; before each of the others, since a
+           shared machine may be slower the next minute
 stage 1    `hiwl classify` with a bundle that routes nothing on, so that it does what the ceiling does
 cascade    `hiwl classify` with a bundle that routes 15.6 % on to stage 2, as many as CSS and EO are of Galaxy
            Zoo's clean sample (4,481 of 28,790; Ma et al. 2023)
@@ -66,7 +67,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="for each figure of the ceiling")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--work", type=Path, help="folder for the data; default one that is removed")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for the data, kept, and used if it is there; default one that is removed",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     # So that the jobs are ended too when this script is.
@@ -77,22 +82,22 @@ def main() -> None:
         catalogs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work)))
         images = sorted(options.images.glob("*.jpg"))
         contents = [path.read_bytes() for path in images]
-        fill(work / "sky", images, options.rows)
+        fill(catalogs / "sky", images, options.rows)
         for name, routed in SUBJECTS.items():
-            random_bundle(
-                work / name, 0, max(CROP, options.size), options.size, options.backbone, contents, routed
-            )
+            if not (work / name / "bundle.json").exists():
+                random_bundle(
+                    work / name, 0, max(CROP, options.size), options.size, options.backbone, contents, routed
+                )
         chosen = ["--engine", options.engine, "--precision", options.precision]
         rounds: list[dict[str, Any]] = []
         for number in range(options.rounds):
-            alone = ceiling(work, options.images, options.seconds, chosen)
-            runs = {
-                name: classify(work / name, work / "sky", catalogs / f"{name}-{number}", chosen)
-                for name in SUBJECTS
-            }
-            rounds.append({"ceiling": alone, **runs, "ray": ray_start()})
+            alone, runs = [], {}
+            for name in SUBJECTS:
+                alone.append(ceiling(work, options.images, options.seconds, chosen))
+                runs[name] = classify(work / name, catalogs / "sky", catalogs / f"{name}-{number}", chosen)
+            rounds.append({"ceilings": alone, **runs, "ray": ray_start()})
             print(
-                f"round {number + 1}: engine {alone['stage1']:.1f}, decoder {alone['decoder']:.1f}, "
+                f"round {number + 1}: engine {' and '.join(str(round(one['stage1'], 1)) for one in alone)}, "
                 + ", ".join(f"{name} {run['rate']:.1f}" for name, run in runs.items())
                 + " images/s",
                 flush=True,
@@ -139,8 +144,9 @@ def ray_start() -> float:
 
 def summary(rounds: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """Medians and ranges, and the ratios of the medians."""
-    engine = spread([one["ceiling"]["stage1"] for one in rounds])
-    decoder = spread([one["ceiling"]["decoder"] for one in rounds])
+    ceilings = [alone for one in rounds for alone in one["ceilings"]]
+    engine = spread([alone["stage1"] for alone in ceilings])
+    decoder = spread([alone["decoder"] for alone in ceilings])
     rates = {name: spread([one[name]["rate"] for one in rounds]) for name in SUBJECTS}
     slower = min(engine["median"], decoder["median"])
     # Of two cores that decode and compute in turn.
@@ -149,7 +155,7 @@ def summary(rounds: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
         "backbone": options.backbone,
         "size": options.size,
         "rows": options.rows,
-        "computing": rounds[0]["ceiling"]["engine"],
+        "computing": ceilings[0]["engine"],
         "engine": engine,
         "decoder": decoder,
         "classify": rates["stage 1"],

@@ -84,7 +84,7 @@ def rates(axes: Axes, figures: dict[str, Any], peers: dict[str, Any] | None) -> 
 
 def work(axes: Axes, figures: dict[str, Any]) -> None:
     """Core-milliseconds that an image takes, by what they are spent on."""
-    threads = figures["rounds"][0]["ceiling"]["threads"]
+    threads = figures["rounds"][0]["ceilings"][0]["threads"]
     network, decoding, all_of_it = (
         1000 * threads / figures[name]["median"] for name in ("engine", "decoder", "classify")
     )

@@ -65,13 +65,13 @@ class StageModel:
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A trained cascade and where it comes from.
+    """A trained cascade, or a single trained network, and where it comes from.
 
     Parameters
     ----------
     taxonomy : Taxonomy
     stages : dict of StageModel
-        Under ``"stage1"`` and ``"stage2"``.
+        Under each of ``taxonomy.stages``.
     member_frequencies : numpy.ndarray of float64, shape (M,)
         Shares of stage 2's classes among the training galaxies.
     views : int
@@ -99,6 +99,20 @@ class ModelBundle:
     def smallest_cutout(self) -> int:
         """Pixels that a cutout's shorter side must have."""
         return max(stage.preprocessing.center_crop for stage in self.stages.values())
+
+    def check_stage2(self, always: bool) -> None:
+        """Check that there is a stage 2 if it is to run on every galaxy.
+
+        Raises
+        ------
+        UserError
+            If there is none.
+        """
+        if always and not self.taxonomy.combined:
+            raise UserError(
+                "--stage2 always: this model has no stage 2, its one network tells all classes apart and the "
+                "probabilities are exact without it; leave the option out"
+            )
 
 
 def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:

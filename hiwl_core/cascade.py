@@ -1,9 +1,10 @@
-"""The cascade at prediction: routing, and five probabilities from two stages.
+"""The cascade at prediction: routing, and the probabilities of all classes from one or two stages.
 
 The label follows the paper's hard routing (Ma et al. 2023, MNRAS 519, 4765): an image goes through stage 1,
 and only if that calls it *combined* does stage 2 see it. The probabilities follow the product rule,
 p(member) = p1(combined) * p2(member); where stage 2 did not run, p1(combined) is divided by the frequencies
-of the members among the training galaxies.
+of the members among the training galaxies. With a flat taxonomy nothing is routed, and the probabilities are
+stage 1's own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class CascadePrediction:
     probabilities : numpy.ndarray of float32, shape (N, C)
         In the taxonomy's class order; rows sum to 1.
     combined : numpy.ndarray of float32, shape (N,)
-        Stage 1's probability of the combined class.
+        Stage 1's probability of the combined class; NaN if there is none.
     stage2 : numpy.ndarray of float32, shape (N, M)
         Stage 2's probabilities of the members; NaN where it did not run.
     """
@@ -102,10 +103,11 @@ def combine_stages(
             position = taxonomy.stage1_classes.index(name)
             probabilities[:, index] = stage1[:, position]
             labels[stage1_label == position] = index
+    combined = stage1[:, taxonomy.combined_index] if taxonomy.combined else np.full(len(stage1), np.nan)
     return CascadePrediction(
         class_indices=labels,
         probabilities=probabilities.astype(np.float32),
-        combined=stage1[:, taxonomy.combined_index].astype(np.float32),
+        combined=combined.astype(np.float32),
         stage2=stage2.astype(np.float32),
     )
 
@@ -136,7 +138,7 @@ def run_cascade(
     taxonomy: Taxonomy,
     always: bool = False,
 ) -> CascadePrediction:
-    """Run both stages, the second only on the rows that are routed to it.
+    """Run the stages, the second only on the rows that are routed to it.
 
     Parameters
     ----------

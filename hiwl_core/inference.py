@@ -41,6 +41,11 @@ class CascadeClassifier:
         Threads that decode; the decoders leave the interpreter free meanwhile.
     always_stage2 : bool
         Run stage 2 on every galaxy, not only on those routed to it.
+
+    Raises
+    ------
+    UserError
+        If stage 2 is to run on every galaxy and the model has none.
     """
 
     def __init__(
@@ -50,9 +55,12 @@ class CascadeClassifier:
         threads: int = 2,
         always_stage2: bool = False,
     ) -> None:
+        bundle.check_stage2(always_stage2)
         self._bundle, self._always, self._num_threads = bundle, always_stage2, threads
         self.engine = engine or choose_engine(threads=threads)
-        self._stages: dict[str, Engine] = {name: self._compiled(name) for name in ("stage1", "stage2")}
+        self._stages: dict[str, Engine] = {name: self._compiled(name) for name in bundle.taxonomy.stages}
+        # A flat model sends nothing on: its only stage stands where a second one would, and is never asked.
+        self._last = bundle.taxonomy.stages[-1]
         # Stages that see the same pixels share them.
         different = list(dict.fromkeys(stage.preprocessing for stage in bundle.stages.values()))
         self._transforms = tuple(map(EvalTransform, different))
@@ -97,7 +105,7 @@ class CascadeClassifier:
             self._threads,
             self._num_threads,
             self._stages["stage1"],
-            self._stages["stage2"],
+            self._stages[self._last],
             self._send_on,
             len(self._bundle.taxonomy.stage2_classes),
         )
@@ -141,7 +149,7 @@ class CascadeClassifier:
             statuses.append(status)
             for array, view in zip(pixels, views or (), strict=False):
                 array[row] = view
-        return DecodedBatch(statuses, pixels[self._view_of["stage1"]], pixels[self._view_of["stage2"]])
+        return DecodedBatch(statuses, pixels[self._view_of["stage1"]], pixels[self._view_of[self._last]])
 
     def _combined(
         self, statuses: list[str], stage1: np.ndarray, stage2: np.ndarray

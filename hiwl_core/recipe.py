@@ -2,6 +2,8 @@
 
 A recipe has a section for each stage; ``[stage2]`` inherits from ``[stage1]`` what it does not set. Overrides
 such as ``stage1.epochs=3`` are applied after the inheritance, so they change what they name and nothing else.
+With ``hierarchy = false`` there is one network for all classes: what is said of stage 2, in the file or by an
+override, is checked and left out, so that one list of overrides serves to compare both.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class TaxonomySection(Section):
 
     name: str
     classes: tuple[str, ...]
-    combined: tuple[str, ...]
-    combined_name: str
+    combined: tuple[str, ...] = ()
+    combined_name: str = ""
     descriptions: tuple[str, ...] = ()
 
 
@@ -142,7 +144,7 @@ class StageRecipe(Section):
 
 
 class Recipe(Section):
-    """A whole training: both stages, the seed, and how the trained cascade looks at an image."""
+    """A whole training: its stages, the seed, and how the trained model looks at an image."""
 
     name: str
     description: str
@@ -151,29 +153,50 @@ class Recipe(Section):
         default=1, description="Flips and quarter turns averaged at prediction: a galaxy has no up."
     )
     compile: Literal["auto", "off"] = Field(default="auto", description="torch.compile where it pays.")
+    hierarchy: bool = Field(default=True, description="Two stages; else one network for all classes.")
     taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
     rgb: RgbSettings = Field(default=RgbSettings(), description="Colors of FITS cutouts.")
     stage1: StageRecipe
-    stage2: StageRecipe
+    stage2: StageRecipe | None = None
+
+    @pydantic.field_validator("stage2")
+    @classmethod
+    def _only_with_hierarchy(
+        cls, stage2: StageRecipe | None, others: pydantic.ValidationInfo
+    ) -> StageRecipe | None:
+        return stage2 if others.data.get("hierarchy", True) else None
 
     @pydantic.model_validator(mode="after")
     def _stage1_starts_on_its_own(self) -> Recipe:
         if self.stage1.init == "stage1":
             raise ValueError('stage1.init: "stage1" is for stage 2')
-        if self.stage2.init == "stage1" and self.stage2.backbone != self.stage1.backbone:
+        if self.stage2 is None:
+            if self.hierarchy:
+                raise ValueError("missing key 'stage2'")
+        elif self.stage2.init == "stage1" and self.stage2.backbone != self.stage1.backbone:
             raise ValueError(f'stage2.init: "stage1" needs the backbone of stage 1, {self.stage1.backbone!r}')
         return self
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The recipe's classes."""
-        if self.taxonomy_section is None:
-            return GALAXY_ZOO
-        return Taxonomy.from_dict(self.taxonomy_section.model_dump())
+        """The recipe's classes, flat without hierarchy."""
+        section = self.taxonomy_section
+        taxonomy = Taxonomy.from_dict(section.model_dump()) if section else GALAXY_ZOO
+        if self.hierarchy and not taxonomy.combined:
+            raise UserError(
+                f"taxonomy {taxonomy.name!r} has no combined class: name its members in taxonomy.combined, "
+                "or set hierarchy = false"
+            )
+        return taxonomy if self.hierarchy else taxonomy.flat()
+
+    @property
+    def stages(self) -> dict[str, StageRecipe]:
+        """The sections of the stages that there are, by name."""
+        return {"stage1": self.stage1, **({"stage2": self.stage2} if self.stage2 else {})}
 
     def stage(self, name: str) -> StageRecipe:
         """The section of ``"stage1"`` or ``"stage2"``."""
-        return {"stage1": self.stage1, "stage2": self.stage2}[name]
+        return self.stages[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a bundle or run folder."""

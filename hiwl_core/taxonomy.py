@@ -1,13 +1,14 @@
-"""Two-layer taxonomies: the classes, and the few of them that the first stage does not tell apart.
+"""Taxonomies of one or two layers: the classes, and the few that the first stage does not tell apart.
 
 A taxonomy names the classes of a catalog and one *combined* class, a group of members that look alike.
 Stage 1 sees the combined class as one; stage 2 tells its members apart. Galaxy Zoo's five classes
 (Ma et al. 2023, MNRAS 519, 4765) are one instance, `GALAXY_ZOO`; any grouping of two layers is possible.
+A *flat* taxonomy has no combined class, and so no stage 2: stage 1 tells all classes apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ class Taxonomy:
     classes : tuple of str
         All classes, in the order of the catalog's probability columns.
     combined : tuple of str
-        The classes that stage 1 sees as one and stage 2 tells apart, at least two, in stage 2's order.
+        The classes that stage 1 sees as one and stage 2 tells apart, at least two, in stage 2's order; none
+        in a flat taxonomy.
     combined_name : str
-        The name of the combined class, not itself a class.
+        The name of the combined class, not itself a class; empty in a flat taxonomy.
     descriptions : tuple of str
         A few words for each class, for reports and column descriptions; may be empty.
 
@@ -43,8 +45,8 @@ class Taxonomy:
 
     name: str
     classes: tuple[str, ...]
-    combined: tuple[str, ...]
-    combined_name: str
+    combined: tuple[str, ...] = ()
+    combined_name: str = ""
     descriptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -53,10 +55,12 @@ class Taxonomy:
         strangers = [member for member in self.combined if member not in self.classes]
         if strangers:
             raise UserError(f"taxonomy {self.name!r}: combined {strangers} not among {list(self.classes)}")
-        if len(set(self.combined)) < 2 or len(set(self.combined)) != len(self.combined):
+        if bool(self.combined) != bool(self.combined_name):
+            raise UserError(f"taxonomy {self.name!r}: the combined class needs both its members and a name")
+        if len(self.combined) == 1 or len(set(self.combined)) != len(self.combined):
             raise UserError(f"taxonomy {self.name!r}: the combined class needs two or more different members")
-        if len(self.combined) >= len(self.classes):
-            raise UserError(f"taxonomy {self.name!r}: stage 1 needs a class beside the combined one")
+        if len(self.stage1_classes) < 2:
+            raise UserError(f"taxonomy {self.name!r}: stage 1 needs two classes or more to tell apart")
         if self.combined_name in self.classes:
             raise UserError(
                 f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class"
@@ -67,10 +71,20 @@ class Taxonomy:
                 f"{len(self.classes)} classes"
             )
 
+    def flat(self) -> Taxonomy:
+        """The same classes without a combined one."""
+        return replace(self, combined=(), combined_name="")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that there are: ``"stage1"``, and ``"stage2"`` if there is a combined class."""
+        return ("stage1", "stage2") if self.combined else ("stage1",)
+
     @property
     def stage1_classes(self) -> tuple[str, ...]:
         """Stage 1's classes: those told apart at once in catalog order, then the combined class."""
-        return (*(name for name in self.classes if name not in self.combined), self.combined_name)
+        at_once = tuple(name for name in self.classes if name not in self.combined)
+        return (*at_once, self.combined_name) if self.combined else at_once
 
     @property
     def stage2_classes(self) -> tuple[str, ...]:
@@ -79,12 +93,16 @@ class Taxonomy:
 
     @property
     def combined_index(self) -> int:
-        """Where the combined class stands among stage 1's classes."""
-        return len(self.stage1_classes) - 1
+        """Where the combined class stands among stage 1's classes; -1, which is no place, without one."""
+        return len(self.stage1_classes) - 1 if self.combined else -1
 
     def stage_classes(self, stage: str) -> tuple[str, ...]:
         """The classes of ``"stage1"`` or ``"stage2"``."""
         return {"stage1": self.stage1_classes, "stage2": self.stage2_classes}[stage]
+
+    def classes_seen(self, stage: str) -> tuple[str, ...]:
+        """The classes whose galaxies a stage learns from: all, or the members of the combined class."""
+        return {"stage1": self.classes, "stage2": self.combined}[stage]
 
     def encode(self, labels: np.ndarray | list[str]) -> np.ndarray:
         """Class indices of label strings.

@@ -58,7 +58,7 @@ def main(
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()
-    for title, table in (("The cascade", result.metrics), *_by_stage(result.stages)):
+    for title, table in (("The model", result.metrics), *_by_stage(result.stages)):
         click.echo(f"{title}, with 95 % intervals")
         click.echo(_pretty(table))
         click.echo()
@@ -72,7 +72,9 @@ def main(
 
 def _by_stage(stages: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     titles = {"stage1": "Stage 1 alone", "stage2": "Stage 2 alone, on the galaxies that stage 1 routed right"}
-    return [(titles[str(name)], table) for name, table in stages.groupby("stage")]
+    tables = [(titles[str(name)], table) for name, table in stages.groupby("stage")]
+    # An only stage is the model.
+    return tables if len(tables) > 1 else []
 
 
 def _pretty(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
 from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout, normalize
-from hiwl_core.taxonomy import GALAXY_ZOO
+from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from tests.drawings import CLASSES, draw_galaxy
 
 BACKBONE = "efficientnet_lite0"
@@ -28,6 +28,7 @@ def random_bundle(
     backbone: str = BACKBONE,
     images: Sequence[bytes] = (),
     routed: float | None = None,
+    taxonomy: Taxonomy = GALAXY_ZOO,
 ) -> str:
     """Write a bundle and return its folder.
 
@@ -43,6 +44,8 @@ def random_bundle(
         Encoded cutouts on which all classes are to occur; default drawn ones.
     routed : float, optional
         Share of the images that stage 1 is to send on to stage 2; default as it comes.
+    taxonomy : Taxonomy
+        Galaxy Zoo's, with or without its combined class.
     """
     torch.manual_seed(seed)
     preprocessing = Preprocessing(center_crop, input_size, (0.05, 0.04, 0.03), (0.1, 0.1, 0.1))
@@ -51,10 +54,10 @@ def random_bundle(
     pixels = torch.from_numpy(np.stack([transform(decode_cutout(image)) for image in images]))
     inputs = normalize(pixels, preprocessing.mean, preprocessing.std)
     stages = {}
-    for stage in ("stage1", "stage2"):
+    for stage in taxonomy.stages:
         network = create_backbone(
             backbone,
-            len(GALAXY_ZOO.stage_classes(stage)),
+            len(taxonomy.stage_classes(stage)),
             pretrained=backbone == BACKBONE,
             input_size=input_size,
         )
@@ -64,7 +67,8 @@ def random_bundle(
         if stage == "stage1" and routed is not None:
             _route(network, inputs, routed)
         stages[stage] = StageModel(backbone, preprocessing, 0.05, network.state_dict())
-    bundle = ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=1)
+    frequencies = np.array([0.13, 0.87][: len(taxonomy.combined)])
+    bundle = ModelBundle(taxonomy, stages, frequencies, views=1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in bundle_files(bundle).items():
         (folder / name).write_bytes(content)

@@ -80,7 +80,10 @@ def probability_column(class_name: str) -> str:
 
 
 def stage2_columns(taxonomy: Taxonomy) -> list[str]:
-    """Columns of stage 2's own probabilities: of all members but the last, which is one minus the others."""
+    """Columns of stage 2's own probabilities: of all members but the last, which is one minus the others.
+
+    A flat taxonomy has no members, and its catalogs no such column; `p_stage1_combined` is there, and null.
+    """
     return [f"p_stage2_{probability_column(name)[2:]}" for name in taxonomy.stage2_classes[:-1]]
 
 
@@ -95,7 +98,7 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
     carried : sequence of pyarrow.Field
         Columns taken over from the shards.
     """
-    members = " or ".join(taxonomy.combined)
+    members = " or ".join(taxonomy.combined) or "a combined class, which this model does not have"
     descriptions = taxonomy.descriptions or taxonomy.classes
     rows: list[tuple[str, pa.DataType, str, str, str]] = [
         ("object_id", id_type, "", "meta.id;meta.main", "Identifier of the galaxy"),

@@ -126,7 +126,8 @@ def classify(
     ------
     UserError
         Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
-        a catalog of another model, other settings or other shards, an engine that is not installed.
+        a catalog of another model, other settings or other shards, an engine that is not installed, a stage 2
+        that is to run always and is not there.
     IncompleteError
         If Ray gave up; whole parts are kept.
     """
@@ -138,6 +139,7 @@ def classify(
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
+    bundle.check_stage2(stage2 == "always")
     check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))

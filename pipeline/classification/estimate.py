@@ -137,6 +137,7 @@ def estimate(
     if price is not None and not 0 <= price < inf:
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
     bundle = read_bundle(bundle_path)
+    bundle.check_stage2(stage2 == "always")
     check_names(bundle.taxonomy, columns, carry)
     shards = count_shards(shards_path, columns, carry)
     compute = choose_compute()

@@ -160,7 +160,7 @@ def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSum
 
 def _stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) -> pd.DataFrame:
     tables = []
-    for stage in ("stage1", "stage2"):
+    for stage in taxonomy.stages:
         classes = taxonomy.stage_classes(stage)
         true, found = taxonomy.stage_targets(stage, truth), taxonomy.stage_targets(stage, predicted)
         right_way = (true >= 0) & (found >= 0)
@@ -211,7 +211,7 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
     ]
-    page = render_page("How good is the cascade?", facts, evaluation.confusion, evaluation.metrics, mistakes)
+    page = render_page("How good is the model?", facts, evaluation.confusion, evaluation.metrics, mistakes)
     storage.write_bytes(f"{evaluation.out}/{PAGE}", page.encode())
 
 

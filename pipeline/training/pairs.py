@@ -1,7 +1,8 @@
 """The nine pairs: the best checkpoints of both stages, scored together on the validation galaxies.
 
 Each validation galaxy is decoded once and seen by every stage-1 candidate; a stage-2 candidate sees those
-that any stage-1 candidate calls combined. The pairs are then combined from the stored probabilities.
+that any stage-1 candidate calls combined. The pairs are then combined from the stored probabilities. Without
+a stage 2 each candidate of stage 1 stands alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -49,13 +51,13 @@ def score_pairs(
     frequencies: np.ndarray,
     use_gpu: bool,
 ) -> pd.DataFrame:
-    """Score each pair of a stage-1 and a stage-2 checkpoint.
+    """Score each pair of a stage-1 and a stage-2 checkpoint, or each checkpoint of an only stage.
 
     Parameters
     ----------
     recipe : Recipe
     stages : dict of StageCandidates
-        Under ``"stage1"`` and ``"stage2"``.
+        Under the names of the recipe's stages, in order.
     val : CutoutStore
     frequencies : numpy.ndarray of float, shape (M,)
         Shares of the members in the combined class.
@@ -65,8 +67,9 @@ def score_pairs(
     Returns
     -------
     pandas.DataFrame
-        A row a pair, best first: `stage1_epoch`, `stage2_epoch`, `accuracy`, `mean_recall`, `recall_<class>`.
-        Of equally accurate pairs the one with the better mean recall comes first.
+        A row a pair, best first: `stage1_epoch`, `stage2_epoch` if there is such a stage, `accuracy`,
+        `mean_recall`, `recall_<class>`. Of equally accurate pairs the one with the better mean recall comes
+        first.
     """
     rows = [
         pa.table({"row": np.arange(start, min(start + ROWS_A_BATCH, len(val.class_indices)))})
@@ -86,43 +89,41 @@ def score_pairs(
     )
     parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
     order = np.argsort(np.concatenate([part["row"] for part in parts]))
-    stage1, stage2 = (
-        np.concatenate([part[stage] for part in parts])[order] for stage in ("stage1", "stage2")
-    )
-    return _table(recipe, stages, val.class_indices, stage1, stage2, frequencies)
+    found = {stage: np.concatenate([part[stage] for part in parts])[order] for stage in stages}
+    return _table(recipe, stages, val.class_indices, found, frequencies)
 
 
 def _table(
     recipe: Recipe,
     stages: dict[str, StageCandidates],
     truth: np.ndarray,
-    stage1: np.ndarray,
-    stage2: np.ndarray,
+    found: dict[str, np.ndarray],
     frequencies: np.ndarray,
 ) -> pd.DataFrame:
     taxonomy = recipe.taxonomy
+    nothing = np.empty((len(truth), 0))
     table = []
-    for i, first in enumerate(stages["stage1"].candidates):
-        sent_on = routed(stage1[:, i], taxonomy)
-        for j, second in enumerate(stages["stage2"].candidates):
-            second_stage = np.where(sent_on[:, None], stage2[:, j], np.nan)
-            prediction = combine_stages(stage1[:, i], second_stage, frequencies, taxonomy)
-            matrix = confusion_matrix(truth, prediction.class_indices, len(taxonomy.classes))
-            recalls = dict(zip(taxonomy.classes, recall(matrix), strict=True))
-            table.append(
-                {
-                    "stage1_epoch": first.epoch,
-                    "stage2_epoch": second.epoch,
-                    "accuracy": float(accuracy(matrix)),
-                    "mean_recall": float(np.nanmean(list(recalls.values()))),
-                    **{f"recall_{name}": float(share) for name, share in recalls.items()},
-                }
-            )
+    for chosen in product(*(range(len(stage.candidates)) for stage in stages.values())):
+        choice = dict(zip(stages, chosen, strict=True))
+        seen = {name: found[name][:, index] for name, index in choice.items()}
+        sent_on = routed(seen["stage1"], taxonomy)
+        second_stage = np.where(sent_on[:, None], seen.get("stage2", nothing), np.nan)
+        prediction = combine_stages(seen["stage1"], second_stage, frequencies, taxonomy)
+        matrix = confusion_matrix(truth, prediction.class_indices, len(taxonomy.classes))
+        recalls = dict(zip(taxonomy.classes, recall(matrix), strict=True))
+        table.append(
+            {
+                **{f"{name}_epoch": stages[name].candidates[index].epoch for name, index in choice.items()},
+                "accuracy": float(accuracy(matrix)),
+                "mean_recall": float(np.nanmean(list(recalls.values()))),
+                **{f"recall_{name}": float(share) for name, share in recalls.items()},
+            }
+        )
     return pd.DataFrame(table).sort_values(["accuracy", "mean_recall"], ascending=False, ignore_index=True)
 
 
 class _CandidateScorer:
-    """An actor that holds all candidates of both stages."""
+    """An actor that holds all candidates of all stages."""
 
     def __init__(
         self, recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore, use_gpu: bool
@@ -144,20 +145,18 @@ class _CandidateScorer:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = [decode_pixels(image, self._val.rgb).pixels for image in self._val.images(batch["row"])]
-        pixels = self._pixels("stage1", images)
-        stage1 = np.stack([probabilities(net, pixels) for net in self._networks["stage1"]], 1)
-        wanted = np.any([routed(stage1[:, i], self._taxonomy) for i in range(stage1.shape[1])], axis=0)
-        members = len(self._taxonomy.stage2_classes)
-        stage2 = np.full((len(images), len(self._networks["stage2"]), members), np.nan, dtype=np.float32)
-        if wanted.any():
-            pixels = self._pixels(
-                "stage2", [image for image, take in zip(images, wanted, strict=True) if take]
-            )
-            stage2[wanted] = np.stack([probabilities(net, pixels) for net in self._networks["stage2"]], 1)
-        return {"row": batch["row"], "stage1": stage1, "stage2": stage2}
-
-    def _pixels(self, stage: str, images: list[np.ndarray]) -> np.ndarray:
-        return np.stack([self._transforms[stage](image) for image in images])
+        found = {"row": batch["row"]}
+        wanted = np.ones(len(images), dtype=bool)
+        for name, networks in self._networks.items():
+            classes = len(self._taxonomy.stage_classes(name))
+            found[name] = seen = np.full((len(images), len(networks), classes), np.nan, dtype=np.float32)
+            if wanted.any():
+                transform = self._transforms[name]
+                pixels = np.stack([transform(images[row]) for row in np.flatnonzero(wanted)])
+                seen[wanted] = np.stack([probabilities(net, pixels) for net in networks], 1)
+            if name == "stage1":
+                wanted = np.any([routed(seen[:, i], self._taxonomy) for i in range(len(networks))], axis=0)
+        return found
 
 
 def _network(stage: StageCandidates, candidate: Candidate, num_classes: int) -> ImageClassifier:

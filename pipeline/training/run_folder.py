@@ -4,12 +4,13 @@ out/run.json                recipe and data of the run, to refuse another one in
 out/stage1/epoch_0007/      checkpoints, kept by Ray Train
 out/stage1_epochs.csv       metrics of each epoch
 out/stage1.json             marker: the stage is trained; its best checkpoints
-out/pairs.csv               the nine pairs on validation
+out/pairs.csv               the nine pairs on validation; without hierarchy, stage 1's three candidates
 out/bundle/                 the model bundle
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import pandas as pd
 from safetensors.torch import load
 
 from hiwl_core.errors import UserError
+from hiwl_core.recipe import Recipe
 from pipeline import storage
 
 __all__ = ["Candidate", "RunFolder"]
@@ -75,6 +77,9 @@ class RunFolder:
                     raise UserError(f"{self.path}/{name} was not made by `hiwl train`: choose another --out")
             return False
         begun = json.loads(storage.read_bytes(f"{self.path}/run.json"))
+        with contextlib.suppress(ValueError):
+            # A key that recipes did not have yet when the run began has its default.
+            begun["recipe"] = Recipe.model_validate(begun["recipe"]).to_dict()
         wanted = json.loads(json.dumps(description))
         differences = _differences(begun, wanted, "")
         if differences:

@@ -1,4 +1,7 @@
-"""Train a cascade: both stages by Ray Train, the nine pairs on validation, the best of them as a bundle."""
+"""Train a cascade: its stages by Ray Train, the nine pairs on validation, the best of them as a bundle.
+
+Without hierarchy the only stage is trained alike, and its candidates take the place of the pairs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,6 @@ __all__ = ["TrainingResult", "train"]
 
 # Decoding feeds a worker with a fraction of a core; Ray's CPUs are slots, not cores.
 FEED_CPUS = 0.5
-STAGES = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TrainingResult:
     bundle : str
         Folder of the model bundle.
     pairs : pandas.DataFrame or None
-        The scored pairs, best first; None if the run was complete before.
+        The scored pairs of checkpoints, best first; None if the run was complete before.
     seconds : float
         From the call to the bundle; of a resumed run, its last part.
     """
@@ -62,7 +64,7 @@ def train(
     workers: int | None = None,
     gpu: bool | None = None,
 ) -> TrainingResult:
-    """Train both stages and bundle the pair that is best on validation.
+    """Train the recipe's stages and bundle the checkpoints that are best on validation.
 
     A run that was killed goes on from its last checkpoint when it is started again with the same arguments.
 
@@ -97,7 +99,7 @@ def train(
         _check_classes(recipe, part, labeled.class_counts)
     if workers is not None:
         _check_workers(recipe, train_shards.class_counts, workers)
-    initial = {name: _initial_weights(recipe.stage(name)) for name in STAGES}
+    initial = {name: _initial_weights(stage) for name, stage in recipe.stages.items()}
     folder = RunFolder(out)
     description = _description(recipe, train_shards, val_shards)
     resumed = folder.check(description)
@@ -114,12 +116,10 @@ def train(
             _check_classes(recipe, part, counts[part])
         folder.claim(description)
         say(f"{'going on with' if resumed else 'starting'} the run in {folder.path}")
-        preprocessing = {name: stage_preprocessing(recipe.stage(name)) for name in STAGES}
+        preprocessing = {name: stage_preprocessing(stage) for name, stage in recipe.stages.items()}
         candidates: dict[str, list[Candidate]] = {}
-        for name in STAGES:
-            weights = (
-                candidates["stage1"][0].weights() if recipe.stage(name).init == "stage1" else initial[name]
-            )
+        for name, stage in recipe.stages.items():
+            weights = candidates["stage1"][0].weights() if stage.init == "stage1" else initial[name]
             job = StageJob(
                 stage=name,
                 recipe=recipe,
@@ -133,10 +133,10 @@ def train(
             )
             candidates[name] = folder.finished_stage(name) or fit_stage(job, folder, setup)
         stages = {
-            name: StageCandidates(recipe.stage(name).backbone, preprocessing[name], candidates[name])
-            for name in STAGES
+            name: StageCandidates(stage.backbone, preprocessing[name], candidates[name])
+            for name, stage in recipe.stages.items()
         }
-        say(f"scoring {len(candidates['stage1'])} x {len(candidates['stage2'])} pairs on validation")
+        say(f"scoring {' x '.join(str(len(best)) for best in candidates.values())} checkpoints on validation")
         members = np.array([counts["train"][name] for name in recipe.taxonomy.stage2_classes], dtype=float)
         frequencies = members / members.sum()
         pairs = score_pairs(recipe, stages, stores["val"], frequencies, use_gpu=setup.gpu)
@@ -191,19 +191,23 @@ def _check_classes(recipe: Recipe, part: str, counts: dict[str, int]) -> None:
         raise UserError(
             f"no training galaxy of class {missing} (there are {listed}): nothing to learn it from"
         )
-    if part == "val" and not any(counts[name] for name in taxonomy.combined):
-        members = " or ".join(taxonomy.combined)
-        raise UserError(f"no validation galaxy of class {members} (there are {listed}): stage 2 needs some")
+    for stage in taxonomy.stages:
+        seen = taxonomy.classes_seen(stage)
+        if part == "val" and not any(counts[name] for name in seen):
+            raise UserError(
+                f"no validation galaxy of class {' or '.join(seen)} (there are {listed}): {stage} needs some"
+            )
 
 
 def _check_workers(recipe: Recipe, counts: dict[str, int], workers: int) -> None:
     """Each worker needs two images of each batch, or batch normalization has nothing to normalize by."""
     taxonomy = recipe.taxonomy
-    drawn = {"stage1": sum(counts.values()), "stage2": sum(counts[name] for name in taxonomy.combined)}
     smallest = min(
         stop - start
-        for name in STAGES
-        for start, stop in batch_bounds(drawn[name], recipe.stage(name).batch_size)
+        for name, stage in recipe.stages.items()
+        for start, stop in batch_bounds(
+            sum(counts[seen] for seen in taxonomy.classes_seen(name)), stage.batch_size
+        )
     )
     if workers < 1 or smallest < 2 * workers:
         raise UserError(
@@ -229,7 +233,7 @@ def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: Labele
 
 
 def _load(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards) -> dict[str, CutoutStore]:
-    stages = [recipe.stage(name) for name in STAGES]
+    stages = recipe.stages.values()
     smallest = {
         "train": max(stage.augmentation.center_crop for stage in stages),
         "val": max(stage.center_crop for stage in stages),

@@ -15,6 +15,7 @@ from hiwl_core.inference import CascadeClassifier
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.broken_inputs import encode, fits_file
+from tests.bundles import random_bundle
 from tests.drawings import draw_galaxy
 
 PREPROCESSING = Preprocessing(64, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -101,6 +102,22 @@ def test_three_files_and_no_pickle(folder: Path) -> None:
     assert not any(
         file.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK") for file in folder.iterdir()
     )
+
+
+def test_a_flat_bundle_has_one_network(tmp_path: Path) -> None:
+    folder = Path(random_bundle(tmp_path / "flat", taxonomy=GALAXY_ZOO.flat()))
+    assert sorted(file.name for file in folder.iterdir()) == ["bundle.json", "stage1.safetensors"]
+    bundle = load_bundle(folder)
+    assert bundle.taxonomy == GALAXY_ZOO.flat()
+    images = [draw_galaxy(label, seed) for label in GALAXY_ZOO.classes for seed in range(8)]
+    statuses, prediction = CascadeClassifier(bundle).classify([*images, None])
+    assert statuses == ["ok"] * 40 + ["missing"]
+    assert (prediction.class_indices == prediction.probabilities.argmax(axis=1)).all()
+    assert len(np.unique(prediction.class_indices)) > 2
+    assert np.isnan(prediction.combined).all()
+    assert CascadeClassifier(bundle).classify([None])[1].probabilities.shape == (0, 5)
+    with pytest.raises(UserError, match="--stage2 always: this model has no stage 2"):
+        CascadeClassifier(bundle, always_stage2=True)
 
 
 def test_the_model_id_changes_with_the_weights(folder: Path) -> None:

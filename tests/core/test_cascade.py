@@ -55,6 +55,19 @@ def test_stage2_sees_only_what_is_routed_to_it(always: bool) -> None:
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_flat_taxonomy_has_the_networks_own_probabilities() -> None:
+    stage1 = np.array([[0.1, 0.1, 0.2, 0.1, 0.5], [0.2, 0.2, 0.3, 0.2, 0.1]])
+    flat = GALAXY_ZOO.flat()
+    # The last class must not be taken for a combined one.
+    prediction = run_cascade(lambda rows: stage1[rows], pytest.fail, 2, np.empty(0), flat)
+    assert [CLASSES[i] for i in prediction.class_indices] == ["SPI", "CSS"]
+    assert prediction.probabilities == pytest.approx(stage1)
+    assert prediction.confidence == pytest.approx([0.5, 0.3])
+    assert np.isnan(prediction.combined).all()
+    assert prediction.stage2.shape == (2, 0)
+
+
 def test_no_objects_no_rows() -> None:
     empty = run_cascade(
         lambda rows: np.empty((0, 4)), lambda rows: np.empty((0, 2)), 0, FREQUENCIES, GALAXY_ZOO

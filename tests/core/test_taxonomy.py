@@ -23,6 +23,16 @@ def test_another_grouping() -> None:
     assert Taxonomy.from_dict(taxonomy.to_dict()) == taxonomy
 
 
+def test_a_flat_taxonomy_has_one_stage_for_all_classes() -> None:
+    flat = GALAXY_ZOO.flat()
+    assert (flat.stages, GALAXY_ZOO.stages) == (("stage1",), ("stage1", "stage2"))
+    assert flat.stage1_classes == flat.classes_seen("stage1") == GALAXY_ZOO.classes
+    assert flat.stage2_classes == ()
+    assert flat.stage_targets("stage1", np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert flat.flat() == flat == Taxonomy.from_dict(flat.to_dict())
+    assert Taxonomy("x", ("a", "b")).stage1_classes == ("a", "b")
+
+
 def test_unknown_label_names_itself_and_the_classes() -> None:
     with pytest.raises(UserError, match="unknown class 'BAR' in the labels.*CRS, IBS, CSS, EO, SPI"):
         GALAXY_ZOO.encode(["CRS", "BAR"])
@@ -36,6 +46,9 @@ def test_unknown_label_names_itself_and_the_classes() -> None:
         (("a", "b", "c"), ("a", "d"), "ad"),
         (("a", "b"), ("a", "b"), "ab"),
         (("a", "b", "c"), ("a", "b"), "c"),
+        (("a", "b", "c"), ("a", "b"), ""),
+        (("a", "b", "c"), (), "ab"),
+        (("a",), (), ""),
     ],
 )
 def test_impossible_taxonomies_are_refused(classes: tuple, combined: tuple, combined_name: str) -> None:

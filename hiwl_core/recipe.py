@@ -14,11 +14,13 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from hiwl_core.class_distances import class_distances, stage_distances
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
@@ -119,7 +121,14 @@ class StageRecipe(Section):
     )
     batch_size: int = Field(gt=0, description="Images a step, over all workers.")
     sampling: Literal["plain", "weighted"]
-    label_smoothing: float = Field(ge=0, lt=1)
+    label_smoothing: float = Field(ge=0, lt=1, description="Probability taken from the true class.")
+    smoothing: Literal["uniform", "similarity", "online"] = Field(
+        default="uniform", description="Who gets it: all others alike, those near by, those it is taken for."
+    )
+    similarity_beta: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="How fast likeness falls with distance; 0: not."
+    )
+    online_alpha: float = Field(default=0.5, ge=0, le=1, description="Weight of the hard label, if online.")
     ema_memory: float = Field(
         default=0.0,
         ge=0,
@@ -156,6 +165,9 @@ class Recipe(Section):
     hierarchy: bool = Field(default=True, description="Two stages; else one network for all classes.")
     taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
     rgb: RgbSettings = Field(default=RgbSettings(), description="Colors of FITS cutouts.")
+    distances: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(
+        default={}, description="Of pairs of classes, each once, for similarity smoothing."
+    )
     stage1: StageRecipe
     stage2: StageRecipe | None = None
 
@@ -198,6 +210,18 @@ class Recipe(Section):
         """The section of ``"stage1"`` or ``"stage2"``."""
         return self.stages[name]
 
+    def stage_distances(self, name: str) -> np.ndarray | None:
+        """Distances of a stage's classes, float64 of shape (K, K); None unless it is smoothed by them.
+
+        Raises
+        ------
+        UserError
+            See `hiwl_core.class_distances.stage_distances`.
+        """
+        if self.stage(name).smoothing != "similarity":
+            return None
+        return stage_distances(self.taxonomy, name, self.distances)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a bundle or run folder."""
         return self.model_dump(mode="json", by_alias=True)
@@ -229,7 +253,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         _apply(data, override)
     try:
         recipe = Recipe.model_validate(data)
-        recipe.taxonomy  # noqa: B018 -- its own checks belong to the recipe's
+        # Their own checks belong to the recipe's.
+        class_distances(recipe.taxonomy, recipe.distances)
+        for stage in recipe.stages:
+            recipe.stage_distances(stage)
     except pydantic.ValidationError as error:
         raise UserError(f"recipe {name!r}: {_explain(error)}") from None
     return recipe

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -17,8 +18,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.device import ComputePlan
+from hiwl_core.errors import UserError
 from hiwl_core.recipe import StageRecipe
-from hiwl_core.smoothing import torch_label_smoothing
+from hiwl_core.smoothing import OnlineTargets, similarity_targets, torch_label_smoothing
 
 __all__ = ["StageLearner", "early_stop", "ema_decay"]
 
@@ -44,6 +46,13 @@ class StageLearner:
         Whether to compile the network where that pays.
     distribute : callable, optional
         Wraps the network for data-parallel training.
+    distances : numpy.ndarray of float, shape (num_classes, num_classes), optional
+        Between the classes, which similarity smoothing needs.
+
+    Raises
+    ------
+    UserError
+        If it needs them and there are none.
     """
 
     def __init__(
@@ -56,9 +65,16 @@ class StageLearner:
         compute: ComputePlan,
         compile_model: bool = True,
         distribute: Callable[[nn.Module], nn.Module] | None = None,
+        distances: np.ndarray | None = None,
     ) -> None:
         self.recipe, self.preprocessing, self.compute = recipe, preprocessing, compute
         self.smoothing = torch_label_smoothing(num_classes, recipe.label_smoothing)
+        self._similar = _similar_targets(recipe, distances, compute.device)
+        self._online = (
+            OnlineTargets(num_classes, recipe.label_smoothing, recipe.online_alpha, compute.device)
+            if recipe.smoothing == "online"
+            else None
+        )
         if recipe.batch_norm_momentum is not None:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -101,7 +117,7 @@ class StageLearner:
         with self.compute.autocast():
             logits = forward(self._inputs(pixels))
         targets = targets.to(self.compute.device, non_blocking=True)
-        total = cross_entropy(logits.float(), targets, label_smoothing=self.smoothing, reduction="sum")
+        total = self._loss(logits.float(), targets)
         # Workers may have one image more or less; their averaged gradients are then those of the whole batch.
         (total * world_size / global_batch).backward()
         self.optimizer.step()
@@ -112,8 +128,16 @@ class StageLearner:
             self.averaged.update_parameters(self.model)
         return total.detach()
 
-    def end_epoch(self) -> None:
-        """Advance schedules that run by the epoch."""
+    def end_epoch(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        """Advance what runs by the epoch: schedules, and targets that follow the network.
+
+        Parameters
+        ----------
+        total : callable
+            From a tensor of this worker to its sum over all workers, who all call it.
+        """
+        if self._online is not None:
+            self._online.end_epoch(total)
         if self.recipe.optimizer.schedule != "one_cycle":
             self.schedule.step()
 
@@ -150,6 +174,7 @@ class StageLearner:
             "averaged": self.averaged.state_dict() if self.averaged is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "online": self._online.state_dict() if self._online is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,6 +184,17 @@ class StageLearner:
             self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self._online is not None:
+            self._online.load_state_dict(state["online"])
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the losses of a worker's images, by the recipe's smoothing."""
+        if self._online is not None:
+            self._online.observe(logits, targets)
+            return cross_entropy(logits, self._online.table[targets], reduction="sum")
+        if self._similar is not None:
+            return cross_entropy(logits, self._similar[targets], reduction="sum")
+        return cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="sum")
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.compute.device, non_blocking=True)
@@ -179,6 +215,17 @@ def early_stop(losses: list[float], patience: int) -> bool:
     if patience == 0 or len(losses) <= patience:
         return False
     return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def _similar_targets(
+    recipe: StageRecipe, distances: np.ndarray | None, device: torch.device
+) -> Tensor | None:
+    if recipe.smoothing != "similarity":
+        return None
+    if distances is None:
+        raise UserError("similarity smoothing needs the distances of the classes")
+    table = similarity_targets(torch.from_numpy(distances), recipe.label_smoothing, recipe.similarity_beta)
+    return table.to(device)
 
 
 def _averaged_model(model: nn.Module, recipe: StageRecipe, steps_per_epoch: int) -> AveragedModel | None:

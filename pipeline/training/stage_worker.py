@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
                 "workers": world_size,
             }
         )
-        learner.end_epoch()
+        learner.end_epoch(partial(_summed, world_size=world_size))
         if rank == 0:
             RunFolder(job.out).write_epochs(job.stage, history)
             job.say(_epoch_line(job.stage, recipe.epochs, history))
@@ -157,6 +158,7 @@ def stage_learner(job: StageJob, steps_per_epoch: int, compute: ComputePlan, wor
         compute,
         compile_model=job.recipe.compile == "auto",
         distribute=ray.train.torch.prepare_model if world_size > 1 else None,
+        distances=job.recipe.stage_distances(job.stage),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import available_recipes, load_recipe
+from hiwl_core.recipe import Recipe, available_recipes, load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 
 
@@ -65,6 +65,12 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
         ("stage1.epochs=many", "stage1.epochs: .*integer.*not 'many'"),
         ("stage1.sampling=heavy", "stage1.sampling: .*'plain' or 'weighted', not 'heavy'"),
         ("stage1.label_smoothing=1.0", "stage1.label_smoothing: .*less than 1"),
+        ("stage2.smoothing=soft", "stage2.smoothing: .*'uniform', 'similarity' or 'online', not 'soft'"),
+        ("stage1.similarity_beta=-1", "stage1.similarity_beta: .*greater than or equal to 0, not -1"),
+        ("stage1.online_alpha=1.5", "stage1.online_alpha: .*less than or equal to 1, not 1.5"),
+        ("distances.CRS.IBS=-1", "distances.CRS.IBS: .*greater than or equal to 0, not -1"),
+        ("distances.CRS.BAR=1", "distances.CRS.BAR: 'BAR' is not a class, taxonomy 'galaxy-zoo' has CRS"),
+        ("hierarchy=maybe", "hierarchy: .*boolean.*not 'maybe'"),
         ("stage1.init=stage1", "is for stage 2"),
         ("stage2.backbone=efficientnet_b0", "needs the backbone of stage 1"),
         ("stage1.optimizer.schedule=cosine", "optimizer.t_max: the cosine schedule needs it"),
@@ -85,20 +91,65 @@ def test_an_unknown_recipe_names_those_there_are() -> None:
         load_recipe("papr")
 
 
-def test_a_file_with_a_taxonomy_of_its_own(tmp_path: Path) -> None:
-    text = (
-        Path("hiwl_core/recipes/demo.toml").read_text()
-        + """
+BARS = """
 [taxonomy]
 name = "bars"
 classes = ["bar", "ring", "none"]
+"""
+STRUCTURE = """
 combined = ["bar", "ring"]
 combined_name = "structure"
 """
-    )
-    (tmp_path / "bars.toml").write_text(text)
-    recipe = load_recipe(str(tmp_path / "bars.toml"))
+
+
+def write_recipe(folder: Path, sections: str) -> str:
+    """The demo recipe with further sections, as a file."""
+    path = folder / "bars.toml"
+    path.write_text(Path("hiwl_core/recipes/demo.toml").read_text() + sections)
+    return str(path)
+
+
+def test_a_file_with_a_taxonomy_of_its_own(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, BARS + STRUCTURE))
     assert recipe.taxonomy.stage1_classes == ("none", "structure")
+
+
+def test_without_hierarchy_there_is_no_stage_2_whatever_is_said_of_it(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", ["hierarchy=false", "stage2.epochs=9", "stage1.backbone=efficientnet_b0"])
+    assert recipe.taxonomy == GALAXY_ZOO.flat()
+    assert list(recipe.stages) == ["stage1"]
+    assert recipe.to_dict()["stage2"] is None
+    with pytest.raises(UserError, match=r"unknown key 'stage2\.epocs'"):
+        load_recipe("demo", ["hierarchy=false", "stage2.epocs=9"])
+    text = Path("hiwl_core/recipes/demo.toml").read_text()
+    (tmp_path / "flat.toml").write_text("hierarchy = false\n" + text[: text.index("[stage2]")])
+    assert load_recipe(str(tmp_path / "flat.toml")).stage1 == load_recipe("demo").stage1
+
+
+def test_a_taxonomy_without_a_combined_class_is_for_recipes_without_hierarchy(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, BARS)
+    with pytest.raises(UserError, match=r"'bars' has no combined class: .* set hierarchy = false"):
+        load_recipe(path)
+    assert load_recipe(path, ["hierarchy=false"]).taxonomy.stage1_classes == ("bar", "ring", "none")
+
+
+def test_similarity_needs_the_distances_of_the_classes_it_tells_apart(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, BARS + STRUCTURE)
+    with pytest.raises(
+        UserError, match=r"no distance between bar and none, which .* stage1 needs: set distances\.bar\.none"
+    ):
+        load_recipe(path, ["stage1.smoothing=similarity"])
+    recipe = load_recipe(
+        path, ["stage1.smoothing=similarity", "distances.bar.none=1", "distances.none.ring=3"]
+    )
+    assert recipe.stage_distances("stage1").tolist() == [[0, 2], [2, 0]]
+    assert recipe.stage_distances("stage2") is None
+
+
+@pytest.mark.parametrize("overrides", [[], ["hierarchy=false"], ["distances.CSS.EO=0.2"]])
+def test_a_recipe_comes_back_from_the_data_of_a_bundle(overrides: list[str]) -> None:
+    recipe = load_recipe("demo", overrides)
+    assert Recipe.model_validate(recipe.to_dict()) == recipe
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:

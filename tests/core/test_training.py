@@ -1,16 +1,24 @@
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.distributed
+from torch import Tensor, nn
+from torch.multiprocessing import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.device import ComputePlan
+from hiwl_core.errors import UserError
 from hiwl_core.recipe import StageRecipe, load_recipe
+from hiwl_core.sampling import batch_bounds, rank_share
 from hiwl_core.training import StageLearner, early_stop, ema_decay
 
 PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 COMPUTE = ComputePlan(torch.device("cpu"), None, can_compile=False)
+LINE = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]])
 
 
 def stage(*overrides: str) -> StageRecipe:
@@ -46,17 +54,21 @@ def test_loss_falls(optimizer: str, schedule: str) -> None:
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
-def test_a_resumed_learner_goes_on_exactly() -> None:
-    recipe = stage("stage1.ema_memory=0.2")
-    whole, first = learner(recipe), learner(recipe)
-    for i in range(10):
-        whole.train_step(*batch(i), global_batch=12)
-        if i < 5:
-            first.train_step(*batch(i), global_batch=12)
-    second = learner(recipe)
+@pytest.mark.parametrize("smoothing", ["uniform", "online"])
+def test_a_resumed_learner_goes_on_exactly(smoothing: str) -> None:
+    recipe = stage("stage1.ema_memory=0.2", f"stage1.smoothing={smoothing}")
+
+    def run(trained: StageLearner, steps: range) -> None:
+        for i in steps:
+            trained.train_step(*batch(i), global_batch=12)
+            if i % 4 == 3:
+                trained.end_epoch()
+
+    whole, first, second = learner(recipe), learner(recipe), learner(recipe)
+    run(whole, range(10))
+    run(first, range(5))
     second.load_state_dict(first.state_dict())
-    for i in range(5, 10):
-        second.train_step(*batch(i), global_batch=12)
+    run(second, range(5, 10))
     for name, tensor in whole.best_weights.state_dict().items():
         torch.testing.assert_close(second.best_weights.state_dict()[name], tensor, msg=name)
     assert second.learning_rate == whole.learning_rate
@@ -85,6 +97,87 @@ def test_two_unequal_shares_have_the_gradient_of_the_whole_batch() -> None:
         return torch.stack(changes).mean(0)
 
     torch.testing.assert_close(weights_after([slice(0, 13)]), weights_after([slice(0, 7), slice(7, 13)]))
+
+
+def losses_of(*overrides: str, **options: object) -> list[float]:
+    """Mean losses of two short epochs."""
+    trained = learner(stage("stage1.optimizer.lr=0.01", *overrides), **options)
+    losses = []
+    for _ in range(2):
+        losses += [float(trained.train_step(*batch(i), global_batch=12)) / 12 for i in range(4)]
+        trained.end_epoch()
+    return losses
+
+
+def test_smoothings_that_are_the_same_train_alike() -> None:
+    uniform = losses_of()
+    same = losses_of("stage1.smoothing=similarity", "stage1.similarity_beta=0", distances=LINE)
+    assert same == pytest.approx(uniform, rel=1e-4)
+    hard = losses_of("stage1.label_smoothing=0")
+    # With all the weight on the hard label it does not matter what the network finds alike.
+    assert losses_of("stage1.smoothing=online", "stage1.online_alpha=1") == pytest.approx(hard, rel=1e-4)
+    assert hard != pytest.approx(uniform, rel=1e-2)
+
+
+def test_smoothings_that_differ_train_otherwise() -> None:
+    strong = "stage1.label_smoothing=0.3"
+    uniform, online = losses_of(strong), losses_of(strong, "stage1.smoothing=online", "stage1.online_alpha=0")
+    similar = losses_of(strong, "stage1.smoothing=similarity", distances=LINE)
+    # The first epoch's soft labels are the uniform ones, the second's are the network's own.
+    assert online[:4] == pytest.approx(uniform[:4], rel=1e-4)
+    for other in (online[4:], similar[4:]):
+        assert other != pytest.approx(uniform[4:], rel=1e-2)
+
+
+def test_similarity_without_distances_is_refused() -> None:
+    with pytest.raises(UserError, match="needs the distances"):
+        learner(stage("stage1.smoothing=similarity"))
+
+
+def train_online(rank: int, world_size: int, folder: str) -> None:
+    """Two epochs on one worker's part of each batch; without batch statistics, which workers do not share."""
+    torch.set_num_threads(1)
+    several = world_size > 1
+    if several:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size
+        )
+
+    def total(own: Tensor) -> Tensor:
+        if several:
+            torch.distributed.all_reduce(own)
+        return own
+
+    torch.manual_seed(0)
+    trained = StageLearner(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)),
+        stage("stage1.smoothing=online", "stage1.ema_memory=0", "stage1.optimizer.lr=0.01"),
+        PREPROCESSING,
+        3,
+        steps_per_epoch=10,
+        compute=COMPUTE,
+        distribute=DistributedDataParallel if several else None,
+    )
+    pixels, targets = batch(0, 61)
+    for _ in range(2):
+        for start, stop in batch_bounds(61, 12):
+            own = rank_share(start, stop, rank, world_size)
+            trained.train_step(pixels[own], targets[own], stop - start, world_size)
+        trained.end_epoch(total)
+    torch.save(trained.state_dict(), f"{folder}/{world_size}-{rank}.pt")
+
+
+def test_two_workers_find_the_same_classes_alike_as_one(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    train_online(0, 1, str(tmp_path))
+    torch.set_num_threads(threads)
+    spawn(train_online, (2, str(tmp_path)), nprocs=2)
+    one, *two = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    soft = one["online"]["soft"]
+    torch.testing.assert_close(soft.sum(1), torch.ones(3))
+    assert (soft - torch.eye(3)).abs().max() > 0.1
+    assert torch.equal(two[0]["online"]["soft"], two[1]["online"]["soft"])
+    torch.testing.assert_close(two[0]["online"]["soft"], soft, rtol=1e-4, atol=1e-5)
 
 
 def test_cosine_runs_by_the_epoch_and_reaches_zero_at_t_max() -> None:

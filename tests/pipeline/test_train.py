@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
@@ -46,6 +47,20 @@ def test_a_complete_run_is_not_run_again(
     assert {file: file.stat().st_mtime_ns for file in tiny_run.rglob("*") if file.is_file()} == before
 
 
+def test_a_run_from_before_a_key_was_there_is_the_same_run(
+    ray_session: None, tiny_run: Path, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    description = json.loads((tiny_run / "run.json").read_text())
+    del description["recipe"]["hierarchy"], description["recipe"]["stage1"]["smoothing"]
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "run.json").write_text(json.dumps(description))
+    (tmp_path / "bundle" / "bundle.json").write_bytes((tiny_run / "bundle" / "bundle.json").read_bytes())
+    assert train(tiny_data.train, tiny_data.val, tiny_recipe, str(tmp_path)).pairs is None
+    flat = load_recipe("demo", [*TINY, "hierarchy=false"])
+    with pytest.raises(UserError, match=r"another recipe\.hierarchy \(True, now False\)"):
+        train(tiny_data.train, tiny_data.val, flat, str(tmp_path))
+
+
 def test_another_run_in_the_same_folder_is_refused(tiny_run: Path, tiny_data: TinyData) -> None:
     other = load_recipe("demo", [*TINY, "stage1.optimizer.lr=0.5"])
     with pytest.raises(UserError, match=r"another recipe\.stage1\.optimizer\.lr \(0\.003, now 0\.5\)"):
@@ -57,7 +72,7 @@ def test_another_run_in_the_same_folder_is_refused(tiny_run: Path, tiny_data: Ti
 def test_two_workers_train_on_the_same_batches(
     ray_session: None, tiny_run: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    recipe = load_recipe("demo", [*TINY, "stage2.epochs=1"])
+    recipe = load_recipe("demo", [*TINY, "stage2.epochs=1", "stage2.smoothing=online"])
     train(tiny_data.train, tiny_data.val, recipe, str(tmp_path / "two"), workers=2)
     two = pd.read_csv(tmp_path / "two" / "stage1_epochs.csv")
     assert two["workers"].tolist() == [2] * 6
@@ -65,6 +80,12 @@ def test_two_workers_train_on_the_same_batches(
     one = pd.read_csv(tiny_run / "stage1_epochs.csv")
     assert two["train_loss"].iloc[0] == pytest.approx(one["train_loss"].iloc[0], rel=0.1)
     assert load_bundle(tmp_path / "two" / "bundle").model_id
+    # What either found alike is the next epoch's target of both.
+    state = torch.load(tmp_path / "two" / "stage2" / "epoch_0001" / "state.pt", weights_only=True)
+    online = state["learner"]["online"]
+    torch.testing.assert_close(online["soft"].sum(1), torch.ones(2))
+    assert (online["soft"].diag() < 0.949).any()
+    assert not online["sums"].any()
 
 
 def test_too_many_workers_for_a_batch_are_refused(

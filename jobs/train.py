@@ -1,4 +1,4 @@
-"""``hiwl train``: fit both stages of the cascade and bundle the best pair."""
+"""``hiwl train``: fit the stages of the cascade and bundle the best pair."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ __all__ = ["main"]
 @click.option(
     "--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file."
 )
+@click.option(
+    "--method",
+    default="hiwl",
+    show_default=True,
+    metavar="NAME",
+    help="hiwl, slwslm, hmws, plain, similarity or online: changes of the recipe before those of --set.",
+)
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
@@ -27,6 +34,7 @@ def main(
     data: str,
     val: str,
     recipe_name: str,
+    method: str,
     out: str,
     overrides: tuple[str, ...],
     workers: int | None,
@@ -37,25 +45,29 @@ def main(
 
     SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on
     from its last checkpoint. The run folder ends up with the bundle, a table of epochs for each stage and the
-    table of pairs.
+    table of pairs. Methods without the hierarchy train one network for all classes, and choose among its
+    three best checkpoints.
 
     \b
     Examples:
       hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
       hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
+      hiwl train --data train.parquet --val val.parquet --recipe cpu --method slwslm --out run
       hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --label-column class
     """
     # torch and Ray are slow to import: a wrong option should not wait for them.
+    from hiwl_core.methods import method_overrides
     from hiwl_core.recipe import load_recipe
     from pipeline.training.train import train
 
-    result = train(data, val, load_recipe(recipe_name, overrides), out, columns, workers, gpu)
+    recipe = load_recipe(recipe_name, [*method_overrides(method), *overrides])
+    result = train(data, val, recipe, out, columns, workers, gpu)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return
     click.echo(result.pairs.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     best = result.pairs.iloc[0]
-    click.echo(f"best pair: validation accuracy {best['accuracy']:.4f}, after {result.seconds / 60:.1f} min")
+    click.echo(f"best: validation accuracy {best['accuracy']:.4f}, after {result.seconds / 60:.1f} min")
     click.echo(f"bundle: {result.bundle}")
     click.echo(f"next: hiwl evaluate {result.bundle} '{val}'")
 

@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import VERBS, main
+from tests.bundles import random_bundle
 from tests.conftest import TinyData
 from tests.drawings import write_labeled_shard
 
+OWN_CLASSES = """
+[taxonomy]
+name = "bars"
+classes = ["round", "bar", "ring"]
+combined = ["bar", "ring"]
+combined_name = "structure"
+"""
 # Runs command lines in one process, since imports take seconds, and says whether Ray was ever started.
 RUNNER = """
 import json, sys
@@ -38,6 +47,9 @@ def test_each_mistake_is_one_line_and_exit_code_2(
     (changed / "stage1.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     strange = str(write_labeled_shard(tmp_path / "strange.parquet", {"CRS": 2}))
     _relabel(Path(strange), "BAR")
+    flat = random_bundle(tmp_path / "flat", taxonomy=GALAXY_ZOO.flat())
+    own = tmp_path / "own.toml"
+    own.write_text(Path("hiwl_core/recipes/demo.toml").read_text() + OWN_CLASSES)
     out, here = str(tmp_path / "out"), str(tmp_path)
     train = ["train", "--data", tiny_data.train, "--val", tiny_data.val, "--out", out, "--recipe"]
     cases = {
@@ -66,6 +78,20 @@ def test_each_mistake_is_one_line_and_exit_code_2(
         ),
         "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, paper"),
         "unknown recipe key": ([*train, "demo", "--set", "stage1.epocs=3"], "unknown key 'stage1.epocs'"),
+        "unknown method": ([*train, "demo", "--method", "sota"], "no method 'sota': there are hiwl, slwslm"),
+        "weight beyond 1": (
+            [*train, "demo", "--method", "online", "--set", "stage1.online_alpha=2"],
+            "stage1.online_alpha: Input should be less than or equal to 1, not 2",
+        ),
+        "no distances": ([*train, str(own), "--method", "similarity"], "no distance between round and bar"),
+        "stage 2 of a flat model": (
+            ["classify", flat, tiny_data.val, out, "--stage2", "always"],
+            "--stage2 always: this model has no stage 2",
+        ),
+        "stage 2 of a flat model to plan for": (
+            ["plan", flat, tiny_data.val, "--stage2", "always"],
+            "--stage2 always: this model has no stage 2",
+        ),
         "unknown backbone": (
             [*train, "demo", "--set", "stage1.backbone=vgg", "--set", "stage2.backbone=vgg"],
             "no backbone 'vgg'",

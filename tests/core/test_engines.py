@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from hiwl_core.backbones import create_backbone
 from hiwl_core.bundle import load_bundle
 from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
 from hiwl_core.device import ComputePlan
@@ -50,16 +49,6 @@ def test_openvino_says_what_pytorch_says(bundle_folder: Path, pixels: np.ndarray
     assert np.abs(got - expected).max() < 1e-4
     assert len(set(expected.argmax(1))) > 1
     np.testing.assert_allclose(expected.sum(1), 1, rtol=1e-5)
-
-
-def test_an_efficientnet_of_torchvision_is_exported_too() -> None:
-    torch.manual_seed(0)
-    network = create_backbone("efficientnet_b0", 4)
-    graph = StageGraph(lambda: network, Preprocessing(64, 64, (0, 0, 0), (1, 1, 1)), 1)
-    noise = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
-    expected = probabilities(create_engine(graph, choose_engine("torch", compute=CPU)), noise)
-    got = probabilities(create_engine(graph, choose_engine("openvino", compute=CPU)), noise)
-    assert np.abs(got - expected).max() < 1e-4
 
 
 def test_bfloat16_is_near(bundle_folder: Path, pixels: np.ndarray) -> None:

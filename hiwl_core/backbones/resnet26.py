@@ -1,0 +1,108 @@
+"""ResNet-26, made for the five classes of Galaxy Zoo (Zhu et al. 2019, Ap&SS 364, 55).
+
+Its bottlenecks normalize and activate before each convolution (He et al. 2016, arXiv:1603.05027) and end
+wider than usual: at 4 m k channels for m inside of them, with k = 2. A stage halves the maps at its end, in
+the last convolution of its second bottleneck.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from hiwl_core.backbones.backbone_spec import (
+    GALAXY_ZOO_MEAN,
+    GALAXY_ZOO_STD,
+    BackboneSpec,
+    no_imagenet_weights,
+    only_size,
+)
+from hiwl_core.backbones.classifier import ImageClassifier
+
+__all__ = ["SPEC"]
+
+NAME = "resnet26"
+INPUT_SIZE = 64
+STEM_WIDTH = 64
+STAGE_WIDTHS = (64, 128, 256, 512)
+WIDENING = 2
+DROPOUT = 0.2
+FEATURE_WIDTH = 4 * STAGE_WIDTHS[-1] * WIDENING
+
+
+class Bottleneck(nn.Module):
+    """A pre-activation bottleneck: 1x1, 3x3, dropout, 1x1, and the shortcut around them.
+
+    Parameters
+    ----------
+    width_in : int
+        Channels of the input.
+    width : int
+        Channels inside.
+    width_out : int
+        Channels of the output.
+    stride : int
+        Of the last convolution.
+    """
+
+    def __init__(self, width_in: int, width: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.norm3 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width_out, 1, stride, bias=False)
+        self.relu = nn.ReLU()
+        # The shortcut has weights only where the number of channels changes; maps are thinned out without.
+        self.project = nn.Conv2d(width_in, width_out, 1, bias=False) if width_in != width_out else None
+        self.thin = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (N, width_in, H, W) to (N, width_out, H / stride, W / stride)."""
+        active = self.relu(self.norm1(maps))
+        shortcut = maps if self.project is None else self.project(active)
+        inner = self.conv1(active)
+        inner = self.dropout(self.conv2(self.relu(self.norm2(inner))))
+        return self.conv3(self.relu(self.norm3(inner))) + self.thin(shortcut)
+
+
+def _build(num_classes: int, _input_size: int) -> ImageClassifier:
+    """The network with random weights, after He et al. (2015, arXiv:1502.01852)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        # 64 x 64 pixels stay 64 x 64.
+        pad=nn.ZeroPad2d((2, 3, 2, 3)),
+        stem=nn.Conv2d(3, STEM_WIDTH, 6, bias=False),
+        pool=nn.MaxPool2d(2),
+    )
+    width_in = STEM_WIDTH
+    for number, width in enumerate(STAGE_WIDTHS, 1):
+        width_out = 4 * width * WIDENING
+        stride = 2 if number < len(STAGE_WIDTHS) else 1
+        layers[f"stage{number}"] = nn.Sequential(
+            Bottleneck(width_in, width, width_out, 1), Bottleneck(width_out, width, width_out, stride)
+        )
+        width_in = width_out
+    layers.update(norm=nn.BatchNorm2d(FEATURE_WIDTH), relu=nn.ReLU())
+    layers.update(average=nn.AvgPool2d(4), flatten=nn.Flatten(1))
+    trunk = nn.Sequential(layers)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return ImageClassifier(trunk, FEATURE_WIDTH, num_classes, dropout=0.0)
+
+
+SPEC = BackboneSpec(
+    name=NAME,
+    input_size=INPUT_SIZE,
+    mean=GALAXY_ZOO_MEAN,
+    std=GALAXY_ZOO_STD,
+    feature_width=FEATURE_WIDTH,
+    gradcam_layer="trunk.stage4",
+    weights_source="none: it is trained from scratch",
+    build=_build,
+    imagenet_trunk=no_imagenet_weights(NAME),
+    check_input=only_size(NAME, INPUT_SIZE),
+)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from hiwl_core.backbones import available_backbones, create_backbone, load_weights, spec
 from hiwl_core.cutouts import normalize
@@ -140,35 +139,30 @@ def test_googlenet_sees_what_torchvisions_pretrained_one_sees(tmp_path: Path) ->
     torch.testing.assert_close(model(normalize(pixels, entry.mean, entry.std)), expected)
 
 
-def test_vit_takes_torchvisions_weights_at_another_size(tmp_path: Path) -> None:
+def test_vit_takes_torchvisions_weights_at_another_size() -> None:
     source = whole_network("vit_b_16", image_size=48)
     torch.nn.init.normal_(source.encoder.pos_embedding)  # type: ignore[union-attr, arg-type]
-    # The names that the MLP's layers have in torchvision's file.
-    old = {"mlp.0.": "mlp.linear_1.", "mlp.3.": "mlp.linear_2."}
-
-    def older(name: str) -> str:
-        for new, replaced in old.items():
-            name = name.replace(new, replaced)
-        return name
-
-    torch.save({older(name): tensor for name, tensor in source.state_dict().items()}, tmp_path / "vit.pth")
+    # The names that the layers of the MLP have in torchvision's file.
+    file = {
+        name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+        for name, tensor in source.state_dict().items()
+    }
+    weights = spec("vit_b_16").rename(file)
     images = torch.randn(1, 3, 48, 48)
     source.heads = torch.nn.Identity()
-    same = create_backbone("vit_b_16", 4, pretrained=tmp_path / "vit.pth", input_size=48).eval()
+    same = create_backbone("vit_b_16", 4, input_size=48).eval()
+    load_weights(same, weights, source="a file")
     torch.testing.assert_close(same.features(images), source(images))
 
-    def positions(weights: dict[str, Tensor]) -> Tensor:
-        return weights["trunk.encoder.pos_embedding"]
-
     larger = create_backbone("vit_b_16", 4, input_size=80)
-    load_weights(larger, same.state_dict(), source="a smaller one")
-    given, made = positions(same.state_dict()), positions(larger.state_dict())
+    load_weights(larger, weights, source="a file")
+    given, made = (one.state_dict()["trunk.encoder.pos_embedding"] for one in (same, larger))
     assert made.shape == (1, 5 * 5 + 1, 768)
     torch.testing.assert_close(made[:, 0], given[:, 0])
-    grids = [one[0, 1:].unflatten(0, (side, side)) for one, side in ((given, 3), (made, 5))]
+    small, large = (one[0, 1:].unflatten(0, (side, side)) for one, side in ((given, 3), (made, 5)))
     # Corners and center stay where they are.
-    torch.testing.assert_close(grids[1][::2, ::2][::2, ::2], grids[0][::2, ::2])
-    torch.testing.assert_close(grids[1][2, 2], grids[0][1, 1])
+    torch.testing.assert_close(large[::4, ::4], small[::2, ::2])
+    torch.testing.assert_close(large[2, 2], small[1, 1])
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:

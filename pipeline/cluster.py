@@ -28,10 +28,18 @@ OWN_RAY = {
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What the cluster has at the moment; an autoscaled one can grow."""
+    """What the cluster has at the moment; an autoscaled one can grow.
+
+    Parameters
+    ----------
+    cpus, gpus : int
+    cpus_a_gpu : int
+        Of the node with GPUs that has the fewest; 0 if there is none.
+    """
 
     cpus: int
     gpus: int
+    cpus_a_gpu: int = 0
 
 
 def usable_cores() -> int:
@@ -89,7 +97,9 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
         )
     try:
         total = ray.cluster_resources()
-        yield ClusterResources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
+        yield ClusterResources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), min(shares, default=0))
     finally:
         if started:
             ray.shutdown()

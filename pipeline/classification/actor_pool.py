@@ -22,6 +22,8 @@ from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, Columns
 __all__ = ["CPUS_AN_ACTOR", "ActorPool", "classify_shards", "group_shards"]
 
 CPUS_AN_ACTOR = 2
+# With a GPU, whose engine takes what some ten cores decode.
+MOST_CPUS_A_GPU = 12
 # A shard whose worker died so often is set aside: it may well be what kills them.
 MAX_DEATHS = 4
 # One of a group may be what kills workers: the group is soon given up, and its shards are tried one by one.
@@ -83,6 +85,8 @@ class ActorPool:
             raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
         # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
         cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
+        if use_gpu and cluster.cpus_a_gpu:
+            cpus = min(cluster.cpus_a_gpu, MOST_CPUS_A_GPU)
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
         return cls(bundle_path, columns, engine, precision, cpus, int(use_gpu), room, workers)
 

@@ -43,6 +43,26 @@ def test_small_shards_go_together(rows: list[int | None], actors: int, sizes: li
     assert [part for group in groups for part in group] == [f"{i}.parquet" for i in range(len(rows))]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "taken"),
+    [
+        (ClusterResources(cpus=8, gpus=0), None, (2, 0, 4)),
+        (ClusterResources(cpus=1, gpus=0), None, (1, 0, 1)),
+        # One GPU's images are decoded by its share of the cores, up to as many as it can use.
+        (ClusterResources(cpus=24, gpus=2, cpus_a_gpu=4), None, (4, 1, 2)),
+        (ClusterResources(cpus=128, gpus=2, cpus_a_gpu=64), None, (12, 1, 2)),
+        (ClusterResources(cpus=24, gpus=2, cpus_a_gpu=4), False, (2, 0, 12)),
+        # Nothing yet: an autoscaled cluster.
+        (ClusterResources(cpus=0, gpus=0), True, (2, 1, 0)),
+    ],
+)
+def test_what_an_actor_takes(
+    cluster: ClusterResources, gpu: bool | None, taken: tuple[int, int, int]
+) -> None:
+    pool = ActorPool.on(cluster, "bundle", Columns(), "auto", "auto", workers=None, gpu=gpu)
+    assert (pool.cpus, pool.gpus, pool.room) == taken
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_actors_that_cannot_begin_end_the_classification(random_model: str, tmp_path: Path) -> None:
     write_labeled_shard(tmp_path / "sky" / "a.parquet", {"CRS": 2})

@@ -10,7 +10,7 @@ hiwl        the recipe as it is: hierarchy, weighted sampling in stage 2, label 
 slwslm      one network for all classes, with weighted sampling and label smoothing
 hmws        the hierarchy with weighted sampling, without label smoothing
 plain       one network for all classes, plain sampling, no label smoothing
-similarity  as hiwl, smoothed by the distances of the classes (Bertinetto et al. 2020, section 3.2)
+similarity  as hiwl, smoothed by the distances of the classes (Bertinetto et al. 2020)
 online      as hiwl, smoothed by what the network itself takes for alike (Zhang et al. 2021)
 ==========  ===================================================================================
 """

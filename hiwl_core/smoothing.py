@@ -69,7 +69,7 @@ def torch_label_smoothing(num_classes: int, epsilon: float) -> float:
 def similarity_targets(distances: Tensor, epsilon: float, beta: float) -> Tensor:
     """Target distributions by the likeness of the classes.
 
-    After the soft labels of Bertinetto et al. (2020, arXiv:1912.09393, section 3.2), y_j ~ exp(-b d(j, c)).
+    After the soft labels of Bertinetto et al. (2020, arXiv:1912.09393), y_j ~ exp(-b d(j, c)).
     There the true class takes part, at distance 0, so that b alone says how much is left to it; here it keeps
     ``1 - epsilon`` whatever b is, as in the other smoothings, and the others share `epsilon`:
     ``y_j = epsilon exp(-b d(j, c)) / sum over k != c of exp(-b d(k, c))``.
@@ -102,7 +102,7 @@ def similarity_targets(distances: Tensor, epsilon: float, beta: float) -> Tensor
 class OnlineTargets:
     """Target distributions that follow the network: online label smoothing.
 
-    After Zhang et al. (2021, arXiv:2011.12562, section III). In an epoch the softmax of each sample that the
+    After Zhang et al. (2021, arXiv:2011.12562). In an epoch the softmax of each sample that the
     network classifies right is added to the row of its class; normalized, the rows are the next epoch's soft
     labels S. The loss is ``alpha * CE(hard label) + (1 - alpha) * CE(S)``, which is the cross entropy with
     the target ``alpha * hard label + (1 - alpha) * S``. The first epoch's S is the uniform smoothing, and a

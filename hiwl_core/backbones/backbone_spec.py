@@ -20,6 +20,7 @@ __all__ = [
     "BackboneSpec",
     "Weights",
     "any_size",
+    "galaxy_spec",
     "multiples_of",
     "no_imagenet_weights",
     "only_size",
@@ -142,7 +143,29 @@ def no_imagenet_weights(name: str) -> Callable[[], Weights]:
     def refuse() -> Weights:
         raise UserError(
             f"there are no ImageNet weights for {name}: set stage1.init to random, or to the path of a "
-            f"weights file"
+            "weights file"
         )
 
     return refuse
+
+
+def galaxy_spec(
+    name: str,
+    input_size: int,
+    feature_width: int,
+    gradcam_layer: str,
+    build: Callable[[int, int], ImageClassifier],
+) -> BackboneSpec:
+    """The spec of a network made for galaxies: of one input size, and never trained on ImageNet."""
+    return BackboneSpec(
+        name=name,
+        input_size=input_size,
+        mean=GALAXY_ZOO_MEAN,
+        std=GALAXY_ZOO_STD,
+        feature_width=feature_width,
+        gradcam_layer=gradcam_layer,
+        weights_source="none: it is trained from scratch",
+        build=build,
+        imagenet_trunk=no_imagenet_weights(name),
+        check_input=only_size(name, input_size),
+    )

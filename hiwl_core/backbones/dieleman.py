@@ -10,13 +10,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from hiwl_core.backbones.backbone_spec import (
-    GALAXY_ZOO_MEAN,
-    GALAXY_ZOO_STD,
-    BackboneSpec,
-    no_imagenet_weights,
-    only_size,
-)
+from hiwl_core.backbones.backbone_spec import galaxy_spec
 from hiwl_core.backbones.classifier import ImageClassifier
 
 __all__ = ["SPEC"]
@@ -58,15 +52,4 @@ def _build(num_classes: int, _input_size: int) -> ImageClassifier:
     return ImageClassifier(trunk, DENSE_WIDTH, num_classes, DROPOUT)
 
 
-SPEC = BackboneSpec(
-    name=NAME,
-    input_size=INPUT_SIZE,
-    mean=GALAXY_ZOO_MEAN,
-    std=GALAXY_ZOO_STD,
-    feature_width=DENSE_WIDTH,
-    gradcam_layer="trunk.conv4",
-    weights_source="none: it is trained from scratch",
-    build=_build,
-    imagenet_trunk=no_imagenet_weights(NAME),
-    check_input=only_size(NAME, INPUT_SIZE),
-)
+SPEC = galaxy_spec(NAME, INPUT_SIZE, DENSE_WIDTH, "trunk.conv4", _build)

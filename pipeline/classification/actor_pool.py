@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
@@ -22,7 +22,7 @@ from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, Columns
 __all__ = ["CPUS_AN_ACTOR", "ActorPool", "classify_shards", "group_shards"]
 
 CPUS_AN_ACTOR = 2
-# With a GPU, whose engine takes what some ten cores decode.
+# With a GPU, beside which decoding is the limit; the bound was not measured.
 MOST_CPUS_A_GPU = 12
 # A shard whose worker died so often is set aside: it may well be what kills them.
 MAX_DEATHS = 4
@@ -192,7 +192,7 @@ class _Work:
         actor = self._starting.pop(ready)
         try:
             ray.get(ready)
-        except RayActorError as error:
+        except RayError as error:
             self._failed_starts += 1
             hopeless = getattr(error, "actor_init_failed", False) or self._failed_starts > MAX_DEATHS
             if hopeless and not (self._idle or self._at_work or self._starting):
@@ -207,13 +207,16 @@ class _Work:
         actor, group = self._at_work.pop(ready)
         try:
             entries: list[LedgerEntry] = ray.get(ready)
-        except RayActorError as error:
-            self._start_one()
-            group.deaths += 1
-            yield from self._try_again(group, error)
-        except RayError as error:
+        except RayTaskError as error:
+            # It raised and lives, and would raise again.
             self._idle.append(actor)
             group.deaths = MAX_DEATHS
+            yield from self._try_again(group, error)
+        except RayError as error:
+            # It died, or was ended for lack of memory, or cannot be reached and must not go on by itself.
+            ray.kill(actor)
+            self._start_one()
+            group.deaths += 1
             yield from self._try_again(group, error)
         else:
             self._idle.append(actor)
@@ -228,7 +231,7 @@ class _Work:
         else:
             (task,) = group.tasks
             died = f"its worker died {MAX_DEATHS} times, for lack of memory perhaps"
-            reason = died if isinstance(error, RayActorError) else _last_line(error)
+            reason = _last_line(error) if isinstance(error, RayTaskError) else died
             yield task.entry(failed=f"{task.shard}: {reason}")
 
 

@@ -1,13 +1,15 @@
 """The methods that are compared, each as changes to a recipe: all else stays the same.
 
-The first four are those of Ma et al. (2023, MNRAS 519, 4765): the whole method, the same without its
-hierarchy (SLWSLM) and without its label smoothing (HMWS), and the plain network of its comparison of
-backbones (Table 7), without any of the three. The last two replace the uniform smoothing, in which an edge-on
-disk is as near to a round galaxy as to a cigar, by targets that follow the classes' likeness.
+The first five are those of Ma et al. (2023, MNRAS 519, 4765): the whole method, the same without its
+hierarchy (SLWSLM), without its weighted sampling, without its label smoothing (HMWS), and the plain network
+of its comparison of backbones (Table 7), without any of the three. The last two replace the uniform
+smoothing, in which an edge-on disk is as near to a round galaxy as to a cigar, by targets that follow the
+classes' likeness.
 
 ==========  ===================================================================================
 hiwl        the recipe as it is: hierarchy, weighted sampling in stage 2, label smoothing
 slwslm      one network for all classes, with weighted sampling and label smoothing
+unweighted  the hierarchy with label smoothing, without weighted sampling
 hmws        the hierarchy with weighted sampling, without label smoothing
 plain       one network for all classes, plain sampling, no label smoothing
 similarity  as hiwl, smoothed by the distances of the classes (Bertinetto et al. 2020)
@@ -24,6 +26,7 @@ __all__ = ["METHODS", "method_overrides"]
 METHODS: dict[str, tuple[str, ...]] = {
     "hiwl": (),
     "slwslm": ("hierarchy=false", "stage1.sampling=weighted"),
+    "unweighted": ("hierarchy=true", "stage2.sampling=plain"),
     "hmws": ("hierarchy=true", "stage1.label_smoothing=0", "stage2.label_smoothing=0"),
     "plain": ("hierarchy=false", "stage1.sampling=plain", "stage1.label_smoothing=0"),
     "similarity": ("stage1.smoothing=similarity", "stage2.smoothing=similarity"),

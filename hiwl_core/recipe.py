@@ -170,6 +170,12 @@ class Recipe(Section):
         default=1, description="Flips and quarter turns averaged at prediction: a galaxy has no up."
     )
     compile: Literal["auto", "off"] = Field(default="auto", description="torch.compile where it pays.")
+    train_galaxies: int | None = Field(
+        default=None, gt=0, description="Of a stratified sample to train on, by the seed. Default: all."
+    )
+    val_galaxies: int | None = Field(
+        default=None, gt=0, description="Of a stratified sample to select by, by the seed. Default: all."
+    )
     hierarchy: bool = Field(default=True, description="Two stages; else one network for all classes.")
     taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
     rgb: RgbSettings = Field(default=RgbSettings(), description="Colors of FITS cutouts.")

@@ -1,4 +1,4 @@
-"""Which object is drawn when: plain epochs, weighted epochs, and the shares of data-parallel workers.
+"""Which object is drawn when: stratified samples, plain and weighted epochs, and the shares of workers.
 
 Everything here is a pure function of the labels, the seed and the epoch, so that one, two or four
 workers train on the same draws in the same global batches, and a resumed run goes on as if never killed.
@@ -10,7 +10,49 @@ import numpy as np
 
 from hiwl_core.errors import UserError
 
-__all__ = ["batch_bounds", "class_weights", "epoch_draws", "rank_share"]
+__all__ = ["batch_bounds", "class_weights", "epoch_draws", "rank_share", "stratified_sample"]
+
+
+def stratified_sample(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A random sample in which each class has the share that it has in the whole.
+
+    Numbers are rounded by the largest remainders, and no class that is there is lost: each keeps one at
+    least.
+
+    Parameters
+    ----------
+    targets : numpy.ndarray of int, shape (N,)
+        Class index of each object.
+    count : int
+        Objects to take; all are taken where there are no more.
+    seed : int
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (min(count, N),)
+        Positions in `targets`, ascending.
+
+    Raises
+    ------
+    UserError
+        If there are more classes than `count`.
+    """
+    if count >= len(targets):
+        return np.arange(len(targets))
+    classes, sizes = np.unique(targets, return_counts=True)
+    if count < len(classes):
+        raise UserError(f"a sample of {count} cannot hold an object of each of {len(classes)} classes")
+    # One of each, then the rest in proportion to what is left of them.
+    wanted = (sizes - 1) * ((count - len(classes)) / (sizes - 1).sum())
+    taken = 1 + np.floor(wanted).astype(np.int64)
+    most_wanted = np.argsort(np.floor(wanted) - wanted, kind="stable")
+    taken[most_wanted[: count - taken.sum()]] += 1
+    generator = np.random.default_rng(seed)
+    chosen = [
+        generator.choice(np.flatnonzero(targets == one), size, replace=False)
+        for one, size in zip(classes, taken, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
 
 
 def class_weights(targets: np.ndarray, num_classes: int) -> np.ndarray:

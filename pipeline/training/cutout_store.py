@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from hiwl_core.cutouts import OK, read_cutout
 from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
+from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import (
     MAX_SHARD_ROWS,
@@ -67,6 +68,8 @@ class CutoutStore:
         Unreadable cutouts by status.
     rgb : RgbSettings
         Colors of FITS cutouts.
+    chosen : numpy.ndarray of int64, shape (N,), optional
+        The cutouts of the blocks that are rows, if not all are.
     """
 
     blocks: tuple[Any, ...]
@@ -74,9 +77,20 @@ class CutoutStore:
     class_indices: np.ndarray
     left_out: dict[str, int]
     rgb: RgbSettings = DEFAULT_RGB
+    chosen: np.ndarray | None = None
+
+    def sampled(self, count: int | None, seed: int) -> CutoutStore:
+        """A stratified sample of the rows, or all of them; see `hiwl_core.sampling.stratified_sample`."""
+        if count is None:
+            return self
+        rows = stratified_sample(self.class_indices, count, seed)
+        chosen = rows if self.chosen is None else self.chosen[rows]
+        return replace(self, class_indices=self.class_indices[rows], chosen=chosen)
 
     def images(self, rows: np.ndarray) -> list[bytes]:
         """Encoded images of some rows, in the order given."""
+        if self.chosen is not None:
+            rows = self.chosen[rows]
         block_of = np.searchsorted(self.starts, rows, side="right") - 1
         needed = np.unique(block_of)
         arrays = dict(zip(needed.tolist(), ray.get([self.blocks[block] for block in needed]), strict=True))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
+from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share, stratified_sample
 
 # The paper's stage 2: 462 CSS and 3,122 EO among the training galaxies.
 TARGETS = np.repeat([0, 1], [462, 3122])
@@ -65,3 +65,22 @@ def test_workers_share_each_global_batch_exactly(world_size: int) -> None:
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be shared by 4 workers"):
         rank_share(0, 3, 0, 4)
+
+
+def test_a_stratified_sample_has_the_shares_of_the_whole() -> None:
+    classes = np.repeat(np.arange(5), [6747, 6455, 462, 3122, 6245])
+    np.random.default_rng(0).shuffle(classes)
+    rows = stratified_sample(classes, 4000, seed=0)
+    assert len(rows) == len(np.unique(rows)) == 4000
+    expected = np.bincount(classes) * 4000 / len(classes)
+    assert np.abs(np.bincount(classes[rows]) - expected).max() < 1.01
+    assert not np.array_equal(rows, stratified_sample(classes, 4000, seed=1))
+    assert np.array_equal(rows, stratified_sample(classes, 4000, seed=0))
+
+
+def test_a_small_stratified_sample_keeps_the_rarest_class() -> None:
+    classes = np.repeat(np.arange(3), [2, 500, 500])
+    assert np.bincount(classes[stratified_sample(classes, 10, seed=3)]).tolist() == [1, 5, 4]
+    assert np.array_equal(stratified_sample(classes, 2000, seed=0), np.arange(1002))
+    with pytest.raises(UserError, match="a sample of 2 cannot hold an object of each of 3 classes"):
+        stratified_sample(classes, 2, seed=0)

@@ -76,7 +76,7 @@ def test_each_mistake_is_one_line_and_exit_code_2(
             ["evaluate", tiny_bundle, tiny_data.val, "--id-column", "ID"],
             "no column 'ID' in",
         ),
-        "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, paper"),
+        "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, paper, small, trial"),
         "unknown recipe key": ([*train, "demo", "--set", "stage1.epocs=3"], "unknown key 'stage1.epocs'"),
         "unknown method": ([*train, "demo", "--method", "sota"], "no method 'sota': there are hiwl, slwslm"),
         "weight beyond 1": (

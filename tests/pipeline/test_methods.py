@@ -20,8 +20,9 @@ from jobs.cli import main
 from pipeline.classification.estimate import estimate
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import epoch_plan
+from pipeline.training.plan import stage_preprocessing
 from pipeline.training.stage_worker import StageJob, stage_learner
-from pipeline.training.train import stage_preprocessing, train
+from pipeline.training.train import train
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES
 
@@ -30,6 +31,7 @@ COMPUTE = ComputePlan(torch.device("cpu"), None, can_compile=False)
 EXPECTED = {
     "hiwl": {"stage1": ("plain", 0.05, "uniform"), "stage2": ("weighted", 0.05, "uniform")},
     "slwslm": {"stage1": ("weighted", 0.05, "uniform")},
+    "unweighted": {"stage1": ("plain", 0.05, "uniform"), "stage2": ("plain", 0.05, "uniform")},
     "hmws": {"stage1": ("plain", 0, "uniform"), "stage2": ("weighted", 0, "uniform")},
     "plain": {"stage1": ("plain", 0, "uniform")},
     "similarity": {"stage1": ("plain", 0.05, "similarity"), "stage2": ("weighted", 0.05, "similarity")},
@@ -63,7 +65,7 @@ def test_each_method_is_its_switches_and_nothing_else(base: str) -> None:
 def test_the_users_own_overrides_come_last_and_an_unknown_method_is_refused() -> None:
     recipe = recipe_of("online", "stage1.online_alpha=0.8", "stage2.smoothing=uniform")
     assert (recipe.stage1.online_alpha, recipe.stage2.smoothing) == (0.8, "uniform")
-    with pytest.raises(UserError, match="no method 'sota': there are hiwl, slwslm, hmws, plain, similarity"):
+    with pytest.raises(UserError, match="no method 'sota': there are hiwl, slwslm, unweighted, hmws, plain"):
         method_overrides("sota")
 
 

@@ -246,8 +246,9 @@ def _optimizer(model: nn.Module, recipe: StageRecipe) -> torch.optim.Optimizer:
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: StageRecipe, steps_per_epoch: int) -> LRScheduler:
     settings = recipe.optimizer
-    if settings.schedule == "one_cycle":
-        total = recipe.epochs * steps_per_epoch
+    total = recipe.epochs * steps_per_epoch
+    # A single step has no cycle: it is made at the peak.
+    if settings.schedule == "one_cycle" and total > 1:
         # torch divides by the number of warmup steps less one.
         return OneCycleLR(
             optimizer, settings.lr, total_steps=total, pct_start=max(settings.warmup, 1.5 / total)

@@ -180,6 +180,15 @@ def test_two_workers_find_the_same_classes_alike_as_one(tmp_path: Path) -> None:
     torch.testing.assert_close(two[0]["online"]["soft"], soft, rtol=1e-4, atol=1e-5)
 
 
+def test_one_cycle_of_a_single_step_is_made_at_the_peak() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    recipe = stage("stage1.epochs=1", "stage1.optimizer.lr=0.01")
+    trained = StageLearner(model, recipe, PREPROCESSING, 3, steps_per_epoch=1, compute=COMPUTE)
+    assert trained.learning_rate == 0.01
+    assert np.isfinite(float(trained.train_step(*batch(0), global_batch=12)))
+
+
 def test_cosine_runs_by_the_epoch_and_reaches_zero_at_t_max() -> None:
     trained = learner(
         stage(

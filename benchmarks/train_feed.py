@@ -48,10 +48,11 @@ from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.training.cutout_store import check_labeled, load_cutouts
 from pipeline.training.feed import Batch, StageFeed
+from pipeline.training.plan import stage_preprocessing
 from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_fit import StageSetup, stage_trainer
 from pipeline.training.stage_worker import StageJob, stage_learner, train_epoch, worker_compute
-from pipeline.training.train import FEED_CPUS, stage_preprocessing
+from pipeline.training.train import FEED_CPUS
 
 STAGE = "stage1"
 BATCHES_IN_MEMORY = 8

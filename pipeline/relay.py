@@ -6,23 +6,20 @@ are meant for people, and the driver prints them.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-__all__ = ["relayed_lines", "say"]
+from pipeline.progress import say
+
+__all__ = ["relayed_lines"]
 
 SECONDS_BETWEEN_LOOKS = 1.0
-
-
-def say(line: str) -> None:
-    """A line of progress on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -46,7 +43,8 @@ def relayed_lines() -> Iterator[Any]:
                 for line in ray.get(relay.take.remote()):
                     say(line)
 
-    thread = threading.Thread(target=pump, daemon=True)
+    # A thread does not inherit who speaks.
+    thread = threading.Thread(target=copy_context().run, args=(pump,), daemon=True)
     thread.start()
     try:
         yield relay

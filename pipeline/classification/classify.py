@@ -27,8 +27,7 @@ from pipeline.classification.actor_pool import ActorPool, classify_shards
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.cluster import connected
-from pipeline.progress import progress
-from pipeline.relay import say
+from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 

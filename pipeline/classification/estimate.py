@@ -23,7 +23,7 @@ from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_work import SHARD_DAMAGE
 from pipeline.cluster import usable_cores
-from pipeline.relay import say
+from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.storage.places import in_s3
 

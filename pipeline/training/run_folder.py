@@ -1,6 +1,7 @@
 """The folder of a training run: what it was started with, what is done, and its tables.
 
 out/run.json                recipe and data of the run, to refuse another one in the same folder
+out/sources.json            where the data are and what their columns are called
 out/stage1/epoch_0007/      checkpoints, kept by Ray Train
 out/stage1_epochs.csv       metrics of each epoch
 out/stage1.json             marker: the stage is trained; its best checkpoints
@@ -29,6 +30,7 @@ WEIGHTS = "weights.safetensors"
 OWN_NAMES = (
     "bundle",
     "pairs.csv",
+    "sources.json",
     *(f"{stage}{ending}" for stage in ("stage1", "stage2") for ending in ("", ".json", "_epochs.csv")),
 )
 
@@ -88,9 +90,18 @@ class RunFolder:
             )
         return True
 
-    def claim(self, description: dict[str, Any]) -> None:
-        """Take the folder for a run."""
+    def claim(self, description: dict[str, Any], sources: dict[str, Any]) -> None:
+        """Take the folder for a run.
+
+        Parameters
+        ----------
+        description : dict
+            What decides its result.
+        sources : dict
+            Where its data are: the same data may be elsewhere when it goes on.
+        """
         storage.write_bytes(f"{self.path}/run.json", _json_bytes(description))
+        storage.write_bytes(f"{self.path}/sources.json", _json_bytes(sources))
 
     @property
     def bundle(self) -> str:

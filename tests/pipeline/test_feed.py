@@ -10,7 +10,7 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.training.cutout_store import CutoutStore, check_labeled, load_cutouts
 from pipeline.training.feed import Batch, StageFeed, epoch_plan
-from pipeline.training.train import stage_preprocessing
+from pipeline.training.plan import stage_preprocessing
 from tests.conftest import TinyData
 from tests.drawings import write_labeled_shard
 

@@ -47,6 +47,22 @@ def test_a_complete_run_is_not_run_again(
     assert {file: file.stat().st_mtime_ns for file in tiny_run.rglob("*") if file.is_file()} == before
 
 
+def test_a_recipe_may_take_a_sample_and_the_run_says_where_its_data_are(
+    ray_session: None, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    small = [*TINY, "stage1.epochs=1", "stage2.epochs=1", "train_galaxies=70", "val_galaxies=25"]
+    train(tiny_data.train, tiny_data.val, load_recipe("demo", small), str(tmp_path / "run"))
+    bundle = load_bundle(tmp_path / "run" / "bundle")
+    assert bundle.provenance["class_counts"] == {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
+    # Five galaxies of each class to select by.
+    pairs = pd.read_csv(tmp_path / "run" / "pairs.csv")
+    assert {round(25 * accuracy, 4) % 1 for accuracy in pairs["accuracy"]} == {0}
+    assert {round(5 * share, 4) % 1 for share in pairs["recall_CRS"]} == {0}
+    sources = json.loads((tmp_path / "run" / "sources.json").read_text())
+    assert (sources["data"], sources["val"]) == (tiny_data.train, tiny_data.val)
+    assert sources["columns"]["id"] == "object_id"
+
+
 def test_a_run_from_before_a_key_was_there_is_the_same_run(
     ray_session: None, tiny_run: Path, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -1,0 +1,177 @@
+"""What is checked before a training begins: data, classes, weights, workers, and the folder it is to fill."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from hiwl_core.backbones import create_backbone, spec
+from hiwl_core.cutouts import Preprocessing
+from hiwl_core.errors import UserError
+from hiwl_core.recipe import Recipe, StageRecipe
+from hiwl_core.sampling import batch_bounds
+from pipeline import storage
+from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.training.cutout_store import LabeledShards, check_labeled
+from pipeline.training.run_folder import RunFolder
+
+__all__ = [
+    "TrainingPlan",
+    "check_classes",
+    "check_workers",
+    "initial_weights",
+    "plan_training",
+    "stage_preprocessing",
+]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training that was checked and can begin, or go on.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    train, val : LabeledShards
+    folder : RunFolder
+    description : dict
+        What decides the run's result.
+    sources : dict
+        Where its data are and what their columns are called, for those who look at the run later.
+    begun : bool
+        Whether the folder holds this run already.
+    """
+
+    recipe: Recipe
+    train: LabeledShards
+    val: LabeledShards
+    folder: RunFolder
+    description: dict[str, Any]
+    sources: dict[str, Any]
+    begun: bool
+
+
+def plan_training(
+    data: str,
+    val: str,
+    recipe: Recipe,
+    out: str,
+    columns: Columns | None = None,
+    workers: int | None = None,
+    labeled: tuple[LabeledShards, LabeledShards] | None = None,
+) -> TrainingPlan:
+    """Check all that can be checked before any work.
+
+    Parameters
+    ----------
+    data, val, recipe, out, columns, workers
+        As `pipeline.training.train.train`.
+    labeled : (LabeledShards, LabeledShards), optional
+        Those of `data` and `val`, for who plans many trainings on the same shards and has read them once.
+
+    Raises
+    ------
+    UserError
+        As `pipeline.training.train.train`.
+    """
+    columns = columns or Columns()
+    train_shards, val_shards = labeled or (
+        check_labeled(list_shards(data), columns, recipe.taxonomy),
+        check_labeled(list_shards(val), columns, recipe.taxonomy),
+    )
+    for part, shards in (("train", train_shards), ("val", val_shards)):
+        check_classes(recipe, part, shards.class_counts)
+    if workers is not None:
+        check_workers(recipe, train_shards.class_counts, workers)
+    for stage in recipe.stages.values():
+        _check_weights(stage.backbone, stage.init, stage.input_size)
+    folder = RunFolder(out)
+    description = _description(recipe, train_shards, val_shards)
+    return TrainingPlan(
+        recipe=recipe,
+        train=train_shards,
+        val=val_shards,
+        folder=folder,
+        description=description,
+        sources={"data": storage.absolute(data), "val": storage.absolute(val), "columns": asdict(columns)},
+        begun=folder.check(description),
+    )
+
+
+def stage_preprocessing(recipe: StageRecipe) -> Preprocessing:
+    """What a stage does to a cutout at prediction, with the backbone's normalization if none is given."""
+    entry = spec(recipe.backbone)
+    return Preprocessing(
+        recipe.center_crop, recipe.input_size, recipe.mean or entry.mean, recipe.std or entry.std
+    )
+
+
+def initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
+    """ImageNet's or a file's weights of a stage's trunk; None where it starts otherwise.
+
+    Raises
+    ------
+    UserError
+        If they are out of reach or do not fit.
+    """
+    if recipe.init in ("random", "stage1"):
+        return None
+    return _given_weights(recipe.backbone, recipe.init, recipe.input_size)
+
+
+def _given_weights(backbone: str, init: str, input_size: int) -> dict[str, torch.Tensor]:
+    network = create_backbone(backbone, 2, True if init == "imagenet" else init, input_size)
+    return network.trunk.state_dict(prefix="trunk.")
+
+
+@cache
+def _check_weights(backbone: str, init: str, input_size: int) -> None:
+    """Find out before any work whether weights can be had, once for all trainings that start from them."""
+    if init not in ("random", "stage1"):
+        _given_weights(backbone, init, input_size)
+
+
+def check_classes(recipe: Recipe, part: str, counts: dict[str, int]) -> None:
+    """Each class needs galaxies to learn from, each stage some to be validated on."""
+    taxonomy = recipe.taxonomy
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if part == "train" and not all(counts.values()):
+        missing = ", ".join(name for name, count in counts.items() if not count)
+        raise UserError(
+            f"no training galaxy of class {missing} (there are {listed}): nothing to learn it from"
+        )
+    for stage in taxonomy.stages:
+        seen = taxonomy.classes_seen(stage)
+        if part == "val" and not any(counts[name] for name in seen):
+            raise UserError(
+                f"no validation galaxy of class {' or '.join(seen)} (there are {listed}): {stage} needs some"
+            )
+
+
+def check_workers(recipe: Recipe, counts: dict[str, int], workers: int) -> None:
+    """Each worker needs two images of each batch, or batch normalization has nothing to normalize by."""
+    taxonomy = recipe.taxonomy
+    smallest = min(
+        stop - start
+        for name, stage in recipe.stages.items()
+        for start, stop in batch_bounds(
+            sum(counts[seen] for seen in taxonomy.classes_seen(name)), stage.batch_size
+        )
+    )
+    if workers < 1 or smallest < 2 * workers:
+        raise UserError(
+            f"--workers {workers}: the smallest batch has {smallest} images, which is enough for "
+            f"{smallest // 2} workers with two images each; give fewer workers or a larger batch_size"
+        )
+
+
+def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards) -> dict[str, Any]:
+    """What decides a run's result: another description is another run."""
+    return {
+        "recipe": recipe.to_dict(),
+        "train": [fingerprint(shard) for shard in train_shards.shards],
+        "val": [fingerprint(shard) for shard in val_shards.shards],
+    }

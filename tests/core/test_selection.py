@@ -115,6 +115,18 @@ def test_split_of_the_papers_sample() -> None:
     ids = list(range(100000, 100000 + len(classes)))
     split = split_811(ids, classes)
     assert Counter(split.tolist()) == {"train": 23031, "val": 2878, "test": 2881}
+    # The paper's Table 2.
+    by_class = {
+        name: tuple(Counter(split[np.array(classes) == name])[part] for part in ("train", "val", "test"))
+        for name in COUNTS
+    }
+    assert by_class == {
+        "CRS": (6747, 843, 844),
+        "IBS": (6455, 807, 807),
+        "CSS": (462, 58, 58),
+        "EO": (3122, 390, 391),
+        "SPI": (6245, 780, 781),
+    }
     assert np.array_equal(split, split_811([str(identifier) for identifier in ids], classes))
     assert not np.array_equal(split, split_811(ids, classes, seed=1))
 

@@ -8,12 +8,8 @@ override, is checked and left out, so that one list of overrides serves to compa
 
 from __future__ import annotations
 
-import copy
 import math
-import tomllib
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hiwl_core.class_distances import class_distances, stage_distances
 from hiwl_core.errors import UserError
+from hiwl_core.recipe_text import available_recipes, recipe_data
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
 __all__ = [
@@ -241,12 +238,6 @@ class Recipe(Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def available_recipes() -> list[str]:
-    """Names of the recipes that come with HIWL."""
-    folder = resources.files("hiwl_core") / "recipes"
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name or from a file, with overrides applied, checked whole.
 
@@ -262,9 +253,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     UserError
         Naming the unknown key or bad value and where it stands.
     """
-    data = _inherit(_read(name))
-    for override in overrides:
-        _apply(data, override)
+    data = recipe_data(name, overrides)
     try:
         recipe = Recipe.model_validate(data)
         # Their own checks belong to the recipe's.
@@ -274,57 +263,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except pydantic.ValidationError as error:
         raise UserError(f"recipe {name!r}: {_explain(error)}") from None
     return recipe
-
-
-def _read(name: str) -> dict[str, Any]:
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"no recipe file {name!r}")
-        text = path.read_bytes()
-    elif name in available_recipes():
-        text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_bytes()
-    else:
-        raise UserError(
-            f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give a .toml file's path"
-        )
-    try:
-        return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {name!r} is not TOML: {error}") from None
-
-
-def _inherit(data: dict[str, Any]) -> dict[str, Any]:
-    """Fill what ``[stage2]`` leaves out from ``[stage1]``, section by section."""
-    data = copy.deepcopy(data)
-    if isinstance(data.get("stage1"), dict) and isinstance(data.get("stage2", {}), dict):
-        data["stage2"] = _merge(data["stage1"], data.get("stage2", {}))
-    return data
-
-
-def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
-    merged = copy.deepcopy(parent)
-    for key, value in child.items():
-        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_sections else value
-    return merged
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f"--set {override!r}: write section.key=value, such as stage1.epochs=3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *sections, key = path.strip().split(".")
-    place = data
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise UserError(f"--set {override!r}: {section!r} is not a section of the recipe")
-    place[key] = value
 
 
 def _explain(error: pydantic.ValidationError) -> str:

@@ -1,0 +1,90 @@
+"""The text of a recipe: TOML by name or from a file, with inheritance and overrides, not yet checked."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hiwl_core.errors import UserError
+
+__all__ = ["available_recipes", "recipe_data"]
+
+
+def available_recipes() -> list[str]:
+    """Names of the recipes that come with HIWL."""
+    folder = resources.files("hiwl_core") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def recipe_data(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe and the overrides say, for `hiwl_core.recipe.Recipe` to check.
+
+    Parameters
+    ----------
+    name, overrides
+        As `hiwl_core.recipe.load_recipe`.
+
+    Raises
+    ------
+    UserError
+        If there is no such recipe, it is not TOML, or an override is not ``section.key=value``.
+    """
+    data = _inherit(_read(name))
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no recipe file {name!r}")
+        text = path.read_bytes()
+    elif name in available_recipes():
+        text = (resources.files("hiwl_core") / "recipes" / f"{name}.toml").read_bytes()
+    else:
+        raise UserError(
+            f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give a .toml file's path"
+        )
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {name!r} is not TOML: {error}") from None
+
+
+def _inherit(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill what ``[stage2]`` leaves out from ``[stage1]``, section by section."""
+    data = copy.deepcopy(data)
+    if isinstance(data.get("stage1"), dict) and isinstance(data.get("stage2", {}), dict):
+        data["stage2"] = _merge(data["stage1"], data.get("stage2", {}))
+    return data
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(parent)
+    for key, value in child.items():
+        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_sections else value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {override!r}: write section.key=value, such as stage1.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, key = path.strip().split(".")
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override!r}: {section!r} is not a section of the recipe")
+    place[key] = value

@@ -65,7 +65,7 @@ def test_bad_input_is_named() -> None:
         confusion_matrix(np.array([0, 5]), np.array([0, 1]), 2)
 
 
-# What is known of the paper's Table 3 from its Table 4 and its text: the diagonal, the galaxies of each class,
+# Known of the Table 3 from the Table 4 and the text of the paper: the diagonal, the galaxies of each class,
 # and how CSS and EO are told apart. How the other mistakes spread does not enter into what is tested.
 PAPER_SIZES = {"CRS": 844, "IBS": 807, "CSS": 58, "EO": 391, "SPI": 781}
 PAPER_TABLE_3 = np.array(

@@ -7,6 +7,7 @@ from pathlib import Path
 from hiwl_core.backbones import (
     dieleman,
     efficientnet_lite,
+    neural_ode,
     resnet26,
     timm_networks,
     torchvision_networks,
@@ -30,6 +31,7 @@ _REGISTRY = {
     for entry in (
         dieleman.SPEC,
         resnet26.SPEC,
+        neural_ode.SPEC,
         *torchvision_networks.SPECS,
         *efficientnet_lite.SPECS,
     )

@@ -77,6 +77,8 @@ class BackboneSpec:
         Axes of what `gradcam_layer` puts out: maps, maps with channels last, or tokens.
     prefix_tokens : int
         Tokens before those of the patches, such as the class token.
+    on_imagenet : bool
+        Whether there are ImageNet weights that `imagenet_trunk` can find.
     """
 
     name: str
@@ -92,6 +94,7 @@ class BackboneSpec:
     check_input: Callable[[int], None] = any_size
     gradcam_layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
     prefix_tokens: int = 0
+    on_imagenet: bool = True
 
     def feature_maps(self, activations: Tensor) -> Tensor:
         """What `gradcam_layer` puts out, or its gradient, as maps.
@@ -155,8 +158,9 @@ def galaxy_spec(
     feature_width: int,
     gradcam_layer: str,
     build: Callable[[int, int], ImageClassifier],
+    check_input: Callable[[int], None] | None = None,
 ) -> BackboneSpec:
-    """The spec of a network made for galaxies: of one input size, and never trained on ImageNet."""
+    """The spec of a network made for galaxies: never trained on ImageNet, by default of one input size."""
     return BackboneSpec(
         name=name,
         input_size=input_size,
@@ -167,5 +171,6 @@ def galaxy_spec(
         weights_source="none: it is trained from scratch",
         build=build,
         imagenet_trunk=no_imagenet_weights(name),
-        check_input=only_size(name, input_size),
+        check_input=check_input or only_size(name, input_size),
+        on_imagenet=False,
     )

@@ -72,6 +72,7 @@ def _spec(name: str, input_size: int, source: str, imagenet_trunk: Callable[[], 
         build=partial(_build, name),
         imagenet_trunk=imagenet_trunk,
         rename=_rename,
+        on_imagenet=name == "efficientnet_lite0",
     )
 
 

@@ -1,8 +1,14 @@
 """ResNet-26, made for the five classes of Galaxy Zoo (Zhu et al. 2019, Ap&SS 364, 55).
 
-Its bottlenecks normalize and activate before each convolution (He et al. 2016, arXiv:1603.05027) and end
-wider than usual: at 4 m k channels for m inside of them, with k = 2. A stage halves the maps at its end, in
-the last convolution of its second bottleneck.
+Its bottlenecks normalize and activate before each convolution (He et al. 2016, arXiv:1603.05027) and are
+twice as wide as usual (k = 2; Zagoruyko & Komodakis 2016, arXiv:1605.07146): m k channels inside, 4 m k in
+the end. A stage halves the maps at its end, in the last convolution of its second bottleneck; the shortcut
+around that takes every other pixel.
+
+The network that Ma et al. (2023, MNRAS 519, 4765) compare with has, in their code, the same convolutions.
+It takes every other pixel after the first convolution and maxima in the shortcuts, here it is the other way
+round; its normalizations of one width in a stage are one, and no ReLU follows the last; dropout is 0.33 or
+0.35.
 """
 
 from __future__ import annotations
@@ -21,8 +27,9 @@ INPUT_SIZE = 64
 STEM_WIDTH = 64
 STAGE_WIDTHS = (64, 128, 256, 512)
 WIDENING = 2
+EXPANSION = 4
 DROPOUT = 0.2
-FEATURE_WIDTH = 4 * STAGE_WIDTHS[-1] * WIDENING
+FEATURE_WIDTH = EXPANSION * STAGE_WIDTHS[-1] * WIDENING
 
 
 class Bottleneck(nn.Module):
@@ -33,15 +40,14 @@ class Bottleneck(nn.Module):
     width_in : int
         Channels of the input.
     width : int
-        Channels inside.
-    width_out : int
-        Channels of the output.
+        Channels inside; the output has four times as many.
     stride : int
         Of the last convolution.
     """
 
-    def __init__(self, width_in: int, width: int, width_out: int, stride: int) -> None:
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
+        width_out = EXPANSION * width
         self.norm1 = nn.BatchNorm2d(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
@@ -55,7 +61,7 @@ class Bottleneck(nn.Module):
         self.thin = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, width_in, H, W) to (N, width_out, H / stride, W / stride)."""
+        """Maps (N, width_in, H, W) to (N, 4 width, H / stride, W / stride)."""
         active = self.relu(self.norm1(maps))
         shortcut = maps if self.project is None else self.project(active)
         inner = self.conv1(active)
@@ -72,11 +78,12 @@ def _build(num_classes: int, _input_size: int) -> ImageClassifier:
         pool=nn.MaxPool2d(2),
     )
     width_in = STEM_WIDTH
-    for number, width in enumerate(STAGE_WIDTHS, 1):
-        width_out = 4 * width * WIDENING
+    for number, m in enumerate(STAGE_WIDTHS, 1):
+        width = m * WIDENING
+        width_out = EXPANSION * width
         stride = 2 if number < len(STAGE_WIDTHS) else 1
         layers[f"stage{number}"] = nn.Sequential(
-            Bottleneck(width_in, width, width_out, 1), Bottleneck(width_out, width, width_out, stride)
+            Bottleneck(width_in, width, 1), Bottleneck(width_out, width, stride)
         )
         width_in = width_out
     layers.update(norm=nn.BatchNorm2d(FEATURE_WIDTH), relu=nn.ReLU())

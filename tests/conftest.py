@@ -112,6 +112,18 @@ def tiny_run(
 
 
 @pytest.fixture(scope="session")
+def flat_run(ray_session: None, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one network for all classes, online smoothed."""
+    from hiwl_core.methods import method_overrides
+    from pipeline.training.train import train
+
+    out = tmp_path_factory.mktemp("flat") / "run"
+    changes = [*method_overrides("slwslm"), *TINY, "stage1.epochs=3", "stage1.smoothing=online"]
+    train(tiny_data.train, tiny_data.val, load_recipe("demo", changes), str(out))
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path) -> str:
     return str(tiny_run / "bundle")
 

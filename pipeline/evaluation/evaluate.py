@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.errors import IncompleteError, UserError
@@ -20,18 +18,26 @@ from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL, read_part
+from pipeline.catalog.parts import TRUE_LABEL
 from pipeline.catalog.plan import is_catalog
 from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.evaluation.page import Mistake, render_page
-from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards
+from pipeline.evaluation.galaxies import (
+    confident_mistakes,
+    galaxy_cards,
+    read_galaxies,
+    read_pictures,
+    scored,
+)
+from pipeline.evaluation.page import render_page
+from pipeline.pages.cards import Card
+from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.cutout_store import check_labeled
 
 __all__ = ["Evaluation", "evaluate"]
 
-MISTAKES_SHOWN = 14
+MISTAKES_SHOWN, THUMBNAIL_PIXELS = 14, 256
 TABLES = ("confusion_matrix.csv", "metrics.csv", "stages.csv")
 REPORT, PAGE = "evaluation.json", "evaluation.html"
 
@@ -54,6 +60,8 @@ class Evaluation:
     out : str
         Folder with the tables and the catalog.
     catalog : CatalogSummary
+    galaxies : pandas.DataFrame
+        All rows of the catalog; see `pipeline.evaluation.galaxies.read_galaxies`.
     """
 
     confusion: pd.DataFrame
@@ -62,6 +70,15 @@ class Evaluation:
     left_out: dict[str, int]
     out: str
     catalog: CatalogSummary
+    galaxies: pd.DataFrame
+
+    def files(self) -> dict[str, bytes]:
+        """The tables as CSV, by file name."""
+        tables = zip(TABLES, (self.confusion, self.metrics, self.stages), strict=True)
+        return {
+            name: table.to_csv(index=table is self.confusion, float_format="%.6f").encode()
+            for name, table in tables
+        }
 
 
 def evaluate(
@@ -116,13 +133,11 @@ def evaluate(
             f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
             f"{summary.failed[0]}"
         )
-    wanted = ["object_id", TRUE_LABEL, "label", "confidence", "status"]
-    parts = [read_part(part, wanted) for part in summary.parts]
-    # Ids may be integers in one shard and strings in another.
-    rows = pd.concat([part.to_pandas() for part in parts], ignore_index=True)
-    evaluation = _score(rows, bundle.taxonomy, out, summary)
-    rows["shard"] = np.repeat(shards, [part.num_rows for part in parts])
-    _write(evaluation, bundle, shards_path, _confident_mistakes(rows, columns))
+    evaluation = _score(read_galaxies(summary.parts, shards, bundle.taxonomy), bundle.taxonomy, out, summary)
+    shown = confident_mistakes(evaluation.galaxies, MISTAKES_SHOWN)
+    pictures = read_pictures(shown, columns)
+    cards = galaxy_cards(shown, pictures, bundle.taxonomy, bundle.rgb, THUMBNAIL_PIXELS)
+    _write(evaluation, bundle, shards_path, cards)
     return evaluation
 
 
@@ -136,15 +151,14 @@ def _check_own(out: str) -> None:
 
 
 def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSummary) -> Evaluation:
-    labeled = rows[rows[TRUE_LABEL].notna()]
-    scored = labeled[labeled["status"] == OK]
+    labeled, known = rows[rows[TRUE_LABEL].notna()], scored(rows)
     left_out = {
         **{str(status): int(n) for status, n in labeled["status"].value_counts().items() if status != OK},
         **({"unlabeled": len(rows) - len(labeled)} if len(rows) > len(labeled) else {}),
     }
-    if scored.empty:
+    if known.empty:
         raise UserError("no cutout with a label could be read: there is nothing to score")
-    truth, predicted = (taxonomy.encode(scored[name].to_numpy()) for name in (TRUE_LABEL, "label"))
+    truth, predicted = (taxonomy.encode(known[name].to_numpy()) for name in (TRUE_LABEL, "label"))
     matrix = confusion_matrix(truth, predicted, len(taxonomy.classes))
     return Evaluation(
         confusion=pd.DataFrame(
@@ -155,6 +169,7 @@ def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSum
         left_out=left_out,
         out=out,
         catalog=summary,
+        galaxies=rows,
     )
 
 
@@ -171,30 +186,9 @@ def _stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) 
     return table[["stage", *[name for name in table.columns if name != "stage"]]]
 
 
-def _confident_mistakes(rows: pd.DataFrame, columns: Columns) -> list[Mistake]:
-    """The wrong labels with the highest confidence, with their cutouts; only their shards are read."""
-    wrong = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna() & (rows[TRUE_LABEL] != rows["label"])]
-    shown = wrong.nlargest(MISTAKES_SHOWN, "confidence")
-    images: dict[Any, bytes] = {}
-    for shard, group in shown.groupby("shard"):
-        ids = pa.array(group["object_id"].tolist())
-        for table in iter_rows(str(shard), columns, ["object_id", "image"]):
-            found = table.filter(pc.is_in(table["object_id"], value_set=ids))
-            images.update(zip(found["object_id"].to_pylist(), found["image"].to_pylist(), strict=True))
-    return [
-        Mistake(
-            str(row["object_id"]), row[TRUE_LABEL], row["label"], row["confidence"], images[row["object_id"]]
-        )
-        for row in shown.to_dict("records")
-    ]
-
-
-def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Mistake]) -> None:
-    for name, table in zip(
-        TABLES, (evaluation.confusion, evaluation.metrics, evaluation.stages), strict=True
-    ):
-        text = table.to_csv(index=table is evaluation.confusion, float_format="%.6f")
-        storage.write_bytes(f"{evaluation.out}/{name}", text.encode())
+def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Card]) -> None:
+    for name, content in evaluation.files().items():
+        storage.write_bytes(f"{evaluation.out}/{name}", content)
     report: dict[str, Any] = {
         "model_id": bundle.model_id,
         "shards": shards_path,
@@ -205,8 +199,8 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         "metrics": _records(evaluation.metrics),
         "stages": _records(evaluation.stages),
     }
-    content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    storage.write_bytes(f"{evaluation.out}/{REPORT}", content.encode())
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write_bytes(f"{evaluation.out}/{REPORT}", text.encode())
     facts = [
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),

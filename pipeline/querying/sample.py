@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image
-
-from hiwl_core.decoding import decode_cutout
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline import storage
 from pipeline.catalog.parts import part_name
 from pipeline.catalog.plan import is_catalog, read_plan
+from pipeline.pages.cards import Card, thumbnail
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog
-from pipeline.querying.gallery_page import MARKER, Card, render_gallery
+from pipeline.querying.gallery_page import MARKER, render_gallery
 from pipeline.querying.query import ROWS, ask, open_catalog
 from pipeline.querying.sample_images import read_images
 from pipeline.shards.cutout_shards import Columns, list_shards
@@ -189,7 +186,7 @@ def _card(row: Mapping[str, Any], encoded: bytes | None, otherwise: str) -> Card
     """A card, with a placeholder that says `otherwise` if there is no image."""
     status = row["status"]
     try:
-        image, words = (_thumbnail(encoded), "") if encoded else (None, otherwise)
+        image, words = (thumbnail(encoded, THUMBNAIL_PIXELS), "") if encoded else (None, otherwise)
     except UnreadableCutout as error:
         image, words = None, str(error)
     if image is None and status != "ok":
@@ -209,15 +206,6 @@ def _card(row: Mapping[str, Any], encoded: bytes | None, otherwise: str) -> Card
         image=image,
         words=words,
     )
-
-
-def _thumbnail(encoded: bytes) -> bytes:
-    """A small JPEG, whatever the cutout is."""
-    image = decode_cutout(encoded)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _facts(

@@ -22,7 +22,6 @@ from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import epoch_plan
 from pipeline.training.plan import stage_preprocessing
 from pipeline.training.stage_worker import StageJob, stage_learner
-from pipeline.training.train import train
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES
 
@@ -98,18 +97,17 @@ def test_each_method_draws_and_trains_in_each_of_its_stages(method: str, stage: 
     assert learner.logits(pixels).shape == (8, len(classes))
 
 
-@pytest.fixture(scope="module")
-def flat_run(ray_session: None, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one network for all classes, online smoothed."""
-    out = tmp_path_factory.mktemp("flat") / "run"
-    recipe = recipe_of("slwslm", *TINY, "stage1.epochs=3", "stage1.smoothing=online")
-    train(tiny_data.train, tiny_data.val, recipe, str(out))
-    return out
-
-
 def test_a_flat_run_has_one_stage_and_a_row_a_candidate(flat_run: Path) -> None:
     names = {path.name for path in flat_run.iterdir()}
-    assert names == {"run.json", "stage1", "stage1.json", "stage1_epochs.csv", "pairs.csv", "bundle"}
+    assert names == {
+        "run.json",
+        "sources.json",
+        "stage1",
+        "stage1.json",
+        "stage1_epochs.csv",
+        "pairs.csv",
+        "bundle",
+    }
     pairs = pd.read_csv(flat_run / "pairs.csv")
     assert len(pairs) == 3
     assert pairs["accuracy"].is_monotonic_decreasing

@@ -1,0 +1,71 @@
+"""``hiwl report``: all of a training run on one page."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import asdict
+
+import click
+from click.core import ParameterSource
+
+from jobs.options import VerbCommand, actors_option, column_options, engine_options, gpu_option
+from pipeline.shards.cutout_shards import Columns
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand)
+@click.argument("run", metavar="RUN")
+@click.option("--out", metavar="FOLDER", help="Where the report goes; default: report, in the run folder.")
+@click.option(
+    "--val", metavar="SHARDS", help="Labeled shards to score on; default: those that the run was selected by."
+)
+@actors_option
+@gpu_option
+@engine_options
+@column_options
+def main(
+    run: str,
+    out: str | None,
+    val: str | None,
+    workers: int | None,
+    gpu: bool | None,
+    engine: str,
+    precision: str,
+    columns: Columns,
+) -> None:
+    """Show all of a training RUN on one page, FOLDER/report.html.
+
+    RUN is a folder that `hiwl train` made. On the page are what was trained on what, learning curves, the
+    pairs of checkpoints, scores with their 95 % intervals, heat maps of where the networks look, a map of
+    what they tell apart, the most confident mistakes and the least certain galaxies. It is one file that
+    loads nothing from anywhere, with every table and figure inside to save; beside it they are files.
+
+    Columns are called as the run recorded, or as the options say.
+
+    \b
+    Examples:
+      hiwl report run
+      hiwl report run --out shown --val 'data/test-*.parquet'
+      hiwl report s3://zoo/run --out s3://zoo/shown --val zoo/val.parquet --id-column GalaxyID
+    """
+    from pipeline.reporting.report import report
+
+    context = click.get_current_context()
+    named = {
+        field: name
+        for field, name in asdict(columns).items()
+        if context.get_parameter_source(f"{field}_column") is not ParameterSource.DEFAULT
+    }
+    out = out or posixpath.join(run.rstrip("/"), "report")
+    made = report(run, out, val, named, workers, gpu, engine, precision)
+    best = made.evaluation.metrics.iloc[-1]
+    click.echo(
+        f"accuracy {best['value']:.4f} [{best['low']:.4f}, {best['high']:.4f}] on {best['count']} galaxies"
+    )
+    click.echo(f"page: {made.page}, {made.size / 1e6:.1f} MB")
+    click.echo(f"  and {len(made.files)} tables and figures beside it, in {posixpath.dirname(made.page)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The scored galaxies one by one: which to look at, their cutouts, and what the model says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from hiwl_core.recipe import RgbSettings
+from hiwl_core.statuses import OK, UnreadableCutout
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.catalog.parts import TRUE_LABEL, probability_column, read_part, stage2_columns
+from pipeline.pages.cards import Card, thumbnail
+from pipeline.querying.sample_images import read_images
+from pipeline.shards.cutout_shards import Columns
+
+__all__ = [
+    "confident_mistakes",
+    "galaxy_cards",
+    "galaxy_columns",
+    "least_certain",
+    "read_galaxies",
+    "read_pictures",
+    "scored",
+]
+
+SHARD = "shard"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def galaxy_columns(taxonomy: Taxonomy) -> list[str]:
+    """Columns of a scored catalog that are about the galaxy and not about the model."""
+    return [
+        "object_id",
+        "ra",
+        "dec",
+        TRUE_LABEL,
+        "label",
+        "confidence",
+        *map(probability_column, taxonomy.classes),
+        "p_stage1_combined",
+        *stage2_columns(taxonomy),
+        "status",
+    ]
+
+
+def read_galaxies(parts: Sequence[str], shards: Sequence[str], taxonomy: Taxonomy) -> pd.DataFrame:
+    """All rows of a scored catalog.
+
+    Parameters
+    ----------
+    parts, shards : sequence of str, length P
+        The parts, and the shards that they are of.
+    taxonomy : Taxonomy
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `galaxy_columns`, ids as text, and `shard`.
+    """
+    tables = []
+    for part, shard in zip(parts, shards, strict=True):
+        table = read_part(part, galaxy_columns(taxonomy))
+        # Integers beside a null would be floats, and ids may be text in another shard.
+        table = table.set_column(0, "object_id", table["object_id"].cast(pa.string()))
+        tables.append(table.to_pandas().assign(**{SHARD: shard}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def scored(galaxies: pd.DataFrame) -> pd.DataFrame:
+    """Those that have both a label of people's and one of the model's."""
+    return galaxies[(galaxies["status"] == OK) & galaxies[TRUE_LABEL].notna()]
+
+
+def confident_mistakes(galaxies: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The wrong labels with the highest confidence, the most confident first."""
+    rows = scored(galaxies)
+    wrong = rows[rows[TRUE_LABEL] != rows["label"]]
+    return wrong.sort_values(["confidence", "object_id"], ascending=[False, True]).head(count)
+
+
+def least_certain(galaxies: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The labels with the lowest confidence, right or wrong, the least confident first."""
+    return scored(galaxies).sort_values(["confidence", "object_id"]).head(count)
+
+
+def read_pictures(galaxies: pd.DataFrame, columns: Columns) -> dict[Any, bytes | None]:
+    """The cutouts of some galaxies, by their index in the table; only their shards are read.
+
+    Parameters
+    ----------
+    galaxies : pandas.DataFrame
+        Rows of `read_galaxies`.
+    columns : Columns
+        What the id and the image are called in the shards.
+    """
+    groups = list(galaxies.groupby(SHARD, sort=False))
+
+    def read(item: tuple[Any, pd.DataFrame]) -> list[bytes | None]:
+        shard, rows = item
+        return read_images(str(shard), columns, list(zip(rows["object_id"], rows["status"], strict=True)))
+
+    found: dict[Any, bytes | None] = {}
+    for (_, rows), images in zip(groups, storage.in_threads(read, groups), strict=True):
+        found.update(zip(rows.index, images, strict=True))
+    return found
+
+
+def galaxy_cards(
+    galaxies: pd.DataFrame,
+    pictures: Mapping[Any, bytes | None],
+    taxonomy: Taxonomy,
+    rgb: RgbSettings,
+    pixels: int,
+) -> list[Card]:
+    """Galaxies to look at, in the order of the table.
+
+    Parameters
+    ----------
+    galaxies : pandas.DataFrame
+        Rows of `read_galaxies`.
+    pictures : mapping
+        Of `read_pictures`.
+    taxonomy : Taxonomy
+    rgb : RgbSettings
+        Colors of FITS cutouts.
+    pixels : int
+        Of a picture's longer side, at most.
+    """
+    return [
+        _card(row, pictures.get(index), taxonomy, rgb, pixels)
+        for index, row in zip(galaxies.index, galaxies.to_dict("records"), strict=True)
+    ]
+
+
+def _card(
+    row: Mapping[Any, Any], encoded: bytes | None, taxonomy: Taxonomy, rgb: RgbSettings, pixels: int
+) -> Card:
+    try:
+        image, words = (thumbnail(encoded, pixels, rgb), "") if encoded else (None, "no picture of it")
+    except UnreadableCutout as error:
+        image, words = None, str(error)
+    return Card(
+        object_id=str(row["object_id"]),
+        label=row["label"],
+        confidence=row["confidence"],
+        probabilities={name: row[probability_column(name)] for name in taxonomy.classes},
+        ra=row["ra"],
+        dec=row["dec"],
+        status=row["status"],
+        image=image,
+        words=words,
+        truth=row[TRUE_LABEL],
+        stages=_stage_lines(row, taxonomy),
+    )
+
+
+def _stage_lines(row: Mapping[Any, Any], taxonomy: Taxonomy) -> list[str]:
+    if not taxonomy.combined:
+        return []
+    first = f"stage 1: {taxonomy.combined_name}{NO_BREAK}{row['p_stage1_combined']:.3f}"
+    members = [float(row[name]) for name in stage2_columns(taxonomy)]
+    if np.isnan(members).any():
+        return [first, "stage 2 did not run"]
+    # The catalog leaves out the last member, which is what the others leave over.
+    members.append(max(0.0, 1 - sum(members)))
+    words = ", ".join(
+        f"{name}{NO_BREAK}{share:.3f}" for name, share in zip(taxonomy.stage2_classes, members, strict=True)
+    )
+    return [first, f"stage 2: {words}"]

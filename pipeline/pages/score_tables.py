@@ -1,0 +1,90 @@
+"""A confusion matrix and the figures of the classes, cell by cell for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["Figure", "FigureRow", "FigureTable", "MatrixCell", "MatrixRow", "figure_table", "matrix_rows"]
+
+METRICS = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
+AVERAGE, ALL = "average", "all"
+# Letters on a deeper color than this are light.
+DEEP = 0.85
+
+
+class MatrixCell(NamedTuple):
+    """How many galaxies of a class were called so, and their share of the class."""
+
+    galaxies: int
+    share: float
+    right: bool
+
+    @property
+    def deep(self) -> bool:
+        """Whether its color is so deep that letters on it must be light."""
+        return self.share > DEEP
+
+
+class MatrixRow(NamedTuple):
+    """A true class."""
+
+    name: str
+    cells: Sequence[MatrixCell]
+
+
+class Figure(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FigureRow(NamedTuple):
+    """A class, or the average of all; None where a figure does not exist."""
+
+    name: str
+    figures: Sequence[Figure | None]
+    average: bool
+
+
+class FigureTable(NamedTuple):
+    """Figures of the classes, a column a metric, and the accuracy, which is of no single class."""
+
+    metrics: Sequence[str]
+    rows: Sequence[FigureRow]
+    accuracy: Figure
+
+
+def matrix_rows(confusion: pd.DataFrame) -> list[MatrixRow]:
+    """The rows of a confusion matrix, true classes by row."""
+    counts = confusion.to_numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return [
+        MatrixRow(
+            str(name),
+            [
+                MatrixCell(int(count), float(share), place == index)
+                for place, (count, share) in enumerate(zip(counts[index], shares[index], strict=True))
+            ],
+        )
+        for index, name in enumerate(confusion.index)
+    ]
+
+
+def figure_table(metrics: pd.DataFrame) -> FigureTable:
+    """The table of a model or a stage; see `hiwl_core.metrics.class_table`."""
+    found = {}
+    for row in metrics.to_dict("records"):
+        if not np.isnan(row["value"]):
+            found[row["class"], row["metric"]] = Figure(row["value"], row["low"], row["high"])
+    rows = [
+        FigureRow(str(name), [found.get((name, metric)) for metric in METRICS], name == AVERAGE)
+        for name in dict.fromkeys(metrics["class"])
+        if name != ALL
+    ]
+    return FigureTable(list(METRICS.values()), rows, found[ALL, "accuracy"])

@@ -1,0 +1,1 @@
+"""Reports: all of a training run on one page."""

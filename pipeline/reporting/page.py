@@ -1,0 +1,118 @@
+"""A run as one page: what it was, how it went, how good the model is, where it looks and where it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.pages.cards import Card
+from pipeline.pages.number_tables import NumberTable, number_table
+from pipeline.pages.numbers import count_word
+from pipeline.pages.score_tables import FigureTable, figure_table, matrix_rows
+from pipeline.pages.templates import render
+from pipeline.reporting.facts import class_facts, headline, run_facts, stage_settings, tiles, which_data
+from pipeline.reporting.finished_run import FinishedRun
+from pipeline.reporting.pictures import Drawings
+
+__all__ = ["Contents", "render_report"]
+
+# The same in all rows, and said above the table.
+CONSTANT = ("compute", "workers")
+CONFUSION = "confusion_matrix.csv"
+STAGE_TITLES = {
+    "stage1": "Stage 1 alone",
+    "stage2": "Stage 2 alone, on the galaxies that stage 1 routed right",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a report.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    evaluation : Evaluation
+    shards : str
+        What was scored.
+    fingerprints : sequence of str
+        Of these shards.
+    mistakes, unsure : list of Card
+    tables : dict of bytes
+        All tables as CSV, by file name.
+    drawings : Drawings
+    """
+
+    run: FinishedRun
+    evaluation: Evaluation
+    shards: str
+    fingerprints: Sequence[str]
+    mistakes: list[Card]
+    unsure: list[Card]
+    tables: dict[str, bytes]
+    drawings: Drawings
+
+    @property
+    def scored(self) -> int:
+        """Galaxies that the figures are of."""
+        return int(self.evaluation.confusion.to_numpy().sum())
+
+
+def render_report(contents: Contents) -> str:
+    """The page as HTML."""
+    run, evaluation = contents.run, contents.evaluation
+    wrong = contents.scored - int(evaluation.confusion.to_numpy().diagonal().sum())
+    return render(
+        "report.html",
+        verb="report",
+        title=f"Training run {run.name}",
+        contents=contents,
+        run=run,
+        headline=headline(run),
+        tiles=tiles(run, evaluation.metrics),
+        data_note=which_data(run, contents.fingerprints),
+        facts=run_facts(run, contents.scored, contents.fingerprints),
+        settings=stage_settings(run.recipe),
+        classes=class_facts(run, evaluation.confusion),
+        epochs={stage: _epochs(run, stage) for stage in run.epochs},
+        pairs=_pairs(run),
+        candidates=f"{count_word(len(run.pairs))} {'pairs' if run.taxonomy.combined else 'candidates'}",
+        confusion=matrix_rows(evaluation.confusion),
+        confusion_files={CONFUSION: contents.tables[CONFUSION], **contents.drawings.confusion.files},
+        figures=figure_table(evaluation.metrics),
+        stages=_stages(run, evaluation.stages),
+        # An only stage needs no name.
+        stage_names={
+            stage: stage.replace("stage", "stage ") if run.taxonomy.combined else "" for stage in run.epochs
+        },
+        mistakes_in_all=wrong,
+    )
+
+
+def _epochs(run: FinishedRun, stage: str) -> NumberTable:
+    epochs = run.epochs[stage]
+    kept = {candidate.epoch for candidate in run.kept[stage]}
+    marks = {
+        row: "chosen" if epoch == run.chosen[stage] else "kept"
+        for row, epoch in enumerate(epochs["epoch"])
+        if epoch in kept
+    }
+    return number_table(epochs, marks, without=CONSTANT)
+
+
+def _pairs(run: FinishedRun) -> NumberTable:
+    is_chosen = pd.Series(True, index=run.pairs.index)
+    for stage, epoch in run.chosen.items():
+        is_chosen &= run.pairs[f"{stage}_epoch"] == epoch
+    pairs = run.pairs if run.taxonomy.combined else run.pairs.rename(columns={"stage1_epoch": "epoch"})
+    return number_table(pairs, dict.fromkeys(is_chosen[is_chosen].index, "chosen"))
+
+
+def _stages(run: FinishedRun, stages: pd.DataFrame) -> dict[str, FigureTable]:
+    """Tables of the stages by title; an only stage is the model."""
+    if not run.taxonomy.combined:
+        return {}
+    return {STAGE_TITLES[str(stage)]: figure_table(table) for stage, table in stages.groupby("stage")}

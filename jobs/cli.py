@@ -16,6 +16,8 @@ VERBS = {
     "ingest": "Pack images or foreign tables into cutout shards.",
     "train": "Train the cascade and bundle the best pair of stages.",
     "evaluate": "Score a bundle on labeled shards.",
+    "report": "Show all of a training run on one page.",
+    "reproduce": "Repeat the paper's tables and figures on your own data.",
     "plan": "Say what classifying some shards would take: hours, traffic, money.",
     "classify": "Classify shards into a Parquet catalog.",
     "status": "Say how far a catalog is, while it is written or afterwards.",

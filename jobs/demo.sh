@@ -19,6 +19,7 @@ step "$BIN/hiwl" train --data "$OUT/data/train-*.parquet" --val "$OUT/data/val-*
     --recipe demo --out "$OUT/run"
 step "$BIN/hiwl" classify "$OUT/run/bundle" "$OUT/sky/cutouts" "$OUT/catalog" --carry truth
 step "$BIN/hiwl" evaluate "$OUT/run/bundle" "$OUT/data/test-*.parquet" --out "$OUT/evaluation"
+step "$BIN/hiwl" report "$OUT/run" --out "$OUT/report" --val "$OUT/data/test-*.parquet"
 step "$BIN/hiwl" verify "$OUT/catalog"
 step "$BIN/hiwl" sample "$OUT/catalog" "$OUT/unsure.html" --order confidence --count 60
 step "$BIN/hiwl" query "$OUT/catalog" "SELECT label, count(*) AS galaxies, avg(confidence) FROM catalog GROUP BY label"
@@ -30,5 +31,6 @@ The catalog is in $OUT/catalog; ask it more with
 
   $BIN/hiwl query $OUT/catalog "SELECT object_id, ra, dec, confidence FROM catalog WHERE p_css > 0.5 LIMIT 5"
 
-To look at: $OUT/evaluation/evaluation.html has the scores, $OUT/unsure.html the galaxies of which it is least sure.
+To look at: $OUT/report/report.html has all of the training and its scores, $OUT/unsure.html the galaxies of which
+the catalog is least sure.
 END

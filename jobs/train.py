@@ -14,14 +14,18 @@ __all__ = ["main"]
 @click.option("--data", required=True, metavar="SHARDS", help="Labeled shards to train on.")
 @click.option("--val", required=True, metavar="SHARDS", help="Labeled shards to select checkpoints by.")
 @click.option(
-    "--recipe", "recipe_name", required=True, metavar="NAME", help="paper, cpu, demo, or a .toml file."
+    "--recipe",
+    "recipe_name",
+    required=True,
+    metavar="NAME",
+    help="paper, cpu, demo, small, trial or a .toml file.",
 )
 @click.option(
     "--method",
     default="hiwl",
     show_default=True,
     metavar="NAME",
-    help="hiwl, slwslm, hmws, plain, similarity or online: changes of the recipe before those of --set.",
+    help="hiwl, slwslm, unweighted, hmws, plain, similarity or online: changes before those of --set.",
 )
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
 @click.option(

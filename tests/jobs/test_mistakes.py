@@ -69,6 +69,19 @@ def test_each_mistake_is_one_line_and_exit_code_2(
             ["classify", tiny_bundle, tiny_data.val, out, "--scale", "0.4", "--scale-column", "r"],
             "--scale 0.4 and --scale-column r",
         ),
+        "no run to report on": (["report", f"{here}/nowhere", "--out", out], "no training run at"),
+        "nothing to reproduce": (
+            ["reproduce", "table8", *train[1:], "demo"],
+            "nothing to reproduce by the name 'table8': there are table3",
+        ),
+        "no weights for a training of a grid": (
+            ["reproduce", "table7", *train[1:], "demo", "--backbone", "vgg16"],
+            "no ImageNet weights for vgg16",
+        ),
+        "seeds": (
+            ["reproduce", "table4", *train[1:], "demo", "--seeds", "1,1"],
+            "--seeds 1,1: give different",
+        ),
         "missing source": (["ingest", f"{here}/nowhere", out], "nowhere"),
         "missing votes": (["select", f"{here}/nowhere.csv", f"{out}.csv"], "nowhere.csv"),
         "wrong column": ([*train, "demo", "--label-column", "klass"], "no column 'klass' in"),

@@ -19,6 +19,11 @@ OCCUPIED = {
     "ingest": (["{images}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
     "train": (["--data", "{train}", "--val", "{val}", "--recipe", "demo", "--out", "{out}"], "out/pairs.csv"),
     "evaluate": (["{bundle}", "{val}", "--out", "{out}"], "out/metrics.csv"),
+    "report": (["{bundle}", "--val", "{val}", "--out", "{out}"], "out/report.html"),
+    "reproduce": (
+        ["table4", "--data", "{train}", "--val", "{val}", "--recipe", "demo", "--out", "{out}"],
+        "out/table4.csv",
+    ),
     "classify": (["{bundle}", "{val}", "{out}"], "out/val-00000-of-00001.parquet"),
     "publish": (["{catalog}", "{out}"], "out/hiwl/hats.properties"),
     "query": (["{catalog}", "--format", "csv", "--out", "{out}/rows.csv"], "out/rows.csv"),

@@ -1,0 +1,191 @@
+"""The paper's figures from the runs of a grid, and its confusion matrix as a heat map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hiwl_core.explanation import ExplainedModel, Separation, central_share, separation, tsne
+from hiwl_core.recipe import Recipe
+from pipeline import storage
+from pipeline.classification.shard_classifier import read_bundle
+from pipeline.progress import say
+from pipeline.reproduction.scores import read_scores
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.labeled_sample import LabeledSample, sample_labeled
+from pipeline.training.plan import stage_preprocessing
+
+__all__ = ["PICTURES", "Picture", "PictureInputs"]
+
+# Of the training galaxies, as in the paper; of those that are scored no more either, for the time it takes.
+EMBEDDED = 5000
+SHOWN_PER_CLASS = 3
+STAGES = ("stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class PictureInputs:
+    """What a picture is made of.
+
+    Parameters
+    ----------
+    name : str
+        Of its files.
+    recipe : Recipe
+    runs : mapping of str
+        Run folders of the first seed, by method.
+    train_shards, scored_shards : sequence of str
+    columns : Columns
+    on_test : bool
+        Whether the runs were scored on others than the validation galaxies.
+    """
+
+    name: str
+    recipe: Recipe
+    runs: Mapping[str, str]
+    train_shards: Sequence[str]
+    scored_shards: Sequence[str]
+    columns: Columns
+    on_test: bool
+
+    @property
+    def scored(self) -> str:
+        """What the scored part is called."""
+        return "test" if self.on_test else "validation"
+
+    def galaxies(
+        self, shards: Sequence[str], count: int | None = None, per_class: int | None = None
+    ) -> LabeledSample:
+        """Some galaxies, the same for the same seed of the recipe."""
+        recipe = self.recipe
+        stages = recipe.stages.values()
+        smallest = max(max(stage.center_crop, stage.augmentation.center_crop) for stage in stages)
+        return sample_labeled(
+            shards, self.columns, recipe.taxonomy, smallest, recipe.rgb, recipe.seed, count, per_class
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Files of a picture, by name, and what it shows in words."""
+
+    files: dict[str, bytes]
+    sentences: tuple[str, ...] = ()
+
+
+def confusion_picture(inputs: PictureInputs) -> Picture:
+    """Table 3 as a heat map."""
+    from hiwl_core.figures import draw_confusion_heat_map, figure_files
+
+    taxonomy = inputs.recipe.taxonomy
+    scores = read_scores(inputs.runs["hiwl"], taxonomy, inputs.on_test)
+    title = f"HIWL on {len(scores.ids):,} {inputs.scored} galaxies"
+    return Picture(
+        figure_files(draw_confusion_heat_map(scores.confusion, taxonomy.classes, title), inputs.name)
+    )
+
+
+def augmentation_picture(inputs: PictureInputs) -> Picture:
+    """Figure 4: a spiral on its way through the train transform."""
+    from hiwl_core.figures import draw_augmentation_steps, figure_files
+
+    recipe = inputs.recipe
+    sample = inputs.galaxies(inputs.train_shards, per_class=1)
+    # The last class: for Galaxy Zoo spirals, of which the rotation is easy to see.
+    row = int(sample.class_indices.argmax())
+    figure = draw_augmentation_steps(
+        sample.images[row],
+        recipe.stage1.augmentation,
+        stage_preprocessing(recipe.stage1),
+        recipe.seed,
+        f"Galaxy {sample.ids[row]}",
+    )
+    return Picture(figure_files(figure, inputs.name))
+
+
+def learning_picture(inputs: PictureInputs) -> Picture:
+    """Figure 5: loss and accuracy of both stages by epoch."""
+    from hiwl_core.figures import draw_learning_curves, figure_files
+
+    folder = inputs.runs["hiwl"]
+    epochs, kept = {}, {}
+    for stage in STAGES:
+        if not storage.exists(f"{folder}/{stage}.json"):
+            continue
+        with storage.open_input(f"{folder}/{stage}_epochs.csv") as file:
+            epochs[stage] = pd.read_csv(file)
+        best = json.loads(storage.read_bytes(f"{folder}/{stage}.json"))["best"]
+        kept[stage] = [candidate["epoch"] for candidate in best]
+    return Picture(figure_files(draw_learning_curves(epochs, kept), inputs.name))
+
+
+def embedding_picture(inputs: PictureInputs) -> Picture:
+    """Figure 6: features of the plain network and of HIWL, each class by the stage that owns it."""
+    from hiwl_core.figures import EmbeddingPanel, draw_embedding_map, figure_files
+
+    taxonomy = inputs.recipe.taxonomy
+    samples = {
+        "training": inputs.galaxies(inputs.train_shards, EMBEDDED),
+        inputs.scored: inputs.galaxies(inputs.scored_shards, EMBEDDED),
+    }
+    panels, sentences = [], []
+    for method in ("plain", "hiwl"):
+        model = ExplainedModel(read_bundle(f"{inputs.runs[method]}/bundle"))
+        row = []
+        for name, sample in samples.items():
+            say(f"t-SNE of {len(sample.images):,} {name} galaxies, {method}")
+            features = model.features_by_owner(sample.images, sample.class_indices)
+            apart = separation(features, sample.class_indices)
+            row.append(EmbeddingPanel(tsne(features, seed=inputs.recipe.seed), sample.class_indices, apart))
+            sentences.append(f"{method}, {name}: {_separation(apart)}.")
+            if method == "hiwl":
+                of_stage1 = separation(model.features(sample.images), sample.class_indices)
+                sentences.append(
+                    f"hiwl, {name}, all by stage 1, which needs no true class: {_separation(of_stage1)}."
+                )
+        panels.append(row)
+    figure = draw_embedding_map(panels, ["plain", "HIWL"], list(samples), taxonomy.classes)
+    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+
+
+def attention_picture(inputs: PictureInputs) -> Picture:
+    """Figure 7: where the plain network and HIWL look, for some galaxies of each class."""
+    from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
+
+    taxonomy = inputs.recipe.taxonomy
+    sample = inputs.galaxies(inputs.scored_shards, per_class=SHOWN_PER_CLASS)
+    maps, sentences = {}, []
+    for method, name in (("plain", "plain"), ("hiwl", "HIWL")):
+        model = ExplainedModel(read_bundle(f"{inputs.runs[method]}/bundle"))
+        maps[name] = model.heat_maps(sample.images, sample.class_indices)
+        central = np.nanmean(central_share(np.stack([one.heat for one in maps[name]])))
+        sentences.append(f"{name}: {central:.0%} of the heat is in the central quarter of the image.")
+    examples = [
+        AttentionExample(
+            label=taxonomy.classes[index],
+            cutout=maps["HIWL"][row].cutout,
+            maps={name: of_model[row] for name, of_model in maps.items()},
+            caption=identifier,
+        )
+        for row, (index, identifier) in enumerate(zip(sample.class_indices, sample.ids, strict=True))
+    ]
+    figure = draw_attention_grid(examples, list(maps), taxonomy.classes)
+    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+
+
+PICTURES: dict[str, Callable[[PictureInputs], Picture]] = {
+    "confusion": confusion_picture,
+    "figure4": augmentation_picture,
+    "figure5": learning_picture,
+    "figure6": embedding_picture,
+    "figure7": attention_picture,
+}
+"""By the kind of an experiment."""
+
+
+def _separation(apart: Separation) -> str:
+    return f"neighbor purity {apart.purity:.3f}, silhouette {apart.silhouette:.3f}"

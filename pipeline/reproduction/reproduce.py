@@ -1,0 +1,241 @@
+"""Reproduce the paper's tables and figures: plan the trainings, run what is missing, write what they give.
+
+A folder holds one reproduction: ``runs/`` with a run folder for each training (as `hiwl train` makes them),
+and the tables and pictures. More of them can be added later with the same recipe and data: trainings that
+they share are made once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hiwl_core.errors import UserError
+from hiwl_core.recipe import Recipe, load_recipe
+from pipeline import storage
+from pipeline.reporting.pictures import check_drawing
+from pipeline.reproduction.experiments import Experiment, choose_experiments
+from pipeline.reproduction.grid import folder_name, grid_runs
+from pipeline.reproduction.pictures import PICTURES, Picture, PictureInputs
+from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
+from pipeline.reproduction.scores import read_scores
+from pipeline.reproduction.tables import TABLES, PaperTable
+from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.training.cutout_store import check_labeled
+from pipeline.training.plan import plan_training
+
+__all__ = ["Reproduction", "reproduce"]
+
+MARKER = "reproduction.json"
+
+Runs = dict[tuple[str, str], list[PlannedRun]]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure that was made.
+
+    Parameters
+    ----------
+    title : str
+    table : pandas.DataFrame or None
+        As text, for people; None of a figure.
+    sentences : tuple of str
+        What it says and does not say.
+    files : tuple of str
+        Where it was written.
+    """
+
+    title: str
+    table: pd.DataFrame | None
+    sentences: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all experiments of one call share."""
+
+    recipe: Recipe
+    seeds: Sequence[int]
+    train_shards: Sequence[str]
+    scored_shards: Sequence[str]
+    settings: QueueSettings
+    out: str
+
+    def facts(self, galaxies: int) -> str:
+        """How the figures came about, in a line."""
+        part = "galaxies that no training saw" if self.settings.on_test else "validation galaxies"
+        seeds = f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+        interval = "Means of the seeds with Student's" if len(self.seeds) > 1 else "In brackets"
+        return (
+            f"Recipe {self.recipe.name}, {seeds}, scored on {galaxies:,} {part}. {interval} 95 % intervals; "
+            "p after Holm. The paper's figures are of its 2,881 test galaxies."
+        )
+
+
+def reproduce(
+    names: Sequence[str],
+    data: str,
+    val: str,
+    recipe_name: str,
+    out: str,
+    columns: Columns | None = None,
+    test: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    backbones: Sequence[str] = (),
+    at_once: int | None = None,
+    workers: int | None = None,
+    gpu: bool | None = None,
+) -> dict[str, Reproduction]:
+    """Make tables and figures of the paper from trainings on one's own data.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Keys of `pipeline.reproduction.experiments.EXPERIMENTS`, or ``"all"``.
+    data, val : str
+        Labeled shards to train on and to select checkpoints by.
+    recipe_name : str
+        The recipe that all trainings share, and so their scale.
+    out : str
+        Folder of the reproduction.
+    columns : Columns, optional
+    test : str, optional
+        Labeled shards to score on; default: those of `val`, which flatter all models alike.
+    overrides : sequence of str
+        Changes of the recipe.
+    seeds : sequence of int
+    backbones : sequence of str
+        In the place of the recipe's own, and of those of Table 7; empty: those.
+    at_once, workers, gpu
+        See `pipeline.reproduction.run_queue.QueueSettings`.
+
+    Returns
+    -------
+    dict of Reproduction
+        By name; where there are backbones other than the recipe's, what is of one backbone has its name too.
+
+    Raises
+    ------
+    UserError
+        Before any training: for what `pipeline.training.plan.plan_training` checks, of each training, and
+        for a folder with other content.
+    IncompleteError
+        If a training failed; the others are kept.
+    """
+    columns = columns or Columns()
+    experiments = choose_experiments(names)
+    if any(experiment.kind in PICTURES for experiment in experiments.values()):
+        check_drawing()
+    for name, value in (("--at-once", at_once), ("--workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: give 1 or more")
+    recipe = load_recipe(recipe_name, overrides)
+    grid = grid_runs(experiments.values(), recipe_name, overrides, seeds, backbones)
+    labeled = {
+        path: check_labeled(list_shards(path), columns, recipe.taxonomy) for path in {data, val, test or val}
+    }
+    out = storage.absolute(out).rstrip("/")
+    _check_own(out, experiments)
+    given = (labeled[data], labeled[val])
+    planned = [
+        PlannedRun(
+            run, plan_training(data, val, run.recipe, f"{out}/runs/{run.name}", columns, workers or 1, given)
+        )
+        for run in grid
+    ]
+    storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
+    shards = storage.absolute(test or val)
+    settings = QueueSettings(shards, test is not None, columns, at_once, workers, gpu)
+    run_grid(planned, settings)
+    runs: Runs = defaultdict(list)
+    for one in planned:
+        runs[one.run.backbone, one.run.method].append(one)
+    request = Request(recipe, seeds, labeled[data].shards, labeled[test or val].shards, settings, out)
+    made = {}
+    for name, experiment in experiments.items():
+        for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones):
+            made[full_name] = _make(full_name, experiment, {key: runs[key] for key in trainings}, request)
+    return made
+
+
+def _shares(
+    name: str, experiment: Experiment, own: str, backbones: Sequence[str]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The trainings of an experiment, or of each of its tables if backbones have their own; and the name."""
+    trainings = experiment.resolved(own, backbones)
+    if experiment.many_backbones or not trainings:
+        yield name, trainings
+        return
+    for backbone in backbones or (own,):
+        ending = "" if backbone == own else f"-{folder_name(backbone)}"
+        yield f"{name}{ending}", [key for key in trainings if key[0] == backbone]
+
+
+def _check_own(out: str, experiments: Iterable[str]) -> None:
+    """Refuse a folder with files of other making where ours would go."""
+    if storage.exists(f"{out}/{MARKER}"):
+        return
+    for name in experiments:
+        for ending in ("csv", "md", "png", "svg"):
+            if storage.exists(f"{out}/{name}.{ending}"):
+                raise UserError(
+                    f"{out}/{name}.{ending} was not made by `hiwl reproduce`: choose another --out"
+                )
+
+
+def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> Reproduction:
+    """Tabulate or draw one experiment from its runs, and write it."""
+    files: dict[str, bytes] = {}
+    table = None
+    sentences: tuple[str, ...] = ()
+    if experiment.kind in TABLES:
+        paper_table = _table(experiment, chosen, request)
+        table, sentences = paper_table.shown, paper_table.sentences
+        files[f"{name}.csv"] = paper_table.numbers.to_csv(index=False, float_format="%.6f").encode()
+        files[f"{name}.md"] = _markdown(experiment.title, paper_table).encode()
+    if experiment.kind in PICTURES:
+        picture = _picture(name, experiment, chosen, request)
+        files |= picture.files
+        sentences += picture.sentences
+    for file, content in files.items():
+        storage.write_bytes(f"{request.out}/{file}", content)
+    return Reproduction(experiment.title, table, sentences, tuple(f"{request.out}/{file}" for file in files))
+
+
+def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable:
+    taxonomy = request.recipe.taxonomy
+    scores = {
+        key: [read_scores(one.folder, taxonomy, request.settings.on_test) for one in of_seeds]
+        for key, of_seeds in chosen.items()
+    }
+    made = TABLES[experiment.kind](scores, taxonomy)
+    galaxies = len(next(iter(scores.values()))[0].ids)
+    return PaperTable(made.numbers, made.shown, (request.facts(galaxies), *made.sentences))
+
+
+def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) -> Picture:
+    first_seed = {method: of_seeds[0].folder for (_, method), of_seeds in chosen.items()}
+    inputs = PictureInputs(
+        name=name,
+        recipe=request.recipe,
+        runs=first_seed,
+        train_shards=request.train_shards,
+        scored_shards=request.scored_shards,
+        columns=request.settings.columns,
+        on_test=request.settings.on_test,
+    )
+    return PICTURES[experiment.kind](inputs)
+
+
+def _markdown(title: str, table: PaperTable) -> str:
+    """A table for a page of documentation."""
+    header = list(table.shown.columns)
+    rows = [header, ["---"] * len(header), *table.shown.astype(str).to_numpy().tolist()]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([f"# {title}", "", *lines, "", *(f"- {line}" for line in table.sentences), ""])

@@ -1,0 +1,116 @@
+"""What the runs of a grid say of each scored galaxy, read from the catalogs that `hiwl evaluate` made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hiwl_core.errors import UserError
+from hiwl_core.metrics import confusion_matrix
+from hiwl_core.statuses import OK
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
+
+__all__ = ["RunScores", "read_scores", "same_galaxies", "scores_folder", "scores_known"]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """One run on the scored galaxies.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray of str, shape (N,)
+    truth, predicted : numpy.ndarray of int64, shape (N,)
+        Positions in the taxonomy's classes.
+    num_classes : int
+    """
+
+    ids: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    num_classes: int
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which galaxies the run got right, bool of shape (N,)."""
+        return self.truth == self.predicted
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """See `hiwl_core.metrics.confusion_matrix`."""
+        return confusion_matrix(self.truth, self.predicted, self.num_classes)
+
+
+def scores_folder(run_folder: str, on_test: bool) -> str:
+    """Where the scores of a run are; those on a test part have a place of their own."""
+    return f"{run_folder}/{'test' if on_test else 'evaluation'}"
+
+
+def scores_known(run_folder: str, shards: str, on_test: bool) -> bool:
+    """Whether a run was scored on these shards.
+
+    Raises
+    ------
+    UserError
+        If it was scored on others.
+    """
+    report = f"{scores_folder(run_folder, on_test)}/evaluation.json"
+    if not storage.exists(report):
+        return False
+    scored = json.loads(storage.read_bytes(report))["shards"]
+    if scored != shards:
+        raise UserError(f"{run_folder} was scored on {scored}, not on {shards}: choose another --out")
+    return True
+
+
+def read_scores(run_folder: str, taxonomy: Taxonomy, on_test: bool) -> RunScores:
+    """The scores of a run that has them.
+
+    Parameters
+    ----------
+    run_folder : str
+    taxonomy : Taxonomy
+        For the order of the classes.
+    on_test : bool
+    """
+    catalog = f"{scores_folder(run_folder, on_test)}/catalog"
+    wanted = ["object_id", TRUE_LABEL, "label", "status"]
+    parts = [read_part(f"{catalog}/{part}", wanted).to_pandas() for part in sorted(list_parts(catalog))]
+    # Ids may be integers in one shard and strings in another.
+    rows = pd.concat(parts, ignore_index=True)
+    scored = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna()]
+    return RunScores(
+        ids=scored["object_id"].astype(str).to_numpy(),
+        truth=taxonomy.encode(scored[TRUE_LABEL].to_numpy()),
+        predicted=taxonomy.encode(scored["label"].to_numpy()),
+        num_classes=len(taxonomy.classes),
+    )
+
+
+def same_galaxies(runs: list[RunScores]) -> np.ndarray:
+    """Which galaxies each of some runs got right.
+
+    Parameters
+    ----------
+    runs : list of RunScores, length S
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (S, N)
+        In the order of the first run's galaxies.
+
+    Raises
+    ------
+    UserError
+        If the runs were scored on different galaxies.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        if not np.array_equal(first.ids, other.ids):
+            raise UserError("the runs were scored on different galaxies: score them all on the same shards")
+    return np.stack([run.right for run in runs])

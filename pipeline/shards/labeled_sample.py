@@ -1,0 +1,110 @@
+"""Some labeled galaxies of many shards, drawn at random: for what cannot or need not look at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hiwl_core.cutouts import OK, read_cutout
+from hiwl_core.errors import UserError
+from hiwl_core.recipe import RgbSettings
+from hiwl_core.taxonomy import Taxonomy
+from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
+
+__all__ = ["LabeledSample", "sample_labeled"]
+
+
+@dataclass(frozen=True)
+class LabeledSample:
+    """Galaxies with their classes.
+
+    Parameters
+    ----------
+    ids : list of str, length N
+    images : list of bytes, length N
+        Encoded cutouts, all of them readable.
+    class_indices : numpy.ndarray of int64, shape (N,)
+        Positions in the taxonomy's classes.
+    """
+
+    ids: list[str]
+    images: list[bytes]
+    class_indices: np.ndarray
+
+
+def sample_labeled(
+    shards: Sequence[str],
+    columns: Columns,
+    taxonomy: Taxonomy,
+    smallest: int,
+    rgb: RgbSettings,
+    seed: int,
+    count: int | None = None,
+    per_class: int | None = None,
+) -> LabeledSample:
+    """Draw galaxies at random, from all classes together or so many of each.
+
+    Only the labels of all rows are read, and the images of those drawn. Cutouts that cannot be read are left
+    out, so there may be fewer than asked for.
+
+    Parameters
+    ----------
+    shards : sequence of str
+    columns : Columns
+    taxonomy : Taxonomy
+    smallest : int
+        Pixels that a cutout's shorter side must have.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
+    seed : int
+    count : int, optional
+        Galaxies in all; default: all of them.
+    per_class : int, optional
+        Galaxies of each class, instead of `count`.
+
+    Returns
+    -------
+    LabeledSample
+        In the order of the shards' rows.
+
+    Raises
+    ------
+    UserError
+        If none is left.
+    """
+    labels = [read_columns(shard, columns, ["label"])["label"].to_pylist() for shard in shards]
+    places = [
+        (shard, row) for shard, of_shard in enumerate(labels) for row, label in enumerate(of_shard) if label
+    ]
+    classes = taxonomy.encode([labels[shard][row] for shard, row in places])
+    generator = np.random.default_rng(seed)
+    if per_class is not None:
+        order = generator.permutation(len(places))
+        of_each = [order[classes[order] == one][:per_class] for one in range(len(taxonomy.classes))]
+        chosen = np.sort(np.concatenate(of_each))
+    else:
+        chosen = np.sort(generator.permutation(len(places))[:count])
+    ids: list[str] = []
+    images: list[bytes] = []
+    kept: list[int] = []
+    for shard in sorted({places[index][0] for index in chosen}):
+        of_row = {places[index][1]: int(classes[index]) for index in chosen if places[index][0] == shard}
+        start = 0
+        for table in iter_rows(shards[shard], columns, ["object_id", "image"]):
+            rows = [row - start for row in of_row if start <= row < start + len(table)]
+            picked = table.take(rows)
+            for row, identifier, image in zip(
+                rows, picked["object_id"].to_pylist(), picked["image"].to_pylist(), strict=True
+            ):
+                if read_cutout(image, (), smallest, rgb)[0] == OK:
+                    ids.append(str(identifier))
+                    images.append(image)
+                    kept.append(of_row[start + row])
+            start += len(table)
+    if not images:
+        raise UserError(
+            f"no readable cutout of {smallest} px or more with a label in {', '.join(shards[:2])}"
+        )
+    return LabeledSample(ids, images, np.array(kept, dtype=np.int64))

@@ -1,0 +1,191 @@
+"""The grid of trainings, and the tables from scores that are known: nothing is trained here."""
+
+import math
+
+import numpy as np
+import pytest
+
+from hiwl_core.backbones import spec
+from hiwl_core.errors import UserError
+from hiwl_core.methods import METHODS
+from hiwl_core.published_results import TABLE_7
+from hiwl_core.recipe import load_recipe
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.reproduction.experiments import EXPERIMENTS, choose_experiments
+from pipeline.reproduction.grid import backbone_overrides, grid_runs
+from pipeline.reproduction.scores import RunScores, same_galaxies
+from pipeline.reproduction.tables import TABLES
+
+TRUTH = np.repeat(np.arange(5), [40, 40, 10, 20, 40])
+
+
+def scores(wrong: dict[int, int], ids: np.ndarray | None = None) -> RunScores:
+    """A run that is right but at some places, where it says another class."""
+    predicted = TRUTH.copy()
+    for place, other in wrong.items():
+        predicted[place] = other
+    return RunScores(np.arange(len(TRUTH)).astype(str) if ids is None else ids, TRUTH, predicted, 5)
+
+
+def test_table_7_is_ten_backbones_plain_and_in_hiwl() -> None:
+    runs = grid_runs([EXPERIMENTS["table7"]], "paper", (), [0, 1])
+    assert len(runs) == 2 * 10 * 2
+    assert {run.backbone for run in runs} == set(TABLE_7)
+    assert len({run.name for run in runs}) == len(runs)
+    # A stopped grid has whole seeds.
+    assert [run.seed for run in runs] == [0] * 20 + [1] * 20
+    for run in runs:
+        recipe = run.recipe
+        assert (recipe.seed, recipe.hierarchy) == (run.seed, run.method == "hiwl")
+        assert {stage.backbone for stage in recipe.stages.values()} == {run.backbone}
+        # At the paper's scale each network sees the size of its weights.
+        assert recipe.stage1.input_size == spec(run.backbone).input_size
+        assert (recipe.stage1.init == "imagenet") == spec(run.backbone).on_imagenet
+
+
+def test_runs_differ_in_nothing_but_what_they_are_named_after() -> None:
+    runs = grid_runs([EXPERIMENTS["table7"]], "paper", ("stage1.epochs=5",), [0])
+    first = runs[0].recipe.to_dict()["stage1"]
+    for run in runs[1:]:
+        other = run.recipe.to_dict()["stage1"]
+        changed = {key for key in first if first[key] != other[key]}
+        assert changed <= {"backbone", "input_size", "init", "label_smoothing"}
+
+
+def test_a_recipe_that_shrinks_images_shrinks_them_for_all_backbones() -> None:
+    base = load_recipe("trial")
+    assert base.stage1.input_size / spec("efficientnet_lite0").input_size == 96 / 224
+    sizes = {}
+    for name in TABLE_7:
+        recipe = load_recipe("trial", backbone_overrides(base, name))
+        sizes[name] = recipe.stage1.input_size
+        assert recipe.stage2 is not None
+        assert recipe.stage2.input_size == recipe.stage1.input_size
+    assert sizes == {
+        "dieleman": 45,
+        "resnet26": 64,
+        "vgg16": 96,
+        "googlenet": 96,
+        "resnet34": 96,
+        "resnet50": 96,
+        "efficientnet_b0": 96,
+        "efficientnet_b1": 96,
+        "efficientnet_b2": 112,
+        "vit_b_16": 96,
+    }
+    assert backbone_overrides(base, "efficientnet_lite0") == []
+
+
+def test_what_experiments_share_is_trained_once() -> None:
+    chosen = choose_experiments(["table4", "table3", "figure5", "figure7", "table4"])
+    runs = grid_runs(chosen.values(), "small", (), [0, 1])
+    # Figures show one seed.
+    assert [(run.method, run.seed) for run in runs] == [("hiwl", 0), ("plain", 0), ("hiwl", 1)]
+    assert {run.method for run in grid_runs([EXPERIMENTS["methods"]], "small", (), [0])} == set(METHODS)
+    everything = grid_runs(choose_experiments(["all"]).values(), "small", (), [0])
+    assert len(everything) == len(METHODS) + 2 * len(TABLE_7)
+
+
+def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None:
+    asked = ["vgg16", "timm:test_vit"]
+    names = {
+        name: {run.name for run in grid_runs([EXPERIMENTS[name]], "trial", (), [0], asked)}
+        for name in EXPERIMENTS
+    }
+    both = {
+        f"{backbone}-{method}-seed0"
+        for backbone in ("vgg16", "timm_test_vit")
+        for method in ("plain", "hiwl")
+    }
+    assert names["table7"] == names["figure7"] == both
+    assert names["table5"] == {name for name in both if "hiwl" in name} | {
+        "dieleman-plain-seed0",
+        "resnet26-plain-seed0",
+    }
+
+
+def test_a_recipe_without_hierarchy_gets_it_for_hiwl() -> None:
+    runs = grid_runs([EXPERIMENTS["table7"]], "trial", ("hierarchy=false",), [0], ["resnet34"])
+    assert [run.method for run in runs] == ["plain", "hiwl"]
+
+
+def test_wrong_requests_are_one_line() -> None:
+    with pytest.raises(UserError, match=r"by the name 'table8': there are table3, .*, figure7, all"):
+        choose_experiments(["table3", "table8"])
+    with pytest.raises(UserError, match="no backbone 'vgg'"):
+        grid_runs([EXPERIMENTS["table7"]], "small", (), [0], ["vgg"])
+    with pytest.raises(UserError, match="--seeds 1,1: give different numbers"):
+        grid_runs([EXPERIMENTS["table4"]], "small", (), [1, 1])
+
+
+def test_table_7_sets_ours_beside_the_papers() -> None:
+    # Of 150 galaxies the plain network has 30 wrong, HIWL 6 of the same; for the other backbone none differs.
+    plain, hiwl = (scores(dict.fromkeys(range(count), 1)) for count in (30, 6))
+    of_runs = {
+        ("vgg16", "plain"): [plain],
+        ("vgg16", "hiwl"): [hiwl],
+        ("timm:vit_tiny", "plain"): [plain],
+        ("timm:vit_tiny", "hiwl"): [plain],
+    }
+    made = TABLES["backbones"](of_runs, GALAXY_ZOO)
+    vgg, tiny = made.numbers.to_dict("records")
+    assert (vgg["plain_value"], vgg["hiwl_value"]) == pytest.approx((120 / 150, 144 / 150))
+    assert vgg["difference_value"] == pytest.approx(24 / 150)
+    assert (vgg["only_first_right"], vgg["only_second_right"]) == ("24", "0")
+    assert vgg["p_value"] == pytest.approx(2 * 0.5**24)
+    assert vgg["p_value_holm"] == pytest.approx(4 * 0.5**24)
+    assert (vgg["significant"], tiny["significant"]) == (True, False)
+    assert (vgg["paper_plain"], vgg["paper_hiwl"]) == (0.9431, 0.9469)
+    assert math.isnan(tiny["paper_plain"])
+    assert made.shown["paper: hiwl"].tolist() == ["0.9469", ""]
+    assert made.shown["hiwl − plain, points"].tolist() == ["+16.00", "+0.00"]
+    assert any("vgg16: hiwl against plain: +16.00 points" in s and "significant" in s for s in made.sentences)
+
+
+def test_an_ablation_compares_each_method_with_the_first_over_all_seeds() -> None:
+    hiwl = [scores({}), scores({0: 1}), scores({1: 2})]
+    # Worse in each seed, by much the same: 12, 13 and 14 of the 150.
+    slwslm = [scores(dict.fromkeys(range(100, 112 + seed), 0)) for seed in range(3)]
+    made = TABLES["ablation"]({("b1", "hiwl"): hiwl, ("b1", "slwslm"): slwslm}, GALAXY_ZOO)
+    first, second = made.numbers.to_dict("records")
+    assert first["accuracy_all"] == pytest.approx(1 - (0 + 1 + 1) / 3 / 150)
+    assert second["difference_value"] == pytest.approx((2 - 12 - 13 - 14) / 3 / 150)
+    assert second["difference_high"] < 0
+    assert second["significant"]
+    assert (first["paper_accuracy"], second["paper_accuracy"]) == (0.9632, 0.9590)
+    assert len(second["mcnemar_p_of_seeds"].split()) == 3
+    assert made.shown["accuracy to hiwl, points"][0] == ""
+    assert "[" in made.shown["accuracy"][0]
+    # Half of the edge-on ones are lost, and some of the spirals.
+    assert second["mean_recall_difference_value"] < -0.05
+    assert second["mean_recall_difference_high"] < 0
+    assert made.sentences[0].startswith("slwslm against hiwl: −8.")
+    assert "p 0.00024, significant; −11.17" in made.sentences[0]
+
+
+def test_tables_3_to_6() -> None:
+    runs = {("b1", "hiwl"): [scores({80: 3, 90: 2}), scores({81: 3})]}
+    matrix = TABLES["confusion"](runs, GALAXY_ZOO)
+    assert matrix.numbers.set_index("true \\ predicted").loc["CSS"].tolist() == [0, 0, 9, 1, 0]
+    figures = TABLES["classes"](runs, GALAXY_ZOO).numbers.set_index(["class", "metric"])
+    assert figures.loc[("CSS", "recall"), "value"] == pytest.approx(0.9)
+    assert figures.loc[("CSS", "recall"), "paper"] == 0.7069
+    assert figures.loc[("EO", "recall"), "value"] == pytest.approx((19 / 20 + 1) / 2)
+    # One seed has the interval of the galaxies, two that of the seeds.
+    assert figures.loc[("EO", "recall"), "low"] == pytest.approx(0.975 - 12.706 * 0.025, abs=1e-4)
+    alone = TABLES["classes"]({("b1", "hiwl"): runs["b1", "hiwl"][:1]}, GALAXY_ZOO).numbers
+    low = alone.set_index(["class", "metric"]).loc[("EO", "recall"), "low"]
+    assert low == pytest.approx(0.7639, abs=1e-4)  # Wilson, 19 of 20
+
+    beside = runs | {("dieleman", "plain"): [scores({80: 3}), scores({80: 3})]}
+    recall = TABLES["recall"](beside, GALAXY_ZOO).numbers.set_index("backbone")
+    assert recall.loc["dieleman", "CSS"] == pytest.approx(0.9)
+    precision = TABLES["precision"](beside, GALAXY_ZOO).numbers
+    assert precision["figure"].tolist() == ["precision", "f1"] * 2
+    assert precision["EO"][2] == pytest.approx(20 / 21)
+
+
+def test_runs_on_different_galaxies_are_not_compared() -> None:
+    other = np.arange(1, len(TRUTH) + 1).astype(str)
+    with pytest.raises(UserError, match="scored on different galaxies"):
+        same_galaxies([scores({}), scores({}, other)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from hiwl_core.cutouts import OK, read_cutout
 from hiwl_core.errors import UserError
@@ -94,7 +95,7 @@ def sample_labeled(
         start = 0
         for table in iter_rows(shards[shard], columns, ["object_id", "image"]):
             rows = [row - start for row in of_row if start <= row < start + len(table)]
-            picked = table.take(rows)
+            picked = table.take(pa.array(rows, pa.int64()))
             for row, identifier, image in zip(
                 rows, picked["object_id"].to_pylist(), picked["image"].to_pylist(), strict=True
             ):

@@ -127,10 +127,11 @@ def embedding_picture(inputs: PictureInputs) -> Picture:
     """Figure 6: features of the plain network and of HIWL, each class by the stage that owns it."""
     from hiwl_core.figures import EmbeddingPanel, draw_embedding_map, figure_files
 
-    taxonomy = inputs.recipe.taxonomy
+    recipe, taxonomy = inputs.recipe, inputs.recipe.taxonomy
+    # A recipe that is content with a sample shows no more.
     samples = {
-        "training": inputs.galaxies(inputs.train_shards, EMBEDDED),
-        inputs.scored: inputs.galaxies(inputs.scored_shards, EMBEDDED),
+        "training": inputs.galaxies(inputs.train_shards, min(EMBEDDED, recipe.train_galaxies or EMBEDDED)),
+        inputs.scored: inputs.galaxies(inputs.scored_shards, min(EMBEDDED, recipe.val_galaxies or EMBEDDED)),
     }
     panels, sentences = [], []
     for method in ("plain", "hiwl"):
@@ -140,7 +141,7 @@ def embedding_picture(inputs: PictureInputs) -> Picture:
             say(f"t-SNE of {len(sample.images):,} {name} galaxies, {method}")
             features = model.features_by_owner(sample.images, sample.class_indices)
             apart = separation(features, sample.class_indices)
-            row.append(EmbeddingPanel(tsne(features, seed=inputs.recipe.seed), sample.class_indices, apart))
+            row.append(EmbeddingPanel(tsne(features, seed=recipe.seed), sample.class_indices, apart))
             sentences.append(f"{method}, {name}: {_separation(apart)}.")
             if method == "hiwl":
                 of_stage1 = separation(model.features(sample.images), sample.class_indices)

@@ -75,8 +75,8 @@ def test_each_mistake_is_one_line_and_exit_code_2(
             "nothing to reproduce by the name 'table8': there are table3",
         ),
         "no weights for a training of a grid": (
-            ["reproduce", "table7", *train[1:], "demo", "--backbone", "vgg16"],
-            "no ImageNet weights for vgg16",
+            ["reproduce", "table7", *train[1:], "demo", "--set", f"stage1.init={here}/none.pth"],
+            "no weights file",
         ),
         "seeds": (
             ["reproduce", "table4", *train[1:], "demo", "--seeds", "1,1"],

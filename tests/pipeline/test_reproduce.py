@@ -63,3 +63,10 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     assert third.exit_code == 0, third.output
     assert "2 trainings, 2 of them done before" in third.stderr
     assert stamps(tmp_path / "runs") == before
+
+    other = reproduce(tiny_data, tmp_path, "table4", "--test", tiny_data.val)
+    assert other.exit_code == 0, other.output
+    assert "50 galaxies that no training saw" in other.stdout
+    # Scores of a part of their own do not take the place of the others.
+    assert (run / "test" / "evaluation.json").exists()
+    assert {path: stamp for path, stamp in before.items() if path.stat().st_mtime_ns == stamp} == before

@@ -89,7 +89,9 @@ def adaptive_solver() -> Callable[[Derivative, Tensor], Tensor]:
         If torchdiffeq is not installed.
     """
     try:
-        from torchdiffeq import odeint
+        # Its coefficients are tensors made when it is imported: not on the device of who builds a network.
+        with torch.device("cpu"):
+            from torchdiffeq import odeint
     except ImportError:
         raise UserError(f"{NAME} needs the package torchdiffeq: pip install 'hiwl[ode]'") from None
 

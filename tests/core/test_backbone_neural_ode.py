@@ -1,6 +1,7 @@
 """The network of differential equations: what it solves, how well, and what it says when it cannot."""
 
 import math
+import subprocess
 import sys
 
 import pytest
@@ -101,3 +102,16 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"neural_ode needs the package torchdiffeq: pip install 'hiwl\[ode\]'"
     ):
         create_backbone("neural_ode", 4)
+
+
+def test_building_one_on_another_device_first_spoils_no_other() -> None:
+    # In a process of its own, in which the library was not imported yet.
+    script = """
+import torch
+from hiwl_core.backbones import create_backbone
+with torch.device("meta"):
+    create_backbone("neural_ode", 4, input_size=8)
+print(tuple(create_backbone("neural_ode", 4, input_size=8).train()(torch.rand(2, 3, 8, 8)).shape))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(2, 4)", done.stderr

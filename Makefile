@@ -26,7 +26,7 @@ demo: setup
 	@BIN=$(BIN) OUT=$(DEMO) sh jobs/demo.sh
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=20
 
 test-fast: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -15,6 +15,7 @@ from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.device import ComputePlan
 from hiwl_core.engines import StageGraph, probabilities
 from hiwl_core.engines.openvino_engine import OpenVinoEngine
+from hiwl_core.explanation import heat_maps
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from hiwl_core.training import StageLearner
@@ -127,6 +128,23 @@ def test_gradients_reach_every_parameter_and_the_gradcam_layer(case: Case) -> No
     assert float(case.entry.feature_maps(gradient).abs().max()) > 0
 
 
+def test_every_network_has_heat_maps(case: Case) -> None:
+    # Two batches, of which the last is not full.
+    maps = heat_maps(
+        case.model, case.entry, case.preprocessing, case.pixels[:3], np.array([0, 3, 1]), batch_size=2
+    )
+    size = case.preprocessing.input_size
+    assert (maps.shape, maps.dtype) == ((3, size, size), np.float32)
+    assert np.isfinite(maps).all()
+    assert maps.min() >= 0
+    assert maps.max() == 1
+    assert np.abs(maps[0] - maps[1]).max() > 0.1
+    assert not any(module._forward_hooks for module in case.model.modules())
+    assert all(parameter.grad is None for parameter in case.model.parameters())
+
+
+# VGG16 has 138 million parameters, and no kind of tensor that the others have not.
+@pytest.mark.parametrize("case", [name for name in COMPUTED if name != "vgg16"], indirect=True)
 def test_a_bundle_keeps_the_network(case: Case) -> None:
     # The other stage is a small one: it only has to be there.
     other = create_backbone("timm:test_resnet", 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiwl_core.backbones import ImageClassifier, available_backbones, create_backbone, spec
+from hiwl_core.backbones import ImageClassifier, create_backbone, spec
 from hiwl_core.bundle import ModelBundle, StageModel
 from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout, normalize
 from hiwl_core.device import ComputePlan
@@ -23,7 +23,6 @@ from hiwl_core.explanation import (
     penultimate_features,
 )
 from hiwl_core.taxonomy import GALAXY_ZOO
-from tests.core import test_backbone_networks as networks
 from tests.drawings import CLASSES, draw_galaxy
 
 CPU = ComputePlan(torch.device("cpu"), None, can_compile=False)
@@ -178,25 +177,6 @@ def test_layers_whose_maps_are_lost_do_not_stand_in() -> None:
     model = ImageClassifier(Reused(), 4, 2, dropout=0.0)
     entry = replace(spec("timm:test_resnet"), gradcam_layer="trunk.last")
     assert explained_layer(model, entry, 32) == "trunk.first"
-
-
-@pytest.mark.parametrize("name", [*available_backbones(), "timm:test_vit"])
-def test_every_backbone_has_heat_maps(name: str) -> None:
-    entry, size = spec(name), networks.INPUT_SIZES.get(name, 32)
-    torch.manual_seed(0)
-    model = create_backbone(name, 4, input_size=size)
-    pixels = networks._patterns(size)
-    preprocessing = Preprocessing(size, size, entry.mean, entry.std)
-    networks._enliven(model, normalize(torch.from_numpy(pixels), entry.mean, entry.std))
-    # Two batches, of which the last is not full.
-    maps = heat_maps(model, entry, preprocessing, pixels[:3], np.array([0, 3, 1]), batch_size=2)
-    assert (maps.shape, maps.dtype) == ((3, size, size), np.float32)
-    assert np.isfinite(maps).all()
-    assert maps.min() >= 0
-    assert maps.max() == 1
-    assert np.abs(maps[0] - maps[1]).max() > 0.1
-    assert not any(module._forward_hooks for module in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_heat_map_is_of_its_image_and_its_class_alone(convolutional: ImageClassifier) -> None:

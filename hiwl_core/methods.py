@@ -20,8 +20,9 @@ online      as hiwl, smoothed by what the network itself takes for alike (Zhang 
 from __future__ import annotations
 
 from hiwl_core.errors import UserError
+from hiwl_core.recipe import Recipe, load_recipe
 
-__all__ = ["METHODS", "method_overrides"]
+__all__ = ["METHODS", "method_name", "method_overrides"]
 
 METHODS: dict[str, tuple[str, ...]] = {
     "hiwl": (),
@@ -46,3 +47,18 @@ def method_overrides(name: str) -> tuple[str, ...]:
     if name not in METHODS:
         raise UserError(f"no method {name!r}: there are {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def method_name(recipe: Recipe) -> str | None:
+    """Which method's switches a recipe has; None if they are those of none."""
+    for name, overrides in METHODS.items():
+        if _switches(load_recipe("paper", overrides)) == _switches(recipe):
+            return name
+    return None
+
+
+def _switches(recipe: Recipe) -> dict[str, tuple[str, bool, str]]:
+    return {
+        name: (stage.sampling, stage.label_smoothing > 0, stage.smoothing)
+        for name, stage in recipe.stages.items()
+    }

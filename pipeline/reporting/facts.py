@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hiwl_core.methods import method_name
 from hiwl_core.recipe import Recipe, StageRecipe
 from pipeline.pages.numbers import duration, percent
-from pipeline.reporting.finished_run import FinishedRun, method_name
+from pipeline.reporting.finished_run import FinishedRun
 
 __all__ = [
     "ClassFacts",
@@ -102,13 +103,14 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
     recipe, provenance = run.recipe, run.bundle.provenance
     method = method_name(recipe)
     trained = f"{sum(run.class_counts.values()):,} galaxies"
-    if recipe.train_galaxies:
+    if recipe.train_galaxies == sum(run.class_counts.values()):
         trained += ", a stratified sample"
-    if recipe.val_galaxies:
-        selected = f"a stratified sample of {recipe.val_galaxies:,} galaxies"
+    known = f" {scored:,}" if set(fingerprints) == set(run.fingerprints["val"]) else ""
+    if recipe.val_galaxies and (not known or recipe.val_galaxies < scored):
+        selected = f"a stratified sample of {recipe.val_galaxies:,} of the{known} galaxies"
     else:
-        known = f"all {scored:,}" if set(fingerprints) == set(run.fingerprints["val"]) else "all"
-        selected = f"{known} galaxies of the validation shards"
+        selected = f"all{known} galaxies"
+    selected += " of the validation shards"
     machines = dict.fromkeys(
         f"{compute}, {workers} worker{'s' if workers > 1 else ''}"
         for epochs in run.epochs.values()
@@ -123,7 +125,7 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
         "Seed": str(recipe.seed),
         "Views at prediction": str(recipe.views),
         "Compute": "; ".join(machines),
-        "Time": f"{duration(run.seconds)} for the stages",
+        "Time": f"{duration(run.seconds)} for the epochs",
         "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "Model": run.bundle.model_id,
         "Run folder": run.path,
@@ -170,24 +172,26 @@ def class_facts(run: FinishedRun, confusion: pd.DataFrame) -> list[ClassFacts]:
     ]
 
 
-def which_data(run: FinishedRun, fingerprints: Sequence[str]) -> str:
+def which_data(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> str:
     """What the scored galaxies were to the run, which decides how far its figures can be trusted.
 
     Parameters
     ----------
     run : FinishedRun
+    scored : int
+        Galaxies that were scored.
     fingerprints : sequence of str
-        Of the scored shards.
+        Of their shards.
     """
-    scored = set(fingerprints)
-    if scored & set(run.fingerprints["train"]):
+    shards, chosen_by = set(fingerprints), set(run.fingerprints["val"])
+    if shards & set(run.fingerprints["train"]):
         return "Among them are galaxies that the model was trained on: the figures say nothing of others."
-    if scored == set(run.fingerprints["val"]):
+    if shards == chosen_by and scored <= (run.recipe.val_galaxies or scored):
         return (
             "These are the galaxies that the epochs were chosen by, which flatters the model a little: what "
             "it is worth is known from test data, named with --val."
         )
-    if scored & set(run.fingerprints["val"]):
+    if shards & chosen_by:
         return "Some of them are galaxies that the epochs were chosen by, which flatters the model a little."
     return "These shards are not those of the training, nor those that the epochs were chosen by."
 

@@ -11,15 +11,14 @@ import pandas as pd
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.errors import UserError
-from hiwl_core.methods import METHODS, method_overrides
-from hiwl_core.recipe import Recipe, load_recipe
+from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns
 from pipeline.training.run_folder import Candidate, RunFolder
 
-__all__ = ["FinishedRun", "method_name", "read_run"]
+__all__ = ["FinishedRun", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,6 @@ class FinishedRun:
         For each stage the checkpoints that were candidates, best first.
     pairs : pandas.DataFrame
         Candidates of both stages together, or of the only one, best first.
-    seconds : float
-        That training the stages took.
     sources : dict
         Where its data were; empty if the run did not record it.
     files : dict of bytes
@@ -55,7 +52,6 @@ class FinishedRun:
     epochs: dict[str, pd.DataFrame]
     kept: dict[str, list[Candidate]]
     pairs: pd.DataFrame
-    seconds: float
     sources: dict[str, Any]
     files: dict[str, bytes]
 
@@ -74,6 +70,11 @@ class FinishedRun:
         """For each stage the epoch that is in the bundle."""
         validation = self.bundle.metrics["validation"]
         return {stage: int(validation[f"{stage}_epoch"]) for stage in self.epochs}
+
+    @property
+    def seconds(self) -> float:
+        """That the epochs took, of all starts of the run together."""
+        return float(sum(table["seconds"].sum() for table in self.epochs.values()))
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -131,7 +132,6 @@ def read_run(path: str) -> FinishedRun:
         epochs={stage: _table(files[f"{stage}_epochs.csv"]) for stage in stages},
         kept={stage: folder.finished_stage(stage) or [] for stage in stages},
         pairs=_table(files["pairs.csv"]),
-        seconds=sum(_marker(folder, stage)["seconds"] for stage in stages),
         sources=json.loads(storage.read_bytes(sources)) if storage.exists(sources) else {},
         files=files,
     )
@@ -140,31 +140,11 @@ def read_run(path: str) -> FinishedRun:
 HOW_TO_GO_ON = "start the same `hiwl train` again, which goes on where it was, and report then"
 
 
-def method_name(recipe: Recipe) -> str | None:
-    """Which method's switches a recipe has; None if they are those of none."""
-    for name in METHODS:
-        if _switches(load_recipe("paper", method_overrides(name))) == _switches(recipe):
-            return name
-    return None
-
-
-def _switches(recipe: Recipe) -> dict[str, tuple[str, bool, str]]:
-    return {
-        name: (stage.sampling, stage.label_smoothing > 0, stage.smoothing)
-        for name, stage in recipe.stages.items()
-    }
-
-
 def _missing(folder: RunFolder, recipe: Recipe) -> str:
     for stage in recipe.stages:
         if folder.finished_stage(stage) is None:
             return f"{stage} is not trained"
     return "its model is not bundled"
-
-
-def _marker(folder: RunFolder, stage: str) -> dict[str, Any]:
-    marker: dict[str, Any] = json.loads(storage.read_bytes(f"{folder.path}/{stage}.json"))
-    return marker
 
 
 def _table(content: bytes) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def render_report(contents: Contents) -> str:
         run=run,
         headline=headline(run),
         tiles=tiles(run, evaluation.metrics),
-        data_note=which_data(run, contents.fingerprints),
+        data_note=which_data(run, contents.scored, contents.fingerprints),
         facts=run_facts(run, contents.scored, contents.fingerprints),
         settings=stage_settings(run.recipe),
         classes=class_facts(run, evaluation.confusion),

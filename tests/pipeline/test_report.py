@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hiwl_core.bundle import load_bundle
-from hiwl_core.methods import METHODS, method_overrides
+from hiwl_core.methods import METHODS, method_name, method_overrides
 from hiwl_core.recipe import load_recipe
 from jobs.cli import main
 from pipeline import storage
 from pipeline.pages.numbers import duration
 from pipeline.querying.sample import sample
-from pipeline.reporting.facts import which_data
-from pipeline.reporting.finished_run import method_name, read_run
+from pipeline.reporting.facts import run_facts, which_data
+from pipeline.reporting.finished_run import read_run
 from pipeline.reporting.report import report
 from pipeline.shards.cutout_shards import fingerprint, list_shards
 from tests.browser import chromium, open_browser
@@ -83,8 +84,9 @@ def test_the_page_says_what_the_run_was(page: Reader, tiny_run: Path) -> None:
         "all": [str(sum(counts.values())), "50"],
     }
     facts = " ".join(page.text)
+    # By epoch, which a run that was stopped and went on has all of.
     seconds = sum(
-        json.loads((tiny_run / f"{one}.json").read_text())["seconds"] for one in ("stage1", "stage2")
+        pd.read_csv(tiny_run / f"{one}_epochs.csv")["seconds"].sum() for one in ("stage1", "stage2")
     )
     for words in (
         f"Model {bundle.model_id}",
@@ -93,7 +95,7 @@ def test_the_page_says_what_the_run_was(page: Reader, tiny_run: Path) -> None:
         "Scored on 50 galaxies",
         f"torch {bundle.provenance['versions']['torch']}",
         "cpu float32, 1 worker",
-        f"{duration(seconds)} for the stages",
+        f"{duration(seconds)} for the epochs",
         "efficientnet_lite0 at 32 px",
     ):
         assert words in facts, words
@@ -252,10 +254,24 @@ def test_it_is_said_what_the_scored_galaxies_were_to_the_run(tiny_run: Path, tin
     train, val = (
         [fingerprint(shard) for shard in list_shards(shards)] for shards in (tiny_data.train, tiny_data.val)
     )
-    assert "was trained on" in which_data(run, [train[0], "other"])
-    assert which_data(run, val).startswith("These are the galaxies that the epochs were chosen by")
-    assert which_data(run, [*val, "other"]).startswith("Some of them")
-    assert which_data(run, ["other"]).startswith("These shards are not those of the training")
+    assert "was trained on" in which_data(run, 90, [train[0], "other"])
+    assert which_data(run, 50, val).startswith("These are the galaxies that the epochs were chosen by")
+    assert which_data(run, 60, [*val, "other"]).startswith("Some of them")
+    assert which_data(run, 10, ["other"]).startswith("These shards are not those of the training")
+
+
+def test_a_sample_that_was_chosen_by_is_not_all_that_is_scored(tiny_run: Path) -> None:
+    run = read_run(str(tiny_run))
+    val = run.fingerprints["val"]
+    of_25, of_900 = (
+        replace(run, recipe=run.recipe.model_copy(update={"val_galaxies": count, "train_galaxies": count}))
+        for count in (25, 900)
+    )
+    assert which_data(of_25, 50, val).startswith("Some of them are galaxies that the epochs were chosen by")
+    assert "a stratified sample of 25 of the 50 galaxies" in run_facts(of_25, 50, val)["Selected by"]
+    # More are not there.
+    assert which_data(of_900, 50, val) == which_data(run, 50, val)
+    assert run_facts(of_900, 50, val) == run_facts(run, 50, val)
 
 
 def test_mistakes_are_one_line(shown: Path, tiny_run: Path, tiny_data: TinyData, tmp_path: Path) -> None:

@@ -12,11 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import permutation_test
 from scipy.stats import t as student
 
 from hiwl_core.errors import UserError
 
-__all__ = ["PairedComparison", "compare_paired", "holm", "mean_interval", "sign_flip_test"]
+__all__ = [
+    "PairedComparison",
+    "compare_paired",
+    "holm",
+    "mean_interval",
+    "mean_recall_test",
+    "sign_flip_test",
+]
+
+RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,41 @@ def sign_flip_test(differences: np.ndarray) -> float:
         chances = np.convolve(chances, step)
     sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
     return float(min(1.0, chances[sums >= abs(int(differences.sum()))].sum()))
+
+
+def mean_recall_test(differences: np.ndarray, truth: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p-value of a difference of mean recalls: `sign_flip_test`, with one weight for all classes.
+
+    A galaxy counts as one over the number of its class, so the sums are on no grid and random signs are
+    drawn instead of counted: the smallest p-value is 0.0002, that of 9,999 draws.
+
+    Parameters
+    ----------
+    differences : numpy.ndarray of int, shape (N,)
+        For each galaxy, how much more often the first model is right than the second.
+    truth : numpy.ndarray of int, shape (N,)
+        Class of each.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    float
+        1 if no galaxy differs.
+    """
+    weighted = differences / np.bincount(truth)[truth]
+    weighted = weighted[weighted != 0]
+    if len(weighted) < 2:
+        return 1.0
+    found = permutation_test(
+        (weighted,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

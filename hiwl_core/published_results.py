@@ -8,13 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "BEST_BACKBONE",
     "HIWL_PRECISION",
     "HIWL_RECALL",
     "METHOD_ACCURACY",
     "TABLE_7",
     "VALIDATION_ACCURACY",
     "BackboneAccuracy",
+    "published_accuracy",
 ]
+
+BEST_BACKBONE = "efficientnet_b1"
+"""That of its best model, of which all its figures are but those of Table 7."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,24 @@ HIWL_RECALL = {"CRS": 0.9633, "IBS": 0.9628, "CSS": 0.7069, "EO": 0.9616, "SPI":
 
 HIWL_PRECISION = {"CSS": 41 / 52}
 """Of the best model (Table 4), which prints .7855 for 41 / 52 = .7885."""
+
+
+def published_accuracy(backbone: str, method: str) -> float | None:
+    """The paper's accuracy of a method with a backbone.
+
+    Parameters
+    ----------
+    backbone : str
+        One that is not in the paper is set beside its best.
+    method : str
+        See `hiwl_core.methods.METHODS`.
+
+    Returns
+    -------
+    float or None
+        None where it has none.
+    """
+    if backbone == BEST_BACKBONE or backbone not in TABLE_7:
+        return METHOD_ACCURACY.get(method)
+    of_backbone = TABLE_7[backbone]
+    return {"plain": of_backbone.plain, "hiwl": of_backbone.hiwl}.get(method)

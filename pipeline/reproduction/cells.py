@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from hiwl_core.comparison import PairedComparison, compare_paired, holm, mean_interval
+from hiwl_core.comparison import PairedComparison, compare_paired, holm, mean_interval, mean_recall_test
 from hiwl_core.metrics import class_table, recall
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.reproduction.scores import RunScores, same_galaxies
@@ -50,16 +50,26 @@ class Comparison(NamedTuple):
         Its p-value, adjusted for how many comparisons the table makes.
     mean_recall : Estimate
         Difference of the mean recalls, with its interval over the seeds.
+    mean_recall_p, mean_recall_adjusted : float
+        Its p-value over the galaxies, and that adjusted in the same way.
     """
 
     accuracy: PairedComparison
     adjusted: float
     mean_recall: Estimate
+    mean_recall_p: float
+    mean_recall_adjusted: float
 
     @property
     def is_significant(self) -> bool:
         """Whether the accuracies differ before other galaxies, other seeds and the number of comparisons."""
         return self.accuracy.is_significant(LEVEL) and self.adjusted < LEVEL
+
+    @property
+    def is_recall_significant(self) -> bool:
+        """The same of the mean recalls."""
+        _, low, high = self.mean_recall
+        return self.mean_recall_adjusted < LEVEL and (math.isnan(low) or not low <= 0.0 <= high)
 
     @property
     def points(self) -> Estimate:
@@ -78,14 +88,17 @@ class Comparison(NamedTuple):
             "only_second_right": " ".join(map(str, found.only_second)),
             "significant": self.is_significant,
             **{f"mean_recall_difference_{key}": one for key, one in self.mean_recall._asdict().items()},
+            "mean_recall_p_value": self.mean_recall_p,
+            "mean_recall_p_value_holm": self.mean_recall_adjusted,
+            "mean_recall_significant": self.is_recall_significant,
         }
 
     def sentence(self, first: str, second: str) -> str:
         """What the comparison says, and whether it says anything."""
         return (
             f"{first} against {second}: {points_cell(self.points)} points of accuracy, "
-            f"p {small_p(self.adjusted)}, {'' if self.is_significant else 'not '}significant; "
-            f"{points_cell(self.mean_recall)} points of mean recall."
+            f"{_verdict(self.adjusted, self.is_significant)}; {points_cell(self.mean_recall)} points of mean "
+            f"recall, {_verdict(self.mean_recall_adjusted, self.is_recall_significant)}."
         )
 
 
@@ -104,18 +117,21 @@ def compare_runs(
     UserError
         If the runs of a pair were scored on different galaxies.
     """
-    accuracies, recalls = {}, {}
+    accuracies, recalls, recall_p = {}, {}, {}
     for key, (first, second) in pairs.items():
         together = same_galaxies([*first, *second])
-        accuracies[key] = compare_paired(together[: len(first)], together[len(first) :])
+        ours, theirs = together[: len(first)], together[len(first) :]
+        accuracies[key] = compare_paired(ours, theirs)
         differences = np.array(
             [_mean_recall(a) - _mean_recall(b) for a, b in zip(first, second, strict=True)]
         )
         recalls[key] = Estimate(float(differences.mean()), *mean_interval(differences))
+        recall_p[key] = mean_recall_test(ours.sum(0) - theirs.sum(0, dtype=np.int64), first[0].truth)
     adjusted = holm([comparison.p_value for comparison in accuracies.values()])
+    recall_adjusted = holm(list(recall_p.values()))
     return {
-        key: Comparison(accuracies[key], p_value, recalls[key])
-        for key, p_value in zip(pairs, adjusted, strict=True)
+        key: Comparison(accuracies[key], p_accuracy, recalls[key], recall_p[key], p_recall)
+        for key, p_accuracy, p_recall in zip(pairs, adjusted, recall_adjusted, strict=True)
     }
 
 
@@ -131,7 +147,9 @@ def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str,
     -------
     dict of Estimate
         For each class and metric of `hiwl_core.metrics.class_table`. Of several seeds the mean, with
-        Student's interval; of one seed its figure, with the interval of the galaxies.
+        Student's interval, which leaves out that other galaxies could have been scored; of one seed its
+        figure, with the interval of the galaxies. The precision of a class that some seed never predicts
+        counts as 0 there, as in the averages.
     """
     tables = [class_table(run.confusion, taxonomy.classes) for run in runs]
     keys = list(zip(tables[0]["class"], tables[0]["metric"], strict=True))
@@ -139,8 +157,17 @@ def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str,
         estimates = [Estimate(*row) for row in tables[0][["value", "low", "high"]].to_numpy().tolist()]
     else:
         values = np.stack([table["value"].to_numpy() for table in tables])
-        estimates = [Estimate(float(of_seeds.mean()), *mean_interval(of_seeds)) for of_seeds in values.T]
+        estimates = [_over_seeds(of_seeds) for of_seeds in values.T]
     return dict(zip(keys, estimates, strict=True))
+
+
+def _over_seeds(values: np.ndarray) -> Estimate:
+    """Mean of shares with its interval, which ends where shares do."""
+    if np.isnan(values).all():
+        return Estimate(math.nan, math.nan, math.nan)
+    values = np.nan_to_num(values)
+    low, high = mean_interval(values)
+    return Estimate(float(values.mean()), max(low, 0.0), min(high, 1.0))
 
 
 def share(value: float) -> str:
@@ -163,6 +190,10 @@ def points_cell(difference: Estimate) -> str:
 def small_p(p_value: float) -> str:
     """A p-value as text."""
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def _verdict(p_value: float, is_significant: bool) -> str:
+    return f"p {small_p(p_value)}, {'' if is_significant else 'not '}significant"
 
 
 def _mean_recall(run: RunScores) -> float:

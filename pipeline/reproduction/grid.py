@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hiwl_core.backbones import BackboneSpec, spec
 from hiwl_core.errors import UserError
-from hiwl_core.methods import method_overrides
+from hiwl_core.methods import method_name, method_overrides
 from hiwl_core.recipe import Recipe, load_recipe
 from pipeline.reproduction.experiments import Experiment
 
@@ -73,8 +73,10 @@ def grid_runs(
     Raises
     ------
     UserError
-        For a recipe or an override that is wrong, and a backbone that there is not.
+        For a recipe or an override that is wrong, or that makes a method another one; and for a backbone that
+        there is not.
     """
+    _check_overrides(overrides)
     base = load_recipe(recipe_name, overrides)
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: give different numbers, 0 or larger")
@@ -89,8 +91,26 @@ def grid_runs(
                 if key not in runs:
                     changes = [*overrides, *backbone_overrides(base, backbone), *method_overrides(method)]
                     recipe = load_recipe(recipe_name, [*changes, f"seed={seed}"])
+                    _check_method(recipe, method)
                     runs[key] = GridRun(backbone, method, seed, recipe)
     return list(runs.values())
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.partition("=")[0].strip() == "seed":
+            raise UserError(f"--set {override}: the trainings' seeds are those of --seeds")
+
+
+def _check_method(recipe: Recipe, method: str) -> None:
+    """A table that says HIWL is to be of HIWL, whatever the recipe and its changes say."""
+    found = method_name(recipe)
+    if found != method:
+        raise UserError(
+            f"recipe {recipe.name}: as it is given, its training {method!r} would be "
+            f"{repr(found) if found else 'none of the methods'}; "
+            "leave hierarchy, sampling and smoothing to them"
+        )
 
 
 def backbone_overrides(base: Recipe, name: str) -> list[str]:

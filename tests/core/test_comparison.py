@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from hiwl_core.comparison import compare_paired, holm, mean_interval, sign_flip_test
+from hiwl_core.comparison import compare_paired, holm, mean_interval, mean_recall_test, sign_flip_test
 from hiwl_core.errors import UserError
 
 
@@ -70,6 +70,23 @@ def test_significant_is_what_stands_before_other_galaxies_and_other_seeds() -> N
     one_seed = compare_paired(better[:1], worse[:1])
     assert math.isnan(one_seed.low)
     assert one_seed.is_significant()
+
+
+def test_mean_recalls_are_compared_with_one_weight_for_all_classes() -> None:
+    generator = np.random.default_rng(5)
+    truth = np.repeat([0, 1], 60)
+    differences = generator.integers(-1, 2, 120) + (generator.random(120) < 0.15)
+    # Of classes of one size it is the test of the accuracies, but for the draws.
+    exact = sign_flip_test(differences)
+    assert 0.01 < exact < 0.5
+    assert mean_recall_test(differences, truth) == pytest.approx(exact, abs=0.015)
+    # Of a class of ten three outweigh three of a class of 150: as far is what gives them one sign.
+    few = np.zeros(160, dtype=int)
+    few[:3], few[10:13] = 1, -1
+    truth = np.repeat([0, 1], [10, 150])
+    assert sign_flip_test(few) == 1
+    assert mean_recall_test(few, truth) == pytest.approx(2 * 8 / 64)
+    assert mean_recall_test(np.zeros(160, dtype=int), truth) == 1
 
 
 def test_intervals_are_students() -> None:

@@ -1,13 +1,14 @@
 """The grid of trainings, and the tables from scores that are known: nothing is trained here."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hiwl_core.backbones import spec
 from hiwl_core.errors import UserError
-from hiwl_core.methods import METHODS
+from hiwl_core.methods import METHODS, method_name
 from hiwl_core.published_results import TABLE_7
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
@@ -104,9 +105,23 @@ def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None
     }
 
 
-def test_a_recipe_without_hierarchy_gets_it_for_hiwl() -> None:
-    runs = grid_runs([EXPERIMENTS["table7"]], "trial", ("hierarchy=false",), [0], ["resnet34"])
-    assert [run.method for run in runs] == ["plain", "hiwl"]
+@pytest.mark.parametrize("recipe", ["paper", "cpu", "demo", "small", "trial"])
+def test_each_training_is_of_the_method_that_it_is_called(recipe: str) -> None:
+    for run in grid_runs([EXPERIMENTS["methods"]], recipe, ("stage1.label_smoothing=0.2",), [0]):
+        assert method_name(run.recipe) == run.method
+
+
+@pytest.mark.parametrize(
+    ("change", "called", "would_be"),
+    [
+        ("hierarchy=false", "hiwl", "none of the methods"),
+        ("stage2.sampling=plain", "hiwl", "'unweighted'"),
+        ("stage2.smoothing=online", "hiwl", "none of the methods"),
+    ],
+)
+def test_a_recipe_that_makes_a_method_another_one_is_refused(change: str, called: str, would_be: str) -> None:
+    with pytest.raises(UserError, match=f"its training '{called}' would be {would_be}; leave"):
+        grid_runs([EXPERIMENTS["table4"]], "trial", (change,), [0])
 
 
 def test_wrong_requests_are_one_line() -> None:
@@ -114,6 +129,8 @@ def test_wrong_requests_are_one_line() -> None:
         choose_experiments(["table3", "table8"])
     with pytest.raises(UserError, match="no backbone 'vgg'"):
         grid_runs([EXPERIMENTS["table7"]], "small", (), [0], ["vgg"])
+    with pytest.raises(UserError, match="--set seed=7: the trainings' seeds are those of --seeds"):
+        grid_runs([EXPERIMENTS["table4"]], "small", ("seed=7",), [0])
     with pytest.raises(UserError, match="--seeds 1,1: give different numbers"):
         grid_runs([EXPERIMENTS["table4"]], "small", (), [1, 1])
 
@@ -161,6 +178,42 @@ def test_an_ablation_compares_each_method_with_the_first_over_all_seeds() -> Non
     assert second["mean_recall_difference_high"] < 0
     assert made.sentences[0].startswith("slwslm against hiwl: −8.")
     assert "p 0.00024, significant; −11.17" in made.sentences[0]
+    assert second["mean_recall_p_value"] < 0.001
+    assert made.sentences[0].endswith(", significant.")
+
+
+def test_seeds_alone_do_not_make_a_mean_recall_significant() -> None:
+    # Each seed finds the same two of ten more: certain before other seeds, not before other galaxies.
+    hiwl, other = [scores({82: 3})] * 3, [scores({80: 3, 81: 3, 82: 3})] * 3
+    made = TABLES["ablation"]({("b1", "hiwl"): hiwl, ("b1", "hmws"): other}, GALAXY_ZOO)
+    row = made.numbers.to_dict("records")[1]
+    assert row["mean_recall_difference_high"] < 0
+    assert row["mean_recall_p_value"] == pytest.approx(0.5)
+    assert not row["mean_recall_significant"]
+
+
+def test_each_backbone_stands_beside_its_own_figures_of_the_paper() -> None:
+    for backbone, of, expected in (
+        ("vgg16", "vgg16", [0.9469, 0.9431]),
+        ("efficientnet_b1", "efficientnet_b1", [0.9632, 0.9542]),
+        ("timm:vit_tiny", "efficientnet_b1", [0.9632, 0.9542]),
+    ):
+        runs = {(backbone, method): [scores({})] for method in ("hiwl", "plain")}
+        made = TABLES["ablation"](runs, GALAXY_ZOO)
+        assert made.numbers["paper_accuracy"].tolist() == expected
+        assert f"paper ({of}): accuracy" in made.shown
+    only = {("vgg16", "hiwl"): [scores({})]}
+    paper = TABLES["classes"](only, GALAXY_ZOO).numbers.set_index(["class", "metric"])["paper"].dropna()
+    assert paper.to_dict() == {("all", "accuracy"): 0.9469}
+
+
+def test_intervals_end_where_shares_do_and_a_class_never_predicted_has_precision_0() -> None:
+    # The first seed finds no cigar at all, the second all of them.
+    none = scores(dict.fromkeys(range(80, 90), 3))
+    figures = TABLES["classes"]({("b1", "hiwl"): [none, scores({})]}, GALAXY_ZOO).numbers
+    of_cigars = figures.set_index(["class", "metric"]).loc["CSS"]
+    assert of_cigars.loc["precision", ["value", "low", "high"]].tolist() == [0.5, 0.0, 1.0]
+    assert of_cigars.loc["recall", ["value", "low", "high"]].tolist() == [0.5, 0.0, 1.0]
 
 
 def test_tables_3_to_6() -> None:
@@ -173,6 +226,7 @@ def test_tables_3_to_6() -> None:
     assert figures.loc[("EO", "recall"), "value"] == pytest.approx((19 / 20 + 1) / 2)
     # One seed has the interval of the galaxies, two that of the seeds.
     assert figures.loc[("EO", "recall"), "low"] == pytest.approx(0.975 - 12.706 * 0.025, abs=1e-4)
+    assert figures.loc[("EO", "recall"), "high"] == 1
     alone = TABLES["classes"]({("b1", "hiwl"): runs["b1", "hiwl"][:1]}, GALAXY_ZOO).numbers
     low = alone.set_index(["class", "metric"]).loc[("EO", "recall"), "low"]
     assert low == pytest.approx(0.7639, abs=1e-4)  # Wilson, 19 of 20
@@ -189,3 +243,6 @@ def test_runs_on_different_galaxies_are_not_compared() -> None:
     other = np.arange(1, len(TRUTH) + 1).astype(str)
     with pytest.raises(UserError, match="scored on different galaxies"):
         same_galaxies([scores({}), scores({}, other)])
+    relabeled = replace(scores({}), truth=(TRUTH + 1) % 5)
+    with pytest.raises(UserError, match="scored on different galaxies"):
+        same_galaxies([scores({}), relabeled])

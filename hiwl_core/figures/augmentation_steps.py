@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 
 from hiwl_core.augmentation import Draw, TrainTransform
 from hiwl_core.cutouts import Preprocessing, normalize
-from hiwl_core.decoding import decode_pixels
+from hiwl_core.decoding import DEFAULT_RGB, decode_pixels
 from hiwl_core.errors import UserError
 from hiwl_core.figures.style import GRAY, bare, in_style
-from hiwl_core.recipe import Augmentation
+from hiwl_core.recipe import Augmentation, RgbSettings
 from hiwl_core.statuses import UnreadableCutout
 
 __all__ = ["draw_augmentation_steps"]
@@ -35,7 +35,12 @@ class Step(NamedTuple):
 
 @in_style
 def draw_augmentation_steps(
-    image: bytes, augmentation: Augmentation, preprocessing: Preprocessing, seed: int = 0, title: str = ""
+    image: bytes,
+    augmentation: Augmentation,
+    preprocessing: Preprocessing,
+    seed: int = 0,
+    title: str = "",
+    rgb: RgbSettings = DEFAULT_RGB,
 ) -> Figure:
     """The steps one by one, and below them what other draws make of the same galaxy.
 
@@ -50,6 +55,8 @@ def draw_augmentation_steps(
     seed : int
         Of this seed and the next ones, the first draw that changes much in each step is shown step by step.
     title : str
+    rgb : RgbSettings
+        Colors of a FITS cutout.
 
     Returns
     -------
@@ -61,7 +68,7 @@ def draw_augmentation_steps(
         If the image cannot be read.
     """
     try:
-        pixels = decode_pixels(image).pixels
+        pixels = decode_pixels(image, rgb).pixels
     except UnreadableCutout as error:
         raise UserError(f"the galaxy to augment cannot be read: {error}") from None
     transform = TrainTransform(augmentation, preprocessing.input_size)

@@ -16,7 +16,7 @@ from pipeline.classification.shard_classifier import read_bundle
 from pipeline.progress import say
 from pipeline.reproduction.scores import read_scores
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.labeled_sample import LabeledSample, sample_labeled
+from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
 from pipeline.training.plan import stage_preprocessing
 
 __all__ = ["PICTURES", "Picture", "PictureInputs"]
@@ -36,8 +36,9 @@ class PictureInputs:
     name : str
         Of its files.
     recipe : Recipe
+        With the first seed.
     runs : mapping of str
-        Run folders of the first seed, by method.
+        Run folders of that seed, by method.
     train_shards, scored_shards : sequence of str
     columns : Columns
     on_test : bool
@@ -58,14 +59,29 @@ class PictureInputs:
         return "test" if self.on_test else "validation"
 
     def galaxies(
-        self, shards: Sequence[str], count: int | None = None, per_class: int | None = None
+        self,
+        shards: Sequence[str],
+        count: int | None = None,
+        per_class: int | None = None,
+        trained_on: bool = False,
     ) -> LabeledSample:
-        """Some galaxies, the same for the same seed of the recipe."""
+        """Some galaxies, the same for the same seed, or some of those that the runs were trained on."""
         recipe = self.recipe
         stages = recipe.stages.values()
-        smallest = max(max(stage.center_crop, stage.augmentation.center_crop) for stage in stages)
+        trained_size = max(stage.augmentation.center_crop for stage in stages)
+        taken = None
+        if trained_on and recipe.train_galaxies:
+            taken = TrainedOn(recipe.train_galaxies, trained_size)
         return sample_labeled(
-            shards, self.columns, recipe.taxonomy, smallest, recipe.rgb, recipe.seed, count, per_class
+            shards,
+            self.columns,
+            recipe.taxonomy,
+            max(trained_size, *(stage.center_crop for stage in stages)),
+            recipe.rgb,
+            recipe.seed,
+            count,
+            per_class,
+            taken,
         )
 
 
@@ -103,6 +119,7 @@ def augmentation_picture(inputs: PictureInputs) -> Picture:
         stage_preprocessing(recipe.stage1),
         recipe.seed,
         f"Galaxy {sample.ids[row]}",
+        recipe.rgb,
     )
     return Picture(figure_files(figure, inputs.name))
 
@@ -130,7 +147,7 @@ def embedding_picture(inputs: PictureInputs) -> Picture:
     recipe, taxonomy = inputs.recipe, inputs.recipe.taxonomy
     # A recipe that is content with a sample shows no more.
     samples = {
-        "training": inputs.galaxies(inputs.train_shards, min(EMBEDDED, recipe.train_galaxies or EMBEDDED)),
+        "training": inputs.galaxies(inputs.train_shards, EMBEDDED, trained_on=True),
         inputs.scored: inputs.galaxies(inputs.scored_shards, min(EMBEDDED, recipe.val_galaxies or EMBEDDED)),
     }
     panels, sentences = [], []
@@ -163,7 +180,8 @@ def attention_picture(inputs: PictureInputs) -> Picture:
     for method, name in (("plain", "plain"), ("hiwl", "HIWL")):
         model = ExplainedModel(read_bundle(f"{inputs.runs[method]}/bundle"))
         maps[name] = model.heat_maps(sample.images, sample.class_indices)
-        central = np.nanmean(central_share(np.stack([one.heat for one in maps[name]])))
+        # The stages' maps may differ in size.
+        central = np.nanmean([central_share(one.heat[np.newaxis])[0] for one in maps[name]])
         sentences.append(f"{name}: {central:.0%} of the heat is in the central quarter of the image.")
     examples = [
         AttentionExample(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,11 @@ import pyarrow as pa
 from hiwl_core.cutouts import OK, read_cutout
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
+from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
 
-__all__ = ["LabeledSample", "sample_labeled"]
+__all__ = ["LabeledSample", "TrainedOn", "sample_labeled"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,21 @@ class LabeledSample:
     class_indices: np.ndarray
 
 
+class TrainedOn(NamedTuple):
+    """The stratified sample that a training takes of its shards.
+
+    Parameters
+    ----------
+    galaxies : int
+        Of the sample.
+    smallest : int
+        Pixels that a cutout's shorter side must have to be trained on.
+    """
+
+    galaxies: int
+    smallest: int
+
+
 def sample_labeled(
     shards: Sequence[str],
     columns: Columns,
@@ -44,11 +61,12 @@ def sample_labeled(
     seed: int,
     count: int | None = None,
     per_class: int | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> LabeledSample:
     """Draw galaxies at random, from all classes together or so many of each.
 
-    Only the labels of all rows are read, and the images of those drawn. Cutouts that cannot be read are left
-    out, so there may be fewer than asked for.
+    Only the labels of all rows are read, and the images of those drawn; all images are for `trained_on`.
+    Cutouts that cannot be read are left out, so there may be fewer than asked for.
 
     Parameters
     ----------
@@ -64,6 +82,8 @@ def sample_labeled(
         Galaxies in all; default: all of them.
     per_class : int, optional
         Galaxies of each class, instead of `count`.
+    trained_on : TrainedOn, optional
+        Draw from the galaxies alone that a training with this seed took of these shards.
 
     Returns
     -------
@@ -80,13 +100,18 @@ def sample_labeled(
         (shard, row) for shard, of_shard in enumerate(labels) for row, label in enumerate(of_shard) if label
     ]
     classes = taxonomy.encode([labels[shard][row] for shard, row in places])
-    generator = np.random.default_rng(seed)
+    pool = np.arange(len(places))
+    if trained_on is not None:
+        pool = pool[
+            [_is_readable(image, trained_on.smallest, rgb) for image in _labeled_images(shards, columns)]
+        ]
+        pool = pool[stratified_sample(classes[pool], trained_on.galaxies, seed)]
+    order = np.random.default_rng(seed).permutation(pool)
     if per_class is not None:
-        order = generator.permutation(len(places))
         of_each = [order[classes[order] == one][:per_class] for one in range(len(taxonomy.classes))]
         chosen = np.sort(np.concatenate(of_each))
     else:
-        chosen = np.sort(generator.permutation(len(places))[:count])
+        chosen = np.sort(order[:count])
     ids: list[str] = []
     images: list[bytes] = []
     kept: list[int] = []
@@ -99,7 +124,7 @@ def sample_labeled(
             for row, identifier, image in zip(
                 rows, picked["object_id"].to_pylist(), picked["image"].to_pylist(), strict=True
             ):
-                if read_cutout(image, (), smallest, rgb)[0] == OK:
+                if _is_readable(image, smallest, rgb):
                     ids.append(str(identifier))
                     images.append(image)
                     kept.append(of_row[start + row])
@@ -109,3 +134,16 @@ def sample_labeled(
             f"no readable cutout of {smallest} px or more with a label in {', '.join(shards[:2])}"
         )
     return LabeledSample(ids, images, np.array(kept, dtype=np.int64))
+
+
+def _labeled_images(shards: Sequence[str], columns: Columns) -> Iterator[bytes]:
+    """Cutouts of all rows with a label, in the shards' order, as a training takes them."""
+    for shard in shards:
+        for table in iter_rows(shard, columns, ["image", "label"]):
+            for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+                if label:
+                    yield image
+
+
+def _is_readable(image: bytes, smallest: int, rgb: RgbSettings) -> bool:
+    return bool(read_cutout(image, (), smallest, rgb)[0] == OK)

@@ -28,7 +28,8 @@ from hiwl_core.figures import (
     draw_learning_curves,
     figure_files,
 )
-from hiwl_core.recipe import Augmentation
+from hiwl_core.recipe import Augmentation, RgbSettings
+from tests.broken_inputs import fits_file
 from tests.drawings import CLASSES, draw_galaxy
 
 MATRIX = np.diag([812, 770, 37, 372, 766]) + np.eye(5, k=1, dtype=int) * 9
@@ -264,6 +265,14 @@ def test_the_steps_end_in_what_is_trained_on() -> None:
     # The others differ from it and from each other.
     others = [image.tobytes() for image in shown[7:]]
     assert len({*others, last.tobytes()}) == 8
+
+
+def test_the_steps_of_a_fits_cutout_have_the_colors_of_the_recipe() -> None:
+    image = fits_file(np.random.default_rng(2).gamma(1, 2, (3, 80, 80)).astype(np.float32), BANDS="grz")
+    rgb = RgbSettings(bands=("z", "r", "g"))
+    figure = draw_augmentation_steps(image, AUGMENTATION, PREPROCESSING, rgb=rgb)
+    first = np.asarray(figure.axes[0].get_images()[0].get_array())
+    np.testing.assert_array_equal(first, decode_pixels(image, rgb).pixels)
 
 
 def test_an_augmentation_that_does_little() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -8,7 +10,8 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.labeled_sample import LabeledSample, sample_labeled
+from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
+from pipeline.training.cutout_store import check_labeled, load_cutouts
 from tests.drawings import CLASSES, SIZE, write_labeled_shard
 
 
@@ -27,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(first), str(second)]
 
 
-def drawn(shards: list[str], seed: int = 0, smallest: int = SIZE, **how: int) -> LabeledSample:
+def drawn(shards: list[str], seed: int = 0, smallest: int = SIZE, **how: Any) -> LabeledSample:
     return sample_labeled(shards, Columns(), GALAXY_ZOO, smallest, RgbSettings(), seed, **how)
 
 
@@ -53,6 +56,18 @@ def test_so_many_of_each_class_or_in_all(shards: list[str]) -> None:
     assert few.ids != drawn(shards, per_class=5, seed=1).ids
     some = drawn(shards, count=40)
     assert 39 <= len(some.ids) == len(set(some.ids)) <= 40
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_a_training_took_is_what_it_took(shards: list[str]) -> None:
+    store = load_cutouts(check_labeled(shards, Columns(), GALAXY_ZOO), GALAXY_ZOO, SIZE)
+    taken = store.sampled(60, seed=3)
+    of_training = drawn(shards, seed=3, trained_on=TrainedOn(60, SIZE))
+    assert of_training.images == taken.images(np.arange(60))
+    assert of_training.class_indices.tolist() == taken.class_indices.tolist()
+    few = drawn(shards, seed=3, count=20, trained_on=TrainedOn(60, SIZE))
+    assert len(few.ids) == 20
+    assert set(few.ids) < set(of_training.ids)
 
 
 def test_without_a_readable_cutout_it_is_a_mistake(shards: list[str]) -> None:

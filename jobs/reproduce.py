@@ -84,10 +84,10 @@ def main(
     """
     from pipeline.reproduction.reproduce import reproduce
 
-    made = reproduce(
+    reproduction = reproduce(
         names, data, val, recipe_name, out, columns, test, overrides, seeds, backbones, at_once, workers, gpu
     )
-    for name, one in made.items():
+    for name, one in reproduction.made.items():
         click.echo(f"\n{name}: {one.title}\n")
         if one.table is not None:
             click.echo(one.table.to_string(index=False))
@@ -95,6 +95,7 @@ def main(
         for sentence in one.sentences:
             click.echo(sentence)
         click.echo(f"files: {', '.join(one.files)}")
+    reproduction.check()
 
 
 if __name__ == "__main__":

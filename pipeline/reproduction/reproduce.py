@@ -8,12 +8,14 @@ they share are made once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.metrics import wilson
+from hiwl_core.published_results import VALIDATION_ACCURACY
 from hiwl_core.recipe import Recipe, load_recipe
 from pipeline import storage
 from pipeline.reporting.pictures import check_drawing
@@ -23,11 +25,11 @@ from pipeline.reproduction.pictures import PICTURES, Picture, PictureInputs
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import read_scores
 from pipeline.reproduction.tables import TABLES, PaperTable
-from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
 from pipeline.training.cutout_store import check_labeled
 from pipeline.training.plan import plan_training
 
-__all__ = ["Reproduction", "reproduce"]
+__all__ = ["MadeTable", "Reproduction", "reproduce"]
 
 MARKER = "reproduction.json"
 
@@ -35,7 +37,7 @@ Runs = dict[tuple[str, str], list[PlannedRun]]
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class MadeTable:
     """A table or figure that was made.
 
     Parameters
@@ -56,24 +58,67 @@ class Reproduction:
 
 
 @dataclass(frozen=True)
+class Reproduction:
+    """What one call made, and what it could not make.
+
+    Parameters
+    ----------
+    made : dict of MadeTable
+        By name; where there are backbones other than the recipe's, what is of one backbone has its name too.
+    failed : dict of str
+        Why trainings failed, by their folders.
+    left_out : tuple of str
+        Names of the tables and figures that need one of those.
+    """
+
+    made: dict[str, MadeTable]
+    failed: dict[str, str]
+    left_out: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise `IncompleteError` if a training failed."""
+        if self.failed:
+            folder, reason = next(iter(self.failed.items()))
+            names = ", ".join(self.left_out)
+            raise IncompleteError(
+                f"{len(self.failed)} of the trainings failed, so {names} could not be made; the others are "
+                f"kept, start the same command again to go on: {folder} ({reason})"
+            )
+
+
+@dataclass(frozen=True)
 class Request:
     """What all experiments of one call share."""
 
     recipe: Recipe
+    overrides: Sequence[str]
     seeds: Sequence[int]
     train_shards: Sequence[str]
     scored_shards: Sequence[str]
     settings: QueueSettings
     out: str
 
-    def facts(self, galaxies: int) -> str:
-        """How the figures came about, in a line."""
+    def facts(self, kind: str, galaxies: int) -> tuple[str, ...]:
+        """How the figures came about, a sentence each."""
         part = "galaxies that no training saw" if self.settings.on_test else "validation galaxies"
-        seeds = f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
-        interval = "Means of the seeds with Student's" if len(self.seeds) > 1 else "In brackets"
+        several = len(self.seeds) > 1
+        changes = "".join(f", {change}" for change in self.overrides)
+        seeds = f"seed{'s' if several else ''} {', '.join(map(str, self.seeds))}"
+        origin = f"Recipe {self.recipe.name}{changes}, {seeds}, scored on {galaxies:,} {part}."
+        paper = "The paper's figures are of its 2,881 test galaxies"
+        if not self.settings.on_test:
+            paper += f"; on its validation galaxies its best model has {VALIDATION_ACCURACY}"
+        if kind == "confusion":
+            return (origin,)
+        if not several:
+            return (origin, "In brackets 95 % intervals; p after Holm.", f"{paper}.")
+        low, high = wilson(round(0.95 * galaxies), galaxies)
         return (
-            f"Recipe {self.recipe.name}, {seeds}, scored on {galaxies:,} {part}. {interval} 95 % intervals; "
-            "p after Holm. The paper's figures are of its 2,881 test galaxies."
+            origin,
+            "Means of the seeds with Student's 95 % intervals; p after Holm.",
+            "The intervals leave out that other galaxies could have been scored, which p is about: with "
+            f"{galaxies:,} an accuracy of 0.95 has [{low:.3f}, {high:.3f}].",
+            f"{paper}.",
         )
 
 
@@ -91,7 +136,7 @@ def reproduce(
     at_once: int | None = None,
     workers: int | None = None,
     gpu: bool | None = None,
-) -> dict[str, Reproduction]:
+) -> Reproduction:
     """Make tables and figures of the paper from trainings on one's own data.
 
     Parameters
@@ -117,16 +162,14 @@ def reproduce(
 
     Returns
     -------
-    dict of Reproduction
-        By name; where there are backbones other than the recipe's, what is of one backbone has its name too.
+    Reproduction
+        A training that failed costs what is made of it, and nothing else.
 
     Raises
     ------
     UserError
-        Before any training: for what `pipeline.training.plan.plan_training` checks, of each training, and
-        for a folder with other content.
-    IncompleteError
-        If a training failed; the others are kept.
+        Before any training: for what `pipeline.training.plan.plan_training` checks, of each training, for
+        test shards that were trained on or selected by, and for a folder with other content.
     """
     columns = columns or Columns()
     experiments = choose_experiments(names)
@@ -135,13 +178,22 @@ def reproduce(
     for name, value in (("--at-once", at_once), ("--workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give 1 or more")
-    recipe = load_recipe(recipe_name, overrides)
     grid = grid_runs(experiments.values(), recipe_name, overrides, seeds, backbones)
+    recipe = load_recipe(recipe_name, [*overrides, f"seed={seeds[0]}"])
     labeled = {
-        path: check_labeled(list_shards(path), columns, recipe.taxonomy) for path in {data, val, test or val}
+        path: check_labeled(list_shards(path), columns, recipe.taxonomy)
+        for path in dict.fromkeys((data, val, test or val))
     }
+    scored_on = {fingerprint(shard): shard for shard in labeled[test or val].shards}
+    if test is not None:
+        _check_apart(test, scored_on, {"--data": labeled[data].shards, "--val": labeled[val].shards})
     out = storage.absolute(out).rstrip("/")
-    _check_own(out, experiments)
+    named = {
+        full_name: (experiment, trainings)
+        for name, experiment in experiments.items()
+        for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones)
+    }
+    _check_own(out, named)
     given = (labeled[data], labeled[val])
     planned = [
         PlannedRun(
@@ -151,17 +203,33 @@ def reproduce(
     ]
     storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
     shards = storage.absolute(test or val)
-    settings = QueueSettings(shards, test is not None, columns, at_once, workers, gpu)
-    run_grid(planned, settings)
+    settings = QueueSettings(shards, frozenset(scored_on), test is not None, columns, at_once, workers, gpu)
+    failed = run_grid(planned, settings)
     runs: Runs = defaultdict(list)
     for one in planned:
         runs[one.run.backbone, one.run.method].append(one)
-    request = Request(recipe, seeds, labeled[data].shards, labeled[test or val].shards, settings, out)
-    made = {}
-    for name, experiment in experiments.items():
-        for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones):
-            made[full_name] = _make(full_name, experiment, {key: runs[key] for key in trainings}, request)
-    return made
+    request = Request(
+        recipe, overrides, seeds, labeled[data].shards, labeled[test or val].shards, settings, out
+    )
+    made, left_out = {}, []
+    for name, (experiment, trainings) in named.items():
+        chosen = {key: runs[key][:1] if experiment.one_seed else runs[key] for key in trainings}
+        if any(one.folder in failed for of_seeds in chosen.values() for one in of_seeds):
+            left_out.append(name)
+        else:
+            made[name] = _make(name, experiment, chosen, request)
+    return Reproduction(made, failed, tuple(left_out))
+
+
+def _check_apart(test: str, scored_on: Mapping[str, str], others: Mapping[str, Sequence[str]]) -> None:
+    """Galaxies that were trained on or selected by are no test."""
+    for option, shards in others.items():
+        for shard in shards:
+            if (same := scored_on.get(fingerprint(shard))) is not None:
+                raise UserError(
+                    f"--test {test}: {same} is a shard of {option} too; give galaxies that no training saw, "
+                    "or leave --test out"
+                )
 
 
 def _shares(
@@ -189,7 +257,7 @@ def _check_own(out: str, experiments: Iterable[str]) -> None:
                 )
 
 
-def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> Reproduction:
+def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> MadeTable:
     """Tabulate or draw one experiment from its runs, and write it."""
     files: dict[str, bytes] = {}
     table = None
@@ -205,7 +273,7 @@ def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> 
         sentences += picture.sentences
     for file, content in files.items():
         storage.write_bytes(f"{request.out}/{file}", content)
-    return Reproduction(experiment.title, table, sentences, tuple(f"{request.out}/{file}" for file in files))
+    return MadeTable(experiment.title, table, sentences, tuple(f"{request.out}/{file}" for file in files))
 
 
 def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable:
@@ -216,7 +284,8 @@ def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable
     }
     made = TABLES[experiment.kind](scores, taxonomy)
     galaxies = len(next(iter(scores.values()))[0].ids)
-    return PaperTable(made.numbers, made.shown, (request.facts(galaxies), *made.sentences))
+    facts = request.facts(experiment.kind, galaxies)
+    return PaperTable(made.numbers, made.shown, (*facts, *made.sentences))
 
 
 def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) -> Picture:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -49,6 +50,8 @@ class QueueSettings:
     ----------
     shards : str
         Labeled shards to score on.
+    fingerprints : frozenset of str
+        Of them; see `pipeline.shards.cutout_shards.fingerprint`.
     on_test : bool
         Whether they are others than those that the checkpoints were selected by.
     columns : Columns
@@ -61,6 +64,7 @@ class QueueSettings:
     """
 
     shards: str
+    fingerprints: frozenset[str]
     on_test: bool
     columns: Columns
     at_once: int | None = None
@@ -92,22 +96,29 @@ class SharedStores:
             return self._loaded[key]
 
 
-def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> None:
+def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str, str]:
     """Train and score all runs that are not done.
 
     A run that fails does not end the others.
 
+    Returns
+    -------
+    dict of str
+        Why runs failed, by their folders.
+
     Raises
     ------
-    IncompleteError
-        At the end, naming the runs that failed; the others are kept.
+    UserError
+        Before any work, if a run was scored on other galaxies.
     """
-    missing = [one for one in planned if not scores_known(one.folder, settings.shards, settings.on_test)]
+    missing = [
+        one for one in planned if not scores_known(one.folder, settings.fingerprints, settings.on_test)
+    ]
     say(f"{len(planned)} trainings, {len(planned) - len(missing)} of them done before")
+    failed: dict[str, str] = {}
     if not missing:
-        return
+        return failed
     started = time.monotonic()
-    failed: list[str] = []
     # One slot for the worker of each run, one for its feed.
     slots = (settings.at_once or 1) * (settings.workers or 1) + 1
     with connected(min_cpus=slots) as cluster:
@@ -116,34 +127,43 @@ def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> None:
         at_once = min(at_once, len(missing))
         stores = SharedStores()
         executor = ThreadPoolExecutor(at_once, "run")
+        ended = threading.Event()
         try:
             futures = {
-                executor.submit(_run, one, settings, use_gpu, stores, at_once > 1): one for one in missing
+                executor.submit(_run, one, settings, use_gpu, stores, at_once > 1, ended): one
+                for one in missing
             }
             for number, future in enumerate(as_completed(futures), start=1):
-                name = futures[future].run.name
-                error = future.exception()
+                one = futures[future]
+                name, error = one.run.name, future.exception()
                 if error is None:
                     minutes = (time.monotonic() - started) / 60
                     left = minutes / number * (len(missing) - number)
                     say(f"done {number}/{len(missing)}: {name}; {minutes:.0f} min, about {left:.0f} to go")
-                elif isinstance(error, (UserError, IncompleteError)):
-                    failed.append(f"{name} ({error})")
-                    say(f"failed: {failed[-1]}")
                 else:
-                    raise error
+                    failed[one.folder] = _reason(error)
+                    say(f"failed: {name} ({failed[one.folder]})")
         finally:
-            # What waits must not begin when one run, or the user, ends all.
+            # When the user ends all, what waits must not begin: Ray is gone, and would be started again.
+            ended.set()
             executor.shutdown(wait=False, cancel_futures=True)
-    if failed:
-        raise IncompleteError(
-            f"{len(failed)} of {len(planned)} trainings failed, the others are kept; start the same command "
-            f"again to go on: {failed[0]}"
-        )
+    return failed
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in a line; what is not for users to mend is shown whole besides."""
+    if not isinstance(error, (UserError, IncompleteError)):
+        traceback.print_exception(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _run(
-    one: PlannedRun, settings: QueueSettings, gpu: bool, stores: Callable[[TrainingPlan], Stores], named: bool
+    one: PlannedRun,
+    settings: QueueSettings,
+    gpu: bool,
+    stores: Callable[[TrainingPlan], Stores],
+    named: bool,
+    ended: threading.Event,
 ) -> None:
     """Train one run, or go on with it, and score it."""
     workers = settings.workers or 1
@@ -151,6 +171,8 @@ def _run(
         if not named:
             say(f"== {one.run.name}")
         result = run_training(one.plan, workers, gpu, stores)
+        if ended.is_set():
+            return
         out = scores_folder(one.folder, settings.on_test)
         evaluate(result.bundle, settings.shards, out, settings.columns, workers, gpu)
 

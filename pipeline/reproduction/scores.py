@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
+from pipeline.catalog.plan import read_plan
 
 __all__ = ["RunScores", "read_scores", "same_galaxies", "scores_folder", "scores_known"]
 
@@ -51,20 +52,28 @@ def scores_folder(run_folder: str, on_test: bool) -> str:
     return f"{run_folder}/{'test' if on_test else 'evaluation'}"
 
 
-def scores_known(run_folder: str, shards: str, on_test: bool) -> bool:
-    """Whether a run was scored on these shards.
+def scores_known(run_folder: str, fingerprints: Set[str], on_test: bool) -> bool:
+    """Whether a run was scored on the shards with these contents, wherever they were.
+
+    Parameters
+    ----------
+    run_folder : str
+    fingerprints : set of str
+        Of the shards; see `pipeline.shards.cutout_shards.fingerprint`.
+    on_test : bool
 
     Raises
     ------
     UserError
         If it was scored on others.
     """
-    report = f"{scores_folder(run_folder, on_test)}/evaluation.json"
-    if not storage.exists(report):
+    folder = scores_folder(run_folder, on_test)
+    if not storage.exists(f"{folder}/evaluation.json"):
         return False
-    scored = json.loads(storage.read_bytes(report))["shards"]
-    if scored != shards:
-        raise UserError(f"{run_folder} was scored on {scored}, not on {shards}: choose another --out")
+    if {shard.fingerprint for shard in read_plan(f"{folder}/catalog").shards.values()} != fingerprints:
+        raise UserError(
+            f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
+        )
     return True
 
 
@@ -111,6 +120,6 @@ def same_galaxies(runs: list[RunScores]) -> np.ndarray:
     """
     first = runs[0]
     for other in runs[1:]:
-        if not np.array_equal(first.ids, other.ids):
+        if not (np.array_equal(first.ids, other.ids) and np.array_equal(first.truth, other.truth)):
             raise UserError("the runs were scored on different galaxies: score them all on the same shards")
     return np.stack([run.right for run in runs])

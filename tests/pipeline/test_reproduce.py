@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +11,13 @@ from click.testing import CliRunner, Result
 
 from jobs.cli import main
 from tests.conftest import TINY, TinyData
-
-SHORT = [*TINY, "stage1.epochs=2", "stage2.epochs=1"]
+from tests.drawings import CLASSES, write_labeled_shard
 
 
 def reproduce(data: TinyData, out: Path, *arguments: str) -> Result:
     """The command on the tiny data, in this process."""
     where = ["--data", data.train, "--val", data.val, "--out", str(out), "--recipe", "demo"]
-    changes = [word for setting in SHORT for word in ("--set", setting)]
+    changes = [word for setting in TINY for word in ("--set", setting)]
     return CliRunner().invoke(main, ["reproduce", *arguments, *where, *changes])
 
 
@@ -27,14 +27,18 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.usefixtures("ray_session")
 def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
-    tiny_data: TinyData, tmp_path: Path
+    tiny_data: TinyData, tiny_run: Path, tmp_path: Path
 ) -> None:
+    # A training that `hiwl train` made, which lacks its scores.
+    run = tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"
+    shutil.copytree(tiny_run, run)
+    before = stamps(run)
     first = reproduce(tiny_data, tmp_path, "table3", "table4", "figure5")
     assert first.exit_code == 0, first.output
     assert "1 trainings, 0 of them done before" in first.stderr
-    run = tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"
+    assert "epoch 1/" not in first.stderr
+    assert {path: stamp for path, stamp in stamps(run).items() if path in before} == before
     pairs = pd.read_csv(run / "pairs.csv")
-    assert len(pairs) == 2 * 1
     figures = pd.read_csv(tmp_path / "table4.csv").set_index(["class", "metric"])
     # What the run chose by is what the table shows.
     assert figures.loc[("all", "accuracy"), "value"] == pytest.approx(pairs["accuracy"][0], abs=1e-5)
@@ -43,6 +47,7 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:1000]
     assert "| CSS | recall |" in (tmp_path / "table4.md").read_text()
+    assert f"Recipe demo, {', '.join(TINY)}, seed 0, scored on 50 validation galaxies" in first.stdout
 
     before = stamps(run)
     second = reproduce(tiny_data, tmp_path, "table9", "table11", "--at-once", "2")
@@ -53,20 +58,52 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     # Who speaks is named where several do, and what they share was loaded once.
     for method in ("slwslm", "hmws"):
         own = [line for line in lines if line.startswith(f"efficientnet_lite0-{method}-seed0: ")]
-        assert any("stage1 epoch 2/2" in line for line in own)
+        assert any("stage1 epoch 6/6" in line for line in own)
     assert len([line for line in lines if "train: 140 galaxies in 2 shards" in line]) == 1
     assert pd.read_csv(tmp_path / "table11.csv")["method"].tolist() == ["hiwl", "hmws"]
     assert "slwslm against hiwl: " in second.stdout
 
+    # The same galaxies elsewhere are the same.
+    moved = TinyData(tiny_data.train, shutil.copytree(tiny_data.val, tmp_path / "moved").as_posix())
     before = stamps(tmp_path / "runs")
-    third = reproduce(tiny_data, tmp_path, "table4", "table11")
+    third = reproduce(moved, tmp_path, "table4", "table11")
     assert third.exit_code == 0, third.output
     assert "2 trainings, 2 of them done before" in third.stderr
     assert stamps(tmp_path / "runs") == before
 
-    other = reproduce(tiny_data, tmp_path, "table4", "--test", tiny_data.val)
-    assert other.exit_code == 0, other.output
-    assert "50 galaxies that no training saw" in other.stdout
+    test = str(write_labeled_shard(tmp_path / "test.parquet", dict.fromkeys(CLASSES, 6), first_id=20_000))
+    unseen = reproduce(tiny_data, tmp_path, "table4", "--test", test)
+    assert unseen.exit_code == 0, unseen.output
+    assert "30 galaxies that no training saw" in unseen.stdout
     # Scores of a part of their own do not take the place of the others.
     assert (run / "test" / "evaluation.json").exists()
     assert {path: stamp for path, stamp in before.items() if path.stat().st_mtime_ns == stamp} == before
+    for path, option in ((tiny_data.val, "--val"), (tiny_data.train, "--data")):
+        seen = reproduce(tiny_data, tmp_path, "table4", "--test", path)
+        assert seen.exit_code == 2
+        assert f"is a shard of {option} too; give galaxies that no training saw" in seen.stderr
+    write_labeled_shard(tmp_path / "test.parquet", dict.fromkeys(CLASSES, 6), first_id=30_000)
+    changed = reproduce(tiny_data, tmp_path, "table4", "--test", test)
+    assert changed.exit_code == 2
+    assert f"{run}/test has the scores of other galaxies" in changed.stderr
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_training_that_fails_costs_what_is_made_of_it_and_nothing_else(
+    tiny_data: TinyData, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"
+    shutil.copytree(tiny_run, run)
+    # Where its scores would go there is a file: no mistake that is foreseen.
+    (run / "evaluation").write_text("in the way")
+    failed = reproduce(tiny_data, tmp_path, "table4", "figure4")
+    assert failed.exit_code == 1, failed.output
+    (line,) = [line for line in failed.stderr.splitlines() if line.startswith("failed: ")]
+    assert "efficientnet_lite0-hiwl-seed0" in line
+    assert "1 of the trainings failed, so table4 could not be made" in failed.stderr
+    assert (tmp_path / "figure4.png").exists()
+    assert not (tmp_path / "table4.csv").exists()
+    (run / "evaluation").unlink()
+    again = reproduce(tiny_data, tmp_path, "table4")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "table4.csv").exists()

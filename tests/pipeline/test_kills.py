@@ -91,7 +91,8 @@ class Victims:
 @pytest.mark.slow
 def test_a_shard_that_kills_its_worker_is_set_aside_and_named(random_model: str, tmp_path: Path) -> None:
     write_labeled_shard(tmp_path / "sky" / "a.parquet", {"CRS": 5})
-    large = pa.concat_tables([pq.read_table(tmp_path / "sky" / "a.parquet")] * 800)
+    # Too large to be sent to a worker together with the other, which must not share its fate.
+    large = pa.concat_tables([pq.read_table(tmp_path / "sky" / "a.parquet")] * 1600)
     ids = pa.array(np.arange(100, 100 + large.num_rows))
     pq.write_table(large.set_column(0, "object_id", ids), tmp_path / "sky" / "b.parquet")
     catalog = tmp_path / "catalog"

@@ -19,6 +19,8 @@ online      as hiwl, smoothed by what the network itself takes for alike (Zhang 
 
 from __future__ import annotations
 
+from functools import cache
+
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, load_recipe
 
@@ -34,6 +36,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "online": ("stage1.smoothing=online", "stage2.smoothing=online"),
 }
 """Overrides of each method, for `hiwl_core.recipe.load_recipe`."""
+
+Switches = dict[str, tuple[str, bool, str]]
 
 
 def method_overrides(name: str) -> tuple[str, ...]:
@@ -51,13 +55,16 @@ def method_overrides(name: str) -> tuple[str, ...]:
 
 def method_name(recipe: Recipe) -> str | None:
     """Which method's switches a recipe has; None if they are those of none."""
-    for name, overrides in METHODS.items():
-        if _switches(load_recipe("paper", overrides)) == _switches(recipe):
-            return name
-    return None
+    switches = _switches(recipe)
+    return next((name for name in METHODS if _switches_of(name) == switches), None)
 
 
-def _switches(recipe: Recipe) -> dict[str, tuple[str, bool, str]]:
+@cache
+def _switches_of(method: str) -> Switches:
+    return _switches(load_recipe("paper", METHODS[method]))
+
+
+def _switches(recipe: Recipe) -> Switches:
     return {
         name: (stage.sampling, stage.label_smoothing > 0, stage.smoothing)
         for name, stage in recipe.stages.items()

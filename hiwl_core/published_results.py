@@ -5,6 +5,7 @@ All figures are of its test part, 2,881 galaxies, unless said otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "VALIDATION_ACCURACY",
     "BackboneAccuracy",
     "published_accuracy",
+    "set_beside",
 ]
 
 BEST_BACKBONE = "efficientnet_b1"
@@ -58,22 +60,14 @@ HIWL_PRECISION = {"CSS": 41 / 52}
 """Of the best model (Table 4), which prints .7855 for 41 / 52 = .7885."""
 
 
-def published_accuracy(backbone: str, method: str) -> float | None:
-    """The paper's accuracy of a method with a backbone.
+def set_beside(backbone: str) -> str:
+    """The paper's backbone whose figures stand beside those of one here: its own, or else the best."""
+    return backbone if backbone in TABLE_7 else BEST_BACKBONE
 
-    Parameters
-    ----------
-    backbone : str
-        One that is not in the paper is set beside its best.
-    method : str
-        See `hiwl_core.methods.METHODS`.
 
-    Returns
-    -------
-    float or None
-        None where it has none.
-    """
-    if backbone == BEST_BACKBONE or backbone not in TABLE_7:
-        return METHOD_ACCURACY.get(method)
-    of_backbone = TABLE_7[backbone]
-    return {"plain": of_backbone.plain, "hiwl": of_backbone.hiwl}.get(method)
+def published_accuracy(backbone: str, method: str) -> float:
+    """The paper's accuracy of a method with the backbone that `set_beside` gives; NaN where it has none."""
+    of = set_beside(backbone)
+    if of == BEST_BACKBONE:
+        return METHOD_ACCURACY.get(method, math.nan)
+    return {"plain": TABLE_7[of].plain, "hiwl": TABLE_7[of].hiwl}.get(method, math.nan)

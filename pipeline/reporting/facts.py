@@ -102,8 +102,9 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
     """
     recipe, provenance = run.recipe, run.bundle.provenance
     method = method_name(recipe)
-    trained = f"{sum(run.class_counts.values()):,} galaxies"
-    if recipe.train_galaxies == sum(run.class_counts.values()):
+    count = sum(run.class_counts.values())
+    trained = f"{count:,} galaxies"
+    if recipe.train_galaxies == count:
         trained += ", a stratified sample"
     known = f" {scored:,}" if set(fingerprints) == set(run.fingerprints["val"]) else ""
     if recipe.val_galaxies and (not known or recipe.val_galaxies < scored):

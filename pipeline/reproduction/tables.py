@@ -14,6 +14,7 @@ from hiwl_core.published_results import (
     HIWL_RECALL,
     TABLE_7,
     published_accuracy,
+    set_beside,
 )
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.reproduction.cells import (
@@ -66,13 +67,13 @@ def classes_table(scores: Scores, taxonomy: Taxonomy) -> PaperTable:
     (((backbone, method), runs),) = scores.items()
     figures = figures_of(runs, taxonomy)
     published = {ACCURACY: published_accuracy(backbone, method)}
-    of = _beside(backbone)
+    of = set_beside(backbone)
     if of == BEST_BACKBONE:
         published |= {(name, "recall"): value for name, value in HIWL_RECALL.items()}
         published |= {(name, "precision"): value for name, value in HIWL_PRECISION.items()}
     rows, shown = [], []
     for (name, metric), figure in figures.items():
-        paper = _number(published.get((name, metric)))
+        paper = published.get((name, metric), math.nan)
         rows.append({"class": name, "metric": metric, **figure._asdict(), "paper": paper})
         ours = share_cell(figure)
         shown.append({"class": name, "figure": metric, "ours": ours, f"paper ({of})": share(paper)})
@@ -146,7 +147,7 @@ def ablation_table(scores: Scores, taxonomy: Taxonomy) -> PaperTable:
     rows, shown = [], []
     for key, runs in scores.items():
         figures = figures_of(runs, taxonomy)
-        paper = _number(published_accuracy(*key))
+        paper = published_accuracy(*key)
         row: dict[str, object] = {"method": key[1], "seeds": len(runs)}
         row |= {f"{metric}_{name}": figure.value for (name, metric), figure in figures.items()}
         text = {
@@ -167,18 +168,9 @@ def ablation_table(scores: Scores, taxonomy: Taxonomy) -> PaperTable:
             text["mean recall, points"] = points_cell(comparison.mean_recall)
             text["its p"] = small_p(comparison.mean_recall_adjusted)
         rows.append(row | {"paper_accuracy": paper})
-        shown.append(text | {f"paper ({_beside(key[0])}): accuracy": share(paper)})
+        shown.append(text | {f"paper ({set_beside(key[0])}): accuracy": share(paper)})
     sentences = (comparison.sentence(key[1], first[1]) for key, comparison in comparisons.items())
     return PaperTable(pd.DataFrame(rows), pd.DataFrame(shown), tuple(sentences))
-
-
-def _beside(backbone: str) -> str:
-    """The paper's backbone whose figures stand beside those of one here."""
-    return backbone if backbone in TABLE_7 else BEST_BACKBONE
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 TABLES: dict[str, Callable[[Scores, Taxonomy], PaperTable]] = {

@@ -16,7 +16,7 @@ from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
 
-__all__ = ["LabeledSample", "TrainedOn", "sample_labeled"]
+__all__ = ["LabeledSample", "TrainedOn", "labeled_cutouts", "sample_labeled"]
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,20 @@ def sample_labeled(
     """
     labels = [read_columns(shard, columns, ["label"])["label"].to_pylist() for shard in shards]
     places = [
-        (shard, row) for shard, of_shard in enumerate(labels) for row, label in enumerate(of_shard) if label
+        (shard, row)
+        for shard, of_shard in enumerate(labels)
+        for row, label in enumerate(of_shard)
+        if label is not None
     ]
     classes = taxonomy.encode([labels[shard][row] for shard, row in places])
     pool = np.arange(len(places))
     if trained_on is not None:
-        pool = pool[
-            [_is_readable(image, trained_on.smallest, rgb) for image in _labeled_images(shards, columns)]
+        statuses = [
+            status
+            for shard in shards
+            for status, _, _ in labeled_cutouts(shard, columns, trained_on.smallest, rgb)
         ]
+        pool = pool[np.array(statuses) == OK]
         pool = pool[stratified_sample(classes[pool], trained_on.galaxies, seed)]
     order = np.random.default_rng(seed).permutation(pool)
     if per_class is not None:
@@ -124,7 +130,7 @@ def sample_labeled(
             for row, identifier, image in zip(
                 rows, picked["object_id"].to_pylist(), picked["image"].to_pylist(), strict=True
             ):
-                if _is_readable(image, smallest, rgb):
+                if read_cutout(image, (), smallest, rgb)[0] == OK:
                     ids.append(str(identifier))
                     images.append(image)
                     kept.append(of_row[start + row])
@@ -136,14 +142,21 @@ def sample_labeled(
     return LabeledSample(ids, images, np.array(kept, dtype=np.int64))
 
 
-def _labeled_images(shards: Sequence[str], columns: Columns) -> Iterator[bytes]:
-    """Cutouts of all rows with a label, in the shards' order, as a training takes them."""
-    for shard in shards:
-        for table in iter_rows(shard, columns, ["image", "label"]):
-            for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-                if label:
-                    yield image
+def labeled_cutouts(
+    shard: str, columns: Columns, smallest: int, rgb: RgbSettings
+) -> Iterator[tuple[str, bytes, str]]:
+    """Status, encoded image and label of all rows with a label, in order; a training takes those that are ok.
 
-
-def _is_readable(image: bytes, smallest: int, rgb: RgbSettings) -> bool:
-    return bool(read_cutout(image, (), smallest, rgb)[0] == OK)
+    Parameters
+    ----------
+    shard : str
+    columns : Columns
+    smallest : int
+        Pixels that a cutout's shorter side must have.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
+    """
+    for table in iter_rows(shard, columns, ["image", "label"]):
+        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+            if label is not None:
+                yield read_cutout(image, (), smallest, rgb)[0], image, label

@@ -15,20 +15,20 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from hiwl_core.cutouts import OK, read_cutout
 from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.sampling import stratified_sample
+from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import (
     MAX_SHARD_ROWS,
     Columns,
     check_columns,
     count_rows,
-    iter_rows,
     read_columns,
 )
+from pipeline.shards.labeled_sample import labeled_cutouts
 
 __all__ = ["CutoutStore", "LabeledShards", "check_labeled", "load_cutouts"]
 
@@ -169,16 +169,12 @@ def _read_shard(
     images: list[bytes] = []
     labels: list[str] = []
     left_out: Counter[str] = Counter()
-    for table in iter_rows(shard, columns, ["image", "label"]):
-        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            if label is None:
-                continue
-            status, _ = read_cutout(image, (), smallest, rgb)
-            if status == OK:
-                images.append(image)
-                labels.append(label)
-            else:
-                left_out[status] += 1
+    for status, image, label in labeled_cutouts(shard, columns, smallest, rgb):
+        if status == OK:
+            images.append(image)
+            labels.append(label)
+        else:
+            left_out[status] += 1
     parts = [list(part) for part in np.array_split(np.arange(len(images)), num_blocks)]
     blocks = [pa.array([images[row] for row in part], pa.binary()) for part in parts]
     index = {

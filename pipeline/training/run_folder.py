@@ -120,15 +120,13 @@ class RunFolder:
         """Write the table of the pairs of checkpoints."""
         self._write_table("pairs.csv", pairs)
 
-    def finish_stage(self, stage: str, candidates: list[Candidate], seconds: float) -> None:
+    def finish_stage(self, stage: str, candidates: list[Candidate]) -> None:
         """Mark a stage as trained."""
         best = [
             {"epoch": c.epoch, "accuracy": c.accuracy, "checkpoint": c.path.rsplit("/", 1)[-1]}
             for c in candidates
         ]
-        storage.write_bytes(
-            f"{self.path}/{stage}.json", _json_bytes({"best": best, "seconds": round(seconds, 1)})
-        )
+        storage.write_bytes(f"{self.path}/{stage}.json", _json_bytes({"best": best}))
 
     def finished_stage(self, stage: str) -> list[Candidate] | None:
         """The best checkpoints of a trained stage, best first; None if it is not trained."""

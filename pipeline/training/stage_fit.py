@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +40,6 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     IncompleteError
         If it failed again and again; its checkpoints are kept.
     """
-    started = time.monotonic()
     trainer = stage_trainer(train_stage, job, folder, setup)
     try:
         result = trainer.fit()
@@ -64,7 +62,7 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         )
         for checkpoint, metrics in kept[:BEST_KEPT]
     ]
-    folder.finish_stage(job.stage, candidates, time.monotonic() - started)
+    folder.finish_stage(job.stage, candidates)
     return candidates
 
 

@@ -25,13 +25,15 @@ def stamps(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.fixture
+def run(ray_session: None, tiny_run: Path, tmp_path: Path) -> Path:
+    """A training of the grid that `hiwl train` made, and which lacks its scores."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"))
+
+
 def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
-    tiny_data: TinyData, tiny_run: Path, tmp_path: Path
+    tiny_data: TinyData, run: Path, tmp_path: Path
 ) -> None:
-    # A training that `hiwl train` made, which lacks its scores.
-    run = tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"
-    shutil.copytree(tiny_run, run)
     before = stamps(run)
     first = reproduce(tiny_data, tmp_path, "table3", "table4", "figure5")
     assert first.exit_code == 0, first.output
@@ -88,12 +90,9 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     assert f"{run}/test has the scores of other galaxies" in changed.stderr
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_training_that_fails_costs_what_is_made_of_it_and_nothing_else(
-    tiny_data: TinyData, tiny_run: Path, tmp_path: Path
+    tiny_data: TinyData, run: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"
-    shutil.copytree(tiny_run, run)
     # Where its scores would go there is a file: no mistake that is foreseen.
     (run / "evaluation").write_text("in the way")
     failed = reproduce(tiny_data, tmp_path, "table4", "figure4")

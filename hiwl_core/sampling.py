@@ -55,17 +55,20 @@ def stratified_sample(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def class_weights(targets: np.ndarray, num_classes: int) -> np.ndarray:
-    """Sampling weight of each object: one over the number of objects of its class.
+def class_weights(targets: np.ndarray, num_classes: int, power: float = 1.0) -> np.ndarray:
+    """Sampling weight of each object: one over the number of objects of its class, to a power.
 
-    With these weights every class is drawn equally often in expectation, whatever its size
-    (Ma et al. 2023, MNRAS 519, 4765).
+    With a power of 1 every class is drawn equally often in expectation, whatever its size
+    (Ma et al. 2023, MNRAS 519, 4765); with less a rare class is drawn more often than it is there, but not
+    as often as a common one.
 
     Parameters
     ----------
     targets : numpy.ndarray of int, shape (N,)
         Class index of each object, in ``[0, num_classes)``.
     num_classes : int
+    power : float
+        In [0, 1]; 0 is plain sampling with replacement.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def class_weights(targets: np.ndarray, num_classes: int) -> np.ndarray:
     empty = np.flatnonzero(counts == 0)
     if empty.size:
         raise UserError(f"weighted sampling: no object of class index {empty.tolist()} to draw from")
-    weights = 1.0 / counts[targets]
+    weights = 1.0 / counts[targets] ** power
     return weights / weights.sum()
 
 

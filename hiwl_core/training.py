@@ -19,14 +19,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
+from hiwl_core.precision_trial import quickest_training
 from hiwl_core.recipe import StageRecipe
 from hiwl_core.smoothing import OnlineTargets, similarity_targets, torch_label_smoothing
 
 __all__ = ["StageLearner", "early_stop", "ema_decay"]
 
-# Compiling takes about a minute, and what a step gains differs by machine (benchmarks/training_step.py): only
-# a long training can win.
-MIN_STEPS_TO_COMPILE = 1000
+# Compiling takes about a minute, a trial of precisions some seconds, and what a step gains differs by machine
+# (benchmarks/training_step.py): only a long training can win.
+MIN_STEPS_TO_TRY = 1000
 
 
 class StageLearner:
@@ -84,11 +85,11 @@ class StageLearner:
         self.optimizer = _optimizer(self.model, recipe)
         self.schedule = _schedule(self.optimizer, recipe, steps_per_epoch)
         self._wrapped = distribute(self.model) if distribute else self.model
-        pays = recipe.epochs * steps_per_epoch >= MIN_STEPS_TO_COMPILE
+        self._long = recipe.epochs * steps_per_epoch >= MIN_STEPS_TO_TRY
         # One graph for the batch size; the odd last batch of an epoch runs without it.
         self._compiled = (
             torch.compile(self._wrapped, dynamic=False)
-            if compile_model and compute.can_compile and pays
+            if compile_model and compute.can_compile and self._long
             else self._wrapped
         )
         self._compiled_size: int | None = None
@@ -127,6 +128,12 @@ class StageLearner:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         return total.detach()
+
+    def choose_precision(self, size: int) -> None:
+        """Go on in whatever is faster here for images of `size` pixels, if a long training can win by it."""
+        if self._long:
+            images = torch.zeros((self.recipe.batch_size, size, size, 3), dtype=torch.uint8)
+            self.compute = quickest_training(self.compute, self.model, self._inputs(images))
 
     def end_epoch(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> None:
         """Advance what runs by the epoch: schedules, and targets that follow the network.

@@ -6,7 +6,7 @@ and the seed of its augmentation, so one, two or four workers see the same image
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def epoch_plan(
         Fix the draws and the augmentation.
     rank, world_size : int
     """
-    weights = class_weights(targets, num_classes) if recipe.sampling == "weighted" else None
+    weights = class_weights(targets, num_classes, recipe.weighting) if recipe.sampling == "weighted" else None
     draws = epoch_draws(len(targets), seed, epoch, weights)
     seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(draws))
     shares = [
@@ -127,8 +127,7 @@ class StageFeed:
         self._num_classes = num_classes
         self._rows = np.flatnonzero(targets >= 0)
         self.targets = targets[self._rows]
-        self._train = TrainTransform(recipe.augmentation, recipe.input_size)
-        self._eval = EvalTransform(preprocessing)
+        self._preprocessing = preprocessing
 
     @property
     def steps_per_epoch(self) -> int:
@@ -137,28 +136,36 @@ class StageFeed:
 
     def train_batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         """One worker's batches of an epoch, freshly drawn and augmented."""
-        plan = epoch_plan(self.targets, self._num_classes, self._recipe, self._seed, epoch, rank, world_size)
-        return self._stream(plan.rows, plan.seeds, plan.sizes)
+        recipe = self._recipe
+        plan = epoch_plan(self.targets, self._num_classes, recipe, self._seed, epoch, rank, world_size)
+        transform = TrainTransform(recipe.augmentation, recipe.train_size(epoch))
+        return self._stream(transform, transform.input_size, plan.rows, plan.sizes, plan.seeds)
 
     def eval_batches(self, rank: int, world_size: int, batch_size: int = 128) -> Iterator[Batch]:
         """One worker's share of all rows, in order, without augmentation."""
         rows = np.arange(rank, len(self.targets), world_size)
         bounds = [(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
-        return self._stream(rows, None, [(stop - start, stop - start) for start, stop in bounds])
+        sizes = [(stop - start, stop - start) for start, stop in bounds]
+        return self._stream(EvalTransform(self._preprocessing), self._preprocessing.input_size, rows, sizes)
 
     def _stream(
-        self, rows: np.ndarray, seeds: np.ndarray | None, sizes: list[tuple[int, int]]
+        self,
+        transform: Callable[..., np.ndarray],
+        size: int,
+        rows: np.ndarray,
+        sizes: list[tuple[int, int]],
+        seeds: np.ndarray | None = None,
     ) -> Iterator[Batch]:
-        store, train, evaluate = self._store, self._train, self._eval
+        """Batches of some rows, transformed to images of `size` pixels on a side."""
+        store = self._store
 
         def load(table: pa.Table) -> dict[str, np.ndarray]:
-            size = train.input_size
             pixels = np.empty((len(table), size, size, 3), np.uint8)
             scratch = Scratch()
             seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
             for i, encoded in enumerate(store.images(table["row"].to_numpy())):
                 image = decode_pixels(encoded, store.rgb, scratch).pixels
-                pixels[i] = evaluate(image) if seeds is None else train(image, seeds[i])
+                pixels[i] = transform(image) if seeds is None else transform(image, seeds[i])
             return {"pixels": pixels, "target": table["target"].to_numpy()}
 
         columns = {"row": self._rows[rows], "target": self.targets[rows]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def train_stage(config: dict[str, StageJob]) -> None:
     recipe, taxonomy = job.recipe.stage(job.stage), job.recipe.taxonomy
     classes = taxonomy.stage_classes(job.stage)
     compute = worker_compute()
+    if job.recipe.precision == "float32":
+        compute = replace(compute, autocast_dtype=None)
     seed = stage_seed(job.recipe.seed, job.stage)
     feeds = {
         part: StageFeed(
@@ -94,12 +96,16 @@ def train_stage(config: dict[str, StageJob]) -> None:
     }
     learner = stage_learner(job, feeds["train"].steps_per_epoch, compute, world_size)
     history = _resume(learner)
+    tried = 0
     for epoch in range(len(history), recipe.epochs):
         # Before an epoch, not after one: a run that was killed where it should stop does not train on.
         if early_stop([row["val_loss"] for row in history], recipe.patience):
             if rank == 0:
                 job.say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
             break
+        if job.recipe.precision == "auto" and recipe.train_size(epoch) != tried:
+            tried = recipe.train_size(epoch)
+            learner.choose_precision(tried)
         started = time.monotonic()
         # A new seed for dropout in each epoch, so that a resumed epoch is the one that was interrupted.
         torch.manual_seed(seed + 1000 * epoch + rank)
@@ -114,7 +120,8 @@ def train_stage(config: dict[str, StageJob]) -> None:
                 **metrics,
                 "images_per_second": len(feeds["train"].targets) / (trained - started),
                 "seconds": time.monotonic() - started,
-                "compute": compute.describe(),
+                "input_size": recipe.train_size(epoch),
+                "compute": learner.compute.describe(),
                 "workers": world_size,
             }
         )

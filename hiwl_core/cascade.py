@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hiwl_core.taxonomy import Taxonomy
 
-__all__ = ["CascadePrediction", "combine_stages", "routed", "run_cascade", "seen_views"]
+if TYPE_CHECKING:  # which uses this module
+    from hiwl_core.calibration import Calibration
+
+__all__ = ["CascadePrediction", "combine_stages", "routed", "run_cascade"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,29 @@ class CascadePrediction:
         Stage 1's probability of the combined class; NaN if there is none.
     stage2 : numpy.ndarray of float32, shape (N, M)
         Stage 2's probabilities of the members; NaN where it did not run.
+    sets : numpy.ndarray of bool, shape (N, C), optional
+        Classes that each may be of; see `hiwl_core.conformal`.
+    views : numpy.ndarray of int8, shape (N,), optional
+        Views averaged by the stage that took most.
+    ood_scores : numpy.ndarray of float32, shape (N,), optional
+        How unlike the training galaxies each is; see `hiwl_core.unlikeness`.
+    flags : numpy.ndarray of int32, shape (N,), optional
+        Bits of `hiwl_core.flags`.
     """
 
     class_indices: np.ndarray
     probabilities: np.ndarray
     combined: np.ndarray
     stage2: np.ndarray
+    sets: np.ndarray | None = None
+    views: np.ndarray | None = None
+    ood_scores: np.ndarray | None = None
+    flags: np.ndarray | None = None
+
+    @property
+    def most_probable(self) -> np.ndarray:
+        """The class with the largest probability, int64, shape (N,); of routed galaxies it may be another."""
+        return self.probabilities.argmax(axis=1)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -64,7 +83,11 @@ def routed(stage1: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
 
 
 def combine_stages(
-    stage1: np.ndarray, stage2: np.ndarray, member_frequencies: np.ndarray, taxonomy: Taxonomy
+    stage1: np.ndarray,
+    stage2: np.ndarray,
+    member_frequencies: np.ndarray,
+    taxonomy: Taxonomy,
+    calibration: Calibration | None = None,
 ) -> CascadePrediction:
     """Label and probabilities from both stages' outputs.
 
@@ -78,30 +101,36 @@ def combine_stages(
         Shares of the members within the combined class, summing to 1; they stand in for a stage 2 that did
         not run.
     taxonomy : Taxonomy
+    calibration : Calibration, optional
+        Of the probabilities. The label, the routing and the stages' own probabilities are not changed by it.
 
     Returns
     -------
     CascadePrediction
     """
     stage1 = np.asarray(stage1, dtype=np.float64)
-    stage2 = np.asarray(stage2, dtype=np.float64)
-    ran = ~np.isnan(stage2).any(axis=1)
-    members = np.where(ran[:, None], stage2, member_frequencies)
     # float32 networks sum to 1 within their own rounding; the catalog promises better.
     stage1 = stage1 / stage1.sum(axis=1, keepdims=True)
-    members = members / members.sum(axis=1, keepdims=True)
+    stage2 = np.asarray(stage2, dtype=np.float64)
+    ran = ~np.isnan(stage2).any(axis=1)
 
+    def of_members(seen: np.ndarray) -> np.ndarray:
+        members = np.where(ran[:, None], seen, member_frequencies)
+        return members / members.sum(axis=1, keepdims=True)
+
+    stage1_label, own_members = stage1.argmax(axis=1), of_members(stage2)
+    first, second = (stage1, stage2) if calibration is None else calibration.apply(stage1, stage2)
+    members = of_members(second)
     probabilities = np.empty((len(stage1), len(taxonomy.classes)))
-    stage1_label = stage1.argmax(axis=1)
     labels = np.empty(len(stage1), dtype=np.int64)
     for index, name in enumerate(taxonomy.classes):
         if name in taxonomy.combined:
             member = taxonomy.combined.index(name)
-            probabilities[:, index] = stage1[:, taxonomy.combined_index] * members[:, member]
-            labels[(stage1_label == taxonomy.combined_index) & (members.argmax(axis=1) == member)] = index
+            probabilities[:, index] = first[:, taxonomy.combined_index] * members[:, member]
+            labels[(stage1_label == taxonomy.combined_index) & (own_members.argmax(axis=1) == member)] = index
         else:
             position = taxonomy.stage1_classes.index(name)
-            probabilities[:, index] = stage1[:, position]
+            probabilities[:, index] = first[:, position]
             labels[stage1_label == position] = index
     combined = stage1[:, taxonomy.combined_index] if taxonomy.combined else np.full(len(stage1), np.nan)
     return CascadePrediction(
@@ -110,24 +139,6 @@ def combine_stages(
         combined=combined.astype(np.float32),
         stage2=stage2.astype(np.float32),
     )
-
-
-def seen_views(pixels: Tensor, views: int) -> list[Tensor]:
-    """Flips and quarter turns of the images, over which probabilities are averaged.
-
-    Parameters
-    ----------
-    pixels : Tensor, shape (N, H, W, 3)
-        Square images.
-    views : int
-        1: as they are; 2: and mirrored; 4: the quarter turns; 8: the quarter turns of both.
-
-    Returns
-    -------
-    list of Tensor, each as `pixels`
-    """
-    turned = [pixels] if views < 4 else [torch.rot90(pixels, turns, dims=(1, 2)) for turns in range(4)]
-    return turned if views in (1, 4) else [*turned, *(view.flip(2) for view in turned)]
 
 
 def run_cascade(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +29,12 @@ __all__ = [
     "Cutout",
     "EvalTransform",
     "Preprocessing",
+    "ReadCutout",
     "center_crop",
     "decode_cutout",
     "normalize",
     "read_cutout",
+    "read_zoomed",
 ]
 
 
@@ -151,23 +153,52 @@ def read_cutout(
     pixels : tuple of numpy.ndarray, or None
         For each transform, uint8 of shape (input_size, input_size, 3).
     """
+    read = read_zoomed(cutout, transforms, smallest, rgb, scratch)
+    return read.status, read.pixels
+
+
+class ReadCutout(NamedTuple):
+    """What became of a cutout.
+
+    Parameters
+    ----------
+    status, pixels
+        As `read_cutout`.
+    zoom : float
+        Pixels of the image in one of those that it was resampled to: below 1 it was magnified, and shows
+        nothing finer than it did; 1 if it was not resampled.
+    """
+
+    status: str
+    pixels: Any = None
+    zoom: float = 1.0
+
+
+def read_zoomed(
+    cutout: bytes | Cutout | None,
+    transforms: Sequence[EvalTransform],
+    smallest: int,
+    rgb: RgbSettings = DEFAULT_RGB,
+    scratch: Scratch | None = None,
+) -> ReadCutout:
+    """As `read_cutout`, and how the image was resampled."""
     cutout = cutout if isinstance(cutout, Cutout) else Cutout(cutout)
     if cutout.image is None:
-        return MISSING, None
+        return ReadCutout(MISSING)
     try:
         image, own_scale = decode_pixels(cutout.image, rgb, scratch)
         shorter = min(image.shape[:2])
         if cutout.wanted_scale is None:
             if shorter < smallest:
-                return TOO_SMALL, None
-            return OK, tuple(transform(image) for transform in transforms)
+                return ReadCutout(TOO_SMALL)
+            return ReadCutout(OK, tuple(transform(image) for transform in transforms))
         scale = own_scale if cutout.pixel_scale is None else cutout.pixel_scale
         zoom = zoom_to(cutout.wanted_scale, scale)
         if shorter < smallest * zoom:
-            return TOO_SMALL, None
-        return OK, tuple(transform.resampled(image, zoom) for transform in transforms)
+            return ReadCutout(TOO_SMALL)
+        return ReadCutout(OK, tuple(transform.resampled(image, zoom) for transform in transforms), zoom)
     except UnreadableCutout as error:
-        return error.status, None
+        return ReadCutout(error.status)
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

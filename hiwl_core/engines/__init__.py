@@ -1,7 +1,8 @@
 """Engines: what runs a stage's graph, chosen by what the machine has.
 
 A stage becomes one graph, from uint8 pixels to probabilities (`StageGraph`), which an `Engine` computes:
-PyTorch on GPUs, OpenVINO on CPUs where it is installed. What they say agrees within 1e-4 in float32.
+PyTorch on GPUs, OpenVINO on CPUs where it is installed. What they say agrees within 1e-4 in float32. The
+precision is not theirs to choose: a catalog has one, whichever nodes compute its rows.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 import torch
 
 from hiwl_core.device import ComputePlan, choose_compute
-from hiwl_core.engines.engine import Engine, Pending, probabilities
-from hiwl_core.engines.graph import StageGraph
+from hiwl_core.engines.engine import Answer, Engine, Pending, answers, probabilities
+from hiwl_core.engines.graph import QuantizedGraph, StageGraph
 from hiwl_core.engines.openvino_engine import OpenVinoEngine, openvino_available
 from hiwl_core.engines.torch_engine import TorchEngine
 from hiwl_core.errors import UserError
@@ -22,17 +23,21 @@ from hiwl_core.errors import UserError
 __all__ = [
     "ENGINES",
     "PRECISIONS",
+    "Answer",
     "Engine",
     "EngineChoice",
     "Pending",
+    "QuantizedGraph",
     "StageGraph",
+    "answers",
     "choose_engine",
     "create_engine",
+    "openvino_available",
     "probabilities",
 ]
 
 ENGINES = ("auto", "torch", "openvino")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 # Images of a batch on a GPU, which wants many, and at most on a CPU.
 GPU_BATCH = 256
@@ -49,7 +54,7 @@ class EngineChoice:
     Parameters
     ----------
     name : {"torch", "openvino"}
-    precision : {"float32", "bfloat16"}
+    precision : {"float32", "bfloat16", "int8"}
     compute : ComputePlan
     threads : int
         Of a CPU.
@@ -68,13 +73,11 @@ class EngineChoice:
     def batch_size(self, graph: StageGraph) -> int:
         """Images that go through at once."""
         if self.compute.device.type == "cuda":
-            seen = GPU_BATCH
-        elif self.name == "torch":
-            seen = LARGEST_CPU_BATCH
-        else:
-            fitting = CPU_BATCH_PIXELS // graph.preprocessing.input_size**2
-            seen = min(max(fitting, SMALLEST_CPU_BATCH), LARGEST_CPU_BATCH)
-        return max(1, seen // graph.views)
+            return GPU_BATCH
+        if self.name == "torch":
+            return LARGEST_CPU_BATCH
+        fitting = CPU_BATCH_PIXELS // graph.preprocessing.input_size**2
+        return min(max(fitting, SMALLEST_CPU_BATCH), LARGEST_CPU_BATCH)
 
 
 def choose_engine(
@@ -82,13 +85,12 @@ def choose_engine(
 ) -> EngineChoice:
     """The best engine that this process has, or the one asked for.
 
-    Left to itself a GPU computes in bfloat16 where it can, and a CPU in float32: a catalog should not depend
-    on which node of a cluster computed a row.
+    Left to itself a GPU computes in bfloat16 where it can, and a CPU in float32.
 
     Parameters
     ----------
     engine : {"auto", "torch", "openvino"}
-    precision : {"auto", "float32", "bfloat16"}
+    precision : {"auto", "float32", "bfloat16", "int8"}
     compute : ComputePlan, optional
         Default: the best this process has.
     threads : int
@@ -97,8 +99,8 @@ def choose_engine(
     Raises
     ------
     UserError
-        If there is no such engine or precision, or OpenVINO is asked for and is not installed or there is a
-        GPU to use.
+        If there is no such engine or precision, OpenVINO is asked for and is not installed or there is a GPU
+        to use, or int8 is asked for without it.
     """
     compute = compute or choose_compute()
     for option, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
@@ -111,6 +113,8 @@ def choose_engine(
         raise UserError("--engine openvino: the package openvino is not installed; pip install openvino")
     if engine == "auto":
         engine = "openvino" if on_cpu and openvino_available() else "torch"
+    if precision == "int8" and engine != "openvino":
+        raise UserError("--precision int8 is for OpenVINO on CPUs: add --no-gpu, or leave the precision out")
     if precision == "auto":
         precision = "bfloat16" if compute.autocast_dtype is torch.bfloat16 else "float32"
     dtype = torch.bfloat16 if precision == "bfloat16" else None

@@ -1,4 +1,4 @@
-"""All that an engine runs for one stage, as one graph: from pixels to class probabilities."""
+"""All that an engine runs for one stage, as one graph: from pixels to class probabilities and features."""
 
 from __future__ import annotations
 
@@ -8,28 +8,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hiwl_core.cascade import seen_views
+from hiwl_core.backbones.classifier import ImageClassifier
 from hiwl_core.cutouts import Preprocessing, normalize
 
-__all__ = ["GraphModule", "StageGraph"]
+__all__ = ["GraphModule", "QuantizedGraph", "StageGraph"]
+
+
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """A stage's graph in int8, as OpenVINO keeps it; see `hiwl_core.engines.quantization`.
+
+    Parameters
+    ----------
+    model, weights : bytes
+        The two files of OpenVINO's intermediate representation: XML, and the constants.
+    """
+
+    model: bytes
+    weights: bytes
 
 
 @dataclass(frozen=True)
 class StageGraph:
-    """What an engine is to compute: normalization, network, softmax and the mean over the views.
+    """What an engine is to compute: normalization, network, softmax, of images as they are.
+
+    Further views of an image go through the same graph (`Engine.submit`), so that there is one of it, one in
+    the cache, and one set of weights in memory.
 
     Parameters
     ----------
     network : callable
         Makes the network, from images to logits; called only where no exported graph is found.
     preprocessing : Preprocessing
-    views : int
-        Flips and quarter turns to average; see `hiwl_core.cascade.seen_views`.
+    quantized : QuantizedGraph, optional
+        The same in int8, for engines that compute so.
     """
 
-    network: Callable[[], nn.Module]
+    network: Callable[[], ImageClassifier]
     preprocessing: Preprocessing
-    views: int
+    quantized: QuantizedGraph | None = None
 
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
@@ -39,23 +56,23 @@ class StageGraph:
 
     def module(self) -> GraphModule:
         """The graph in PyTorch."""
-        return GraphModule(self.network(), self.preprocessing, self.views)
+        return GraphModule(self.network(), self.preprocessing)
 
 
 class GraphModule(nn.Module):
-    """A stage's graph in PyTorch: uint8 in, probabilities out.
+    """A stage's graph in PyTorch: uint8 in, probabilities and features out.
 
     Normalization is part of it, so that pixels travel as one byte a channel and an engine may fold it into
     the first convolution.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, views: int) -> None:
+    def __init__(self, network: ImageClassifier, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network.eval()
-        self.preprocessing, self.views = preprocessing, views
+        self.preprocessing = preprocessing
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Class probabilities.
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Class probabilities and penultimate features.
 
         Parameters
         ----------
@@ -63,10 +80,9 @@ class GraphModule(nn.Module):
 
         Returns
         -------
-        Tensor of float32, shape (N, K)
+        probabilities : Tensor of float32, shape (N, K)
+        features : Tensor of float32, shape (N, F)
         """
-        # The views go through the network as one batch: the graph holds the network once.
-        seen = torch.cat(seen_views(pixels, self.views))
-        logits = self.network(normalize(seen, self.preprocessing.mean, self.preprocessing.std))
-        probabilities = torch.softmax(logits.float(), dim=1)
-        return probabilities.unflatten(0, (self.views, -1)).mean(dim=0)
+        features = self.network.features(normalize(pixels, self.preprocessing.mean, self.preprocessing.std))
+        logits = self.network.head(features)
+        return torch.softmax(logits.float(), dim=1), features.float()

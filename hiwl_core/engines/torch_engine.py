@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hiwl_core.device import ComputePlan
-from hiwl_core.engines.engine import Pending
+from hiwl_core.engines.engine import Answer, Pending
 from hiwl_core.engines.graph import StageGraph
+from hiwl_core.views import turned
 
 __all__ = ["TorchEngine"]
 
@@ -45,7 +47,7 @@ class TorchEngine:
             self._graph = torch.compile(self._graph, dynamic=False, options=options)  # type: ignore[assignment]
 
     @torch.inference_mode()
-    def submit(self, pixels: np.ndarray) -> Pending:
+    def submit(self, pixels: np.ndarray, symmetry: int = 0) -> Pending:
         """As `Engine.submit`."""
         batch = torch.from_numpy(pixels)
         computing = self._streams.current_stream()
@@ -56,15 +58,21 @@ class TorchEngine:
                 batch.record_stream(computing)
         computing.wait_stream(self._copies)
         with self._compute.autocast():
-            # A copy: the next replay of a CUDA graph writes to the same memory.
-            probabilities = self._graph(batch).float().clone()
-        host = torch.empty(probabilities.shape, dtype=torch.float32, pin_memory=self._cuda)
-        host.copy_(probabilities, non_blocking=True)
+            # Turned on the device, which is quick at it; the graph is compiled for one layout in memory.
+            answer = self._graph(turned(batch, symmetry).contiguous())
+        # Copies: the next replay of a CUDA graph writes to the same memory.
+        hosts = [_host_copy(values.float().clone(), self._cuda) for values in answer]
         done = self._streams.Event()
         done.record()
 
-        def result() -> np.ndarray:
+        def result() -> Answer:
             done.synchronize()
-            return host.numpy()
+            return Answer(*(host.numpy() for host in hosts))
 
         return result
+
+
+def _host_copy(values: Tensor, pinned: bool) -> Tensor:
+    """The values in the host's memory, once what was asked of the device is done."""
+    host = torch.empty(values.shape, dtype=torch.float32, pin_memory=pinned)
+    return host.copy_(values, non_blocking=True)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from hiwl_core.backbones import BackboneSpec, ImageClassifier
-from hiwl_core.cascade import seen_views
 from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.errors import UserError
+from hiwl_core.views import seen_views
 
 __all__ = ["MIN_MAP_SIDE", "central_share", "explained_layer", "heat_maps"]
 
@@ -53,7 +53,7 @@ def heat_maps(
     min_side : int
         See `explained_layer`.
     views : int
-        Flips and quarter turns whose maps, turned back, are averaged; see `hiwl_core.cascade.seen_views`.
+        Flips and quarter turns whose maps, turned back, are averaged; see `hiwl_core.views.seen_views`.
     batch_size : int
         Images at once; it bounds the memory.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
+from hiwl_core.box import box_models, box_place, in_the_box
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
+from hiwl_core.fitted import ADAPTIVE, Fitted, Setting, ValidatedSetting, Views, checked
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
 
 __all__ = ["FORMAT_VERSION", "ModelBundle", "StageModel", "bundle_files", "bundle_from_files", "load_bundle"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# The first knew nothing that is fitted after training.
+READABLE_VERSIONS = (1, 2)
 DESCRIPTION = "bundle.json"
 WEIGHT_FILES = {"stage1": "stage1.safetensors", "stage2": "stage2.safetensors"}
 
@@ -74,25 +78,28 @@ class ModelBundle:
         Under each of ``taxonomy.stages``.
     member_frequencies : numpy.ndarray of float64, shape (M,)
         Shares of stage 2's classes among the training galaxies.
-    views : int
-        Flips and quarter turns averaged at prediction.
+    views : {1, 2, 4, 8, "adaptive"}
+        Flips and quarter turns averaged at prediction; see `hiwl_core.fitted.Views`.
     rgb : RgbSettings
         Colors of FITS cutouts.
     metrics : dict
         What validation said of it.
     provenance : dict
         Recipe, fingerprints of the data, versions of the libraries.
+    fitted : Fitted
+        Calibration and all else that comes after training; empty in bundles of before there was any.
     model_id : str
-        Hash of the description, which holds the hashes of the weights; empty before it is saved.
+        Hash of the description, which holds the hashes of all other files; empty before it is saved.
     """
 
     taxonomy: Taxonomy
     stages: dict[str, StageModel]
     member_frequencies: np.ndarray
-    views: int
+    views: Views
     rgb: RgbSettings = field(default_factory=RgbSettings)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    fitted: Fitted = field(default_factory=Fitted)
     model_id: str = ""
 
     @property
@@ -100,19 +107,60 @@ class ModelBundle:
         """Pixels that a cutout's shorter side must have."""
         return max(stage.preprocessing.center_crop for stage in self.stages.values())
 
-    def check_stage2(self, always: bool) -> None:
-        """Check that there is a stage 2 if it is to run on every galaxy.
+    def in_half(self) -> ModelBundle:
+        """The model with its weights rounded to float16; what is no floating-point number stays as it is.
+
+        It is another model, if hardly so: what is to be fitted to it has to be fitted anew.
+        """
+        stages = {
+            name: replace(
+                stage,
+                weights={
+                    key: tensor.half() if tensor.is_floating_point() else tensor
+                    for key, tensor in stage.weights.items()
+                },
+            )
+            for name, stage in self.stages.items()
+        }
+        return replace(self, stages=stages, model_id="")
+
+    def check(self, always_stage2: bool = False, views: Views | None = None, prior: bool = False) -> None:
+        """Check that the model can do what it is asked for, whatever the precision.
 
         Raises
         ------
         UserError
-            If there is none.
+            If stage 2 is to run on every galaxy and there is none; for adaptive views without their margins;
+            for another prior without calibrated probabilities to move.
         """
-        if always and not self.taxonomy.combined:
+        if always_stage2 and not self.taxonomy.combined:
             raise UserError(
                 "--stage2 always: this model has no stage 2, its one network tells all classes apart and the "
                 "probabilities are exact without it; leave the option out"
             )
+        if views == ADAPTIVE and not self.fitted.margins:
+            raise UserError(
+                "--views adaptive: this model does not hold the margin below which more views are needed; "
+                "`hiwl optimize BUNDLE` fits it, or take 1 or 8"
+            )
+        if prior and not self.fitted.settings:
+            raise UserError(
+                "--prior: this model's probabilities are not calibrated, so there is nothing to move; "
+                "`hiwl optimize BUNDLE` calibrates it"
+            )
+
+    def validated(self, setting: Setting) -> ValidatedSetting | None:
+        """What validation says of the model in a setting, or in the nearest that it was validated in.
+
+        The same views come first, and precision float32 where there is no other: what differs between
+        precisions is less than what differs between one view and eight.
+        """
+        own = self.fitted.settings
+        for precision in (setting.precision, "float32"):
+            found = own.get(str(Setting(setting.views, precision)))
+            if found is not None:
+                return found
+        return own.get(str(Setting(self.views, "float32")))
 
 
 def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
@@ -121,6 +169,7 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
     The description comes last: a folder without it is not a bundle.
     """
     files = {WEIGHT_FILES[name]: save(stage.weights) for name, stage in bundle.stages.items()}
+    fitted = bundle.fitted.files()
     description = {
         "format_version": FORMAT_VERSION,
         "taxonomy": bundle.taxonomy.to_dict(),
@@ -137,27 +186,35 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
         "member_frequencies": [float(share) for share in bundle.member_frequencies],
         "views": bundle.views,
         "rgb": bundle.rgb.model_dump(mode="json"),
-        "calibration": None,
+        "fitted": {name: hashlib.sha256(content).hexdigest() for name, content in fitted.items()},
         "metrics": bundle.metrics,
         "provenance": {**bundle.provenance, "versions": library_versions()},
     }
+    files |= fitted
     files[DESCRIPTION] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
     return files
 
 
 def load_bundle(folder: str | Path) -> ModelBundle:
-    """A bundle from a local folder, every weight file checked against its hash.
+    """A bundle from a local folder, or by its name in the box; every file checked against its hash.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Such as ``run/bundle``, or ``galaxyzoo``, which comes with HIWL; a folder of that name is
+        ``./galaxyzoo``.
 
     Raises
     ------
     UserError
         If a file is missing or changed, or the format is not known.
     """
+    place = box_place(str(folder)) if str(folder) in box_models() else Path(folder)
 
     def read(name: str) -> bytes:
-        path = Path(folder) / name
+        path = place / name
         if not path.is_file():
-            raise UserError(f"no model bundle at {str(folder)!r}: {name} is missing")
+            raise UserError(f"no model bundle at {str(folder)!r}: {name} is missing{in_the_box()}")
         return path.read_bytes()
 
     return bundle_from_files(read, str(folder))
@@ -181,21 +238,23 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
     content = read(DESCRIPTION)
     try:
         data = json.loads(content)
-        if data["format_version"] != FORMAT_VERSION:
+        if data["format_version"] not in READABLE_VERSIONS:
             raise UserError(
                 f"model bundle {place!r} has format {data['format_version']}, "
-                f"this HIWL reads {FORMAT_VERSION}"
+                f"this HIWL reads {' and '.join(map(str, READABLE_VERSIONS))}"
             )
         stages = {name: _read_stage(read, stage, place) for name, stage in data["stages"].items()}
         return ModelBundle(
             taxonomy=Taxonomy.from_dict(data["taxonomy"]),
             stages=stages,
             member_frequencies=np.array(data["member_frequencies"], dtype=np.float64),
-            views=int(data["views"]),
+            views=data["views"],
             # Bundles made before FITS cutouts were read do not have it.
             rgb=RgbSettings.model_validate(data.get("rgb", {})),
             metrics=data["metrics"],
             provenance=data["provenance"],
+            # Bundles made before anything was fitted do not have it.
+            fitted=Fitted.from_files(read, data.get("fitted", {}), place),
             model_id=hashlib.sha256(content).hexdigest()[:16],
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -218,13 +277,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _read_stage(read: Any, data: dict[str, Any], place: str) -> StageModel:
-    content = read(data["weights"])
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != data["sha256"]:
-        raise UserError(
-            f"model bundle {place!r}: {data['weights']} has sha256 {digest[:12]}..., "
-            f"not {data['sha256'][:12]}... as when it was made; copy the bundle again from its source"
-        )
+    content = checked(read, data["weights"], data["sha256"], place)
     try:
         weights = load(content)
     except SafetensorError as error:

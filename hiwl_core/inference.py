@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,11 +17,21 @@ import torch
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade import CascadePrediction, combine_stages, routed
 from hiwl_core.cascade_stream import CascadeStream, DecodedBatch, Image, SeenBatch
-from hiwl_core.cutouts import OK, EvalTransform, read_cutout
+from hiwl_core.class_prior import move_prior
+from hiwl_core.conformal import DEFAULT_COVERAGE
+from hiwl_core.cutouts import OK, EvalTransform, read_zoomed
 from hiwl_core.decoding import Scratch
-from hiwl_core.engines import Engine, EngineChoice, StageGraph, choose_engine, create_engine
+from hiwl_core.engines import EngineChoice, choose_engine, create_engine
+from hiwl_core.fitted import ADAPTIVE, Setting, Views
+from hiwl_core.flags import SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
+from hiwl_core.looks import Stage
+from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.views import MOST_VIEWS
 
 __all__ = ["CascadeClassifier", "default_cache"]
+
+# A cutout that is magnified by more shows less than the galaxies that the model was trained on.
+MOST_MAGNIFIED = 1.5
 
 
 def default_cache() -> Path:
@@ -41,11 +52,18 @@ class CascadeClassifier:
         Threads that decode; the decoders leave the interpreter free meanwhile.
     always_stage2 : bool
         Run stage 2 on every galaxy, not only on those routed to it.
+    views : {1, 2, 4, 8, "adaptive"}, optional
+        Views averaged; default: the bundle's.
+    prior : sequence of float, length C, optional
+        Class shares to which the calibrated probabilities are moved; default: those that they were fitted at.
+    coverage : float
+        Promised by the sets of classes, where the bundle can promise any.
 
     Raises
     ------
     UserError
-        If stage 2 is to run on every galaxy and the model has none.
+        If stage 2 is to run on every galaxy and the model has none, or the bundle lacks the calibration that
+        the views or the prior need; see `hiwl_core.bundle.ModelBundle.check`.
     """
 
     def __init__(
@@ -54,17 +72,26 @@ class CascadeClassifier:
         engine: EngineChoice | None = None,
         threads: int = 2,
         always_stage2: bool = False,
+        views: Views | None = None,
+        prior: Sequence[float] | None = None,
+        coverage: float = DEFAULT_COVERAGE,
     ) -> None:
-        bundle.check_stage2(always_stage2)
+        bundle.check(always_stage2, views, prior is not None)
         self._bundle, self._always, self._num_threads = bundle, always_stage2, threads
         self.engine = engine or choose_engine(threads=threads)
-        self._stages: dict[str, Engine] = {name: self._compiled(name) for name in bundle.taxonomy.stages}
+        views = bundle.views if views is None else views
+        self._validated = bundle.validated(Setting(views, self.engine.precision))
+        self._prior, self._coverage = prior, coverage
+        self._unlikeness = bundle.fitted.unlikeness
+        self._stages = {name: self._stage(name, views) for name in bundle.taxonomy.stages}
         # A flat model sends nothing on: its only stage stands where a second one would, and is never asked.
         self._last = bundle.taxonomy.stages[-1]
         # Stages that see the same pixels share them.
         different = list(dict.fromkeys(stage.preprocessing for stage in bundle.stages.values()))
         self._transforms = tuple(map(EvalTransform, different))
-        self._view_of = {name: different.index(stage.preprocessing) for name, stage in bundle.stages.items()}
+        self._pixels_of = {
+            name: different.index(stage.preprocessing) for name, stage in bundle.stages.items()
+        }
         # Each decoding thread resizes by itself: PyTorch's own threads would only get in each other's way.
         self._threads = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
         self._of_thread = threading.local()
@@ -100,6 +127,8 @@ class CascadeClassifier:
                 lengths.append(len(batch))
                 yield batch
 
+        taxonomy = self._bundle.taxonomy
+        classes = (len(taxonomy.stage1_classes), len(taxonomy.stage2_classes))
         stream = CascadeStream(
             self._decode,
             self._threads,
@@ -107,24 +136,26 @@ class CascadeClassifier:
             self._stages["stage1"],
             self._stages[self._last],
             self._send_on,
-            len(self._bundle.taxonomy.stage2_classes),
+            *classes,
+            None if self._unlikeness is None else self._unlikeness.score,
         )
-        held = _Rows()
+        held = _Rows(SeenBatch([], np.empty(0, np.int32), *classes))
         for seen in stream.run(chain.from_iterable(noted())):
             held.add(seen)
             while lengths and len(held) >= lengths[0]:
-                yield self._combined(*held.take(lengths.popleft()))
+                yield self._combined(held.take(lengths.popleft()))
         # Empty batches at the end, and a stream without any image.
         while lengths:
-            yield self._combined(*held.take(lengths.popleft()))
+            yield self._combined(held.take(lengths.popleft()))
 
-    def _compiled(self, stage: str) -> Engine:
-        bundle, model = self._bundle, self._bundle.stages[stage]
-        classes = len(bundle.taxonomy.stage_classes(stage))
-        graph = StageGraph(lambda: model.network(classes), model.preprocessing, bundle.views)
+    def _stage(self, name: str, views: Views) -> Stage:
+        bundle = self._bundle
         # A bundle that was never saved has no name to be found again by.
         cache = default_cache() if bundle.model_id else None
-        return create_engine(graph, self.engine, cache, f"{bundle.model_id}-{stage}")
+        engine = create_engine(stage_graph(bundle, name), self.engine, cache, f"{bundle.model_id}-{name}")
+        if views == ADAPTIVE:
+            return Stage(engine, MOST_VIEWS, bundle.fitted.margins[name])
+        return Stage(engine, int(views))
 
     def _send_on(self, stage1: np.ndarray) -> np.ndarray:
         if self._always:
@@ -132,40 +163,69 @@ class CascadeClassifier:
         return routed(stage1, self._bundle.taxonomy)
 
     def _decode(self, images: Sequence[Image]) -> DecodedBatch:
-        size = self._stages["stage1"].batch_size
+        size = self._stages["stage1"].engine.batch_size
         if not hasattr(self._of_thread, "scratch"):
             self._of_thread.scratch = Scratch()
         sides = [transform.preprocessing.input_size for transform in self._transforms]
         pixels = [np.zeros((size, side, side, 3), np.uint8) for side in sides]
-        statuses = []
+        statuses, flags = [], np.zeros(len(images), np.int32)
+        first = self._pixels_of["stage1"]
         for row, image in enumerate(images):
-            status, views = read_cutout(
+            read = read_zoomed(
                 image,
                 self._transforms,
                 self._bundle.smallest_cutout,
                 self._bundle.rgb,
                 self._of_thread.scratch,
             )
-            statuses.append(status)
-            for array, view in zip(pixels, views or (), strict=False):
-                array[row] = view
-        return DecodedBatch(statuses, pixels[self._view_of["stage1"]], pixels[self._view_of[self._last]])
+            statuses.append(read.status)
+            if read.status != OK:
+                continue
+            for array, seen in zip(pixels, read.pixels, strict=True):
+                array[row] = seen
+            if self._unlikeness is not None:
+                flags[row] = self._unlikeness.pixel_flags(read.pixels[first])
+            if read.zoom * MOST_MAGNIFIED < 1:
+                flags[row] |= SCALE_EXTRAPOLATED
+        return DecodedBatch(statuses, pixels[first], pixels[self._pixels_of[self._last]], flags)
 
-    def _combined(
-        self, statuses: list[str], stage1: np.ndarray, stage2: np.ndarray
-    ) -> tuple[list[str], CascadePrediction]:
-        taxonomy = self._bundle.taxonomy
-        ok = np.array([status == OK for status in statuses], dtype=bool)
-        if not ok.any():
-            stage1 = np.empty((len(statuses), len(taxonomy.stage1_classes)), np.float32)
-            stage2 = np.empty((len(statuses), len(taxonomy.stage2_classes)), np.float32)
-        return statuses, combine_stages(stage1[ok], stage2[ok], self._bundle.member_frequencies, taxonomy)
+    def _combined(self, seen: SeenBatch) -> tuple[list[str], CascadePrediction]:
+        """What is said of a batch's images, calibrated where the bundle is."""
+        taxonomy, validated = self._bundle.taxonomy, self._validated
+        ok = np.array([status == OK for status in seen.statuses], dtype=bool)
+        prediction = combine_stages(
+            seen.stage1[ok],
+            seen.stage2[ok],
+            self._bundle.member_frequencies,
+            taxonomy,
+            None if validated is None else validated.calibration,
+        )
+        sets = None
+        if validated is not None:
+            # By the probabilities as they were fitted: the promise is one for each class, whatever the mix.
+            sets = validated.conformal.sets(prediction.probabilities, self._coverage)
+        probabilities = prediction.probabilities
+        if self._prior is not None:
+            moved = move_prior(probabilities, np.array(self._bundle.fitted.prior), np.array(self._prior))
+            probabilities = moved.astype(np.float32)
+        scores, flags = seen.scores[ok], seen.flags[ok] | seen.disagree[ok] * np.int32(VIEWS_DISAGREE)
+        if self._unlikeness is not None:
+            flags = flags | (scores > self._unlikeness.threshold) * np.int32(UNLIKE)
+        return seen.statuses, replace(
+            prediction,
+            probabilities=probabilities,
+            sets=sets,
+            views=seen.views[ok],
+            ood_scores=None if self._unlikeness is None else scores,
+            flags=flags,
+        )
 
 
 class _Rows:
     """Rows of seen batches, to be taken in other numbers than they came in."""
 
-    def __init__(self) -> None:
+    def __init__(self, nothing: SeenBatch) -> None:
+        self._nothing = nothing
         self._held: deque[SeenBatch] = deque()
         # Rows of the first batch that were taken already.
         self._taken = 0
@@ -179,21 +239,17 @@ class _Rows:
         self._held.append(seen)
         self._length += len(seen.statuses)
 
-    def take(self, count: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Statuses and both stages' probabilities of the first rows."""
-        statuses: list[str] = []
-        stage1, stage2 = [], []
+    def take(self, count: int) -> SeenBatch:
+        """The first rows, as one batch."""
+        parts = [self._nothing]
         self._length -= count
         while count:
             seen, start = self._held[0], self._taken
             stop = min(start + count, len(seen.statuses))
-            statuses += seen.statuses[start:stop]
-            stage1.append(seen.stage1[start:stop])
-            stage2.append(seen.stage2[start:stop])
+            parts.append(seen.part(start, stop))
             count -= stop - start
             self._taken = stop
             if stop == len(seen.statuses):
                 self._held.popleft()
                 self._taken = 0
-        nothing = np.empty((0, 0), np.float32)
-        return statuses, np.concatenate(stage1 or [nothing]), np.concatenate(stage2 or [nothing])
+        return parts[0].joined(parts[1:])

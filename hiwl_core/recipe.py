@@ -26,10 +26,14 @@ __all__ = [
     "Optimizer",
     "Recipe",
     "RgbSettings",
+    "SizePhase",
     "StageRecipe",
     "available_recipes",
     "load_recipe",
 ]
+
+# Of all backbones here.
+LARGEST_STRIDE = 32
 
 
 class Section(BaseModel):
@@ -103,11 +107,21 @@ class RgbSettings(Section):
         return self
 
 
+class SizePhase(Section):
+    """The first epochs of a stage, on smaller images than those that it ends with."""
+
+    input_size: int = Field(ge=32, description="Pixels on a side that the network sees.")
+    epochs: int = Field(gt=0)
+
+
 class StageRecipe(Section):
     """How one stage is trained."""
 
     backbone: str
-    init: str = Field(description='"imagenet", "random", "stage1" (stage 2 only) or a weights file.')
+    init: str = Field(
+        description='"imagenet", "random", "stage1" (stage 2 only), a weights file, the name of a model in '
+        'the box, or "bundle:" and the folder of any model.'
+    )
     input_size: int = Field(ge=32, description="Pixels on a side that the network sees.")
     center_crop: int = Field(gt=0, description="Pixels kept at prediction, scaled to the input size.")
     mean: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
@@ -116,8 +130,17 @@ class StageRecipe(Section):
     patience: int = Field(
         ge=0, description="Epochs without a lower validation loss before stopping; 0: never."
     )
+    progressive: tuple[SizePhase, ...] = Field(
+        default=(), description="Smaller images for the first of the epochs; the others are at input_size."
+    )
     batch_size: int = Field(gt=0, description="Images a step, over all workers.")
     sampling: Literal["plain", "weighted"]
+    weighting: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of weighted sampling: a class of n is drawn in proportion to n^(1 - weighting).",
+    )
     label_smoothing: float = Field(ge=0, lt=1, description="Probability taken from the true class.")
     smoothing: Literal["uniform", "similarity", "online"] = Field(
         default="uniform", description="Who gets it: all others alike, those near by, those it is taken for."
@@ -153,8 +176,35 @@ class StageRecipe(Section):
         # Here, since it imports PyTorch, which the other parts of a recipe can do without.
         from hiwl_core.backbones import spec
 
-        spec(self.backbone).check_input(self.input_size)
+        for size in self.train_sizes:
+            spec(self.backbone).check_input(size)
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _sizes_grow_to_the_input(self) -> StageRecipe:
+        for size in self.train_sizes:
+            # Networks whose padding is made for one size pad others alike if they differ by whole strides.
+            if (self.input_size - size) % LARGEST_STRIDE:
+                raise ValueError(
+                    f"progressive: sizes must differ from input_size, {self.input_size}, by multiples of "
+                    f"{LARGEST_STRIDE}, not be {size}"
+                )
+        if self.progressive and sum(phase.epochs for phase in self.progressive) >= self.epochs:
+            raise ValueError(f"progressive: no epoch of the {self.epochs} is left for input_size")
+        return self
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Pixels on a side of the training images, in the order in which they come."""
+        return (*(phase.input_size for phase in self.progressive), self.input_size)
+
+    def train_size(self, epoch: int) -> int:
+        """Pixels on a side of the training images of an epoch, which counts from 0."""
+        for phase in self.progressive:
+            if epoch < phase.epochs:
+                return phase.input_size
+            epoch -= phase.epochs
+        return self.input_size
 
 
 class Recipe(Section):
@@ -163,10 +213,29 @@ class Recipe(Section):
     name: str
     description: str
     seed: int = Field(default=0, ge=0)
-    views: Literal[1, 2, 4, 8] = Field(
-        default=1, description="Flips and quarter turns averaged at prediction: a galaxy has no up."
+    views: Literal[1, 2, 4, 8, "adaptive"] = Field(
+        default=1,
+        description="Flips and quarter turns averaged at prediction: a galaxy has no up. adaptive: eight "
+        "where one is not sure.",
     )
     compile: Literal["auto", "off"] = Field(default="auto", description="torch.compile where it pays.")
+    precision: Literal["auto", "float32"] = Field(
+        default="auto",
+        description="Of training. auto: bfloat16 on GPUs that have it, and on CPUs where a trial is faster.",
+    )
+    select: Literal["accuracy", "likelihood"] = Field(
+        default="accuracy",
+        description="By what the best pair of checkpoints is chosen: accuracy of the routed label, as in the "
+        "paper, or likelihood of the calibrated probabilities, cross-fitted.",
+    )
+    weights: Literal["float32", "float16"] = Field(
+        default="float32", description="In which the bundle keeps them; all is fitted to what is kept."
+    )
+    finish: Literal["full", "calibration", "none"] = Field(
+        default="full",
+        description="What is fitted after training: all, with int8 graphs; calibration and all else in "
+        "float32; nothing.",
+    )
     train_galaxies: int | None = Field(
         default=None, gt=0, description="Of a stratified sample to train on, by the seed. Default: all."
     )
@@ -211,6 +280,14 @@ class Recipe(Section):
                 "or set hierarchy = false"
             )
         return taxonomy if self.hierarchy else taxonomy.flat()
+
+    @property
+    def most_views(self) -> int:
+        """Views of a galaxy at most."""
+        # Here, since it imports PyTorch.
+        from hiwl_core.views import MOST_VIEWS
+
+        return MOST_VIEWS if self.views == "adaptive" else self.views
 
     @property
     def stages(self) -> dict[str, StageRecipe]:
@@ -286,8 +363,10 @@ def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
         "stage2": StageRecipe,
         "augmentation": Augmentation,
         "optimizer": Optimizer,
+        "progressive": SizePhase,
         "taxonomy": TaxonomySection,
         "rgb": RgbSettings,
     }
-    model: type[BaseModel] = Recipe if len(place) < 2 else sections.get(str(place[-2]), Recipe)
+    around = [part for part in place[:-1] if isinstance(part, str)]
+    model: type[BaseModel] = sections.get(around[-1], Recipe) if around else Recipe
     return [field.alias or name for name, field in model.model_fields.items()]

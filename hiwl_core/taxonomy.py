@@ -8,6 +8,7 @@ A *flat* taxonomy has no combined class, and so no stage 2: stage 1 tells all cl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from hiwl_core.errors import UserError
 
-__all__ = ["GALAXY_ZOO", "Taxonomy"]
+__all__ = ["GALAXY_ZOO", "Taxonomy", "probability_column"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,11 @@ class Taxonomy:
             )
         except KeyError as error:
             raise UserError(f"taxonomy without the key {error}") from None
+
+
+def probability_column(class_name: str) -> str:
+    """The catalog's column of a class's probability: ``p_css`` for the class ``CSS``."""
+    return "p_" + re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
 
 
 GALAXY_ZOO = Taxonomy(

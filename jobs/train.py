@@ -18,7 +18,7 @@ __all__ = ["main"]
     "recipe_name",
     required=True,
     metavar="NAME",
-    help="paper, cpu, demo, small, trial or a .toml file.",
+    help="paper, cpu, galaxyzoo, demo, small, trial or a .toml file.",
 )
 @click.option(
     "--method",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,41 @@ def random_bundle(
     bundle = ModelBundle(taxonomy, stages, frequencies, views=1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in bundle_files(bundle).items():
+        (folder / name).write_bytes(content)
+    return str(folder)
+
+
+def calibrated_bundle(folder: Path, bundle: str, precisions: Sequence[str] = ()) -> str:
+    """Write a bundle with adaptive views and all that is fitted after training; return its folder.
+
+    Parameters
+    ----------
+    folder : Path
+    bundle : str
+        Folder of a bundle for Galaxy Zoo's classes.
+    precisions : sequence of str
+        Beside float32.
+    """
+    # Heavy imports, which tests of other things should not wait for.
+    from hiwl_core.bundle import load_bundle
+    from hiwl_core.finishing import Galaxies, finish
+
+    def drawings(first: int, count: int) -> Galaxies:
+        labels = [CLASSES[row % len(CLASSES)] for row in range(count)]
+        images = [draw_galaxy(label, first + row) for row, label in enumerate(labels)]
+        return Galaxies(images, GALAXY_ZOO.encode(labels))
+
+    made = finish(
+        replace(load_bundle(bundle), views="adaptive"),
+        drawings(0, 80),
+        drawings(1000, 150),
+        say=lambda line: None,
+        precisions=precisions,
+    )
+    # Random heads are so unsure that all galaxies would be seen again.
+    fitted = replace(made.fitted, margins={"stage1": 0.25, "stage2": 0.25})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in bundle_files(replace(made, fitted=fitted)).items():
         (folder / name).write_bytes(content)
     return str(folder)
 

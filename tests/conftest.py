@@ -34,6 +34,7 @@ TINY = (
     "stage2.optimizer.lr=2e-3",
     "stage1.ema_memory=0",
     "stage2.ema_memory=0",
+    "finish=none",
 )
 
 
@@ -96,14 +97,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
-    return load_recipe("demo", TINY)
+    return load_recipe("demo", [*TINY, "finish=calibration"])
 
 
 @pytest.fixture(scope="session")
 def tiny_run(
     ray_session: None, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A finished run folder, with its bundle."""
+    """A finished run folder, with its calibrated bundle."""
     from pipeline.training.train import train
 
     out = tmp_path_factory.mktemp("runs") / "run"
@@ -134,6 +135,14 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.bundles import random_bundle
 
     return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
+
+
+@pytest.fixture(scope="session")
+def calibrated_model(random_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with adaptive views, calibrated on drawings."""
+    from tests.bundles import calibrated_bundle
+
+    return calibrated_bundle(tmp_path_factory.mktemp("bundles") / "calibrated", random_model)
 
 
 def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ a stage 2 each candidate of stage 1 stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -19,6 +19,7 @@ import ray.data
 import torch
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
+from hiwl_core.calibration import cross_fitted, sampling_log_ratios
 from hiwl_core.cascade import combine_stages, routed
 from hiwl_core.cutouts import EvalTransform, Preprocessing
 from hiwl_core.decoding import decode_pixels
@@ -26,6 +27,8 @@ from hiwl_core.device import choose_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
+from hiwl_core.reliability import negative_log_likelihood
+from hiwl_core.views import MOST_VIEWS
 from pipeline.cluster import usable_cores, use_ordered_streams
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.run_folder import Candidate
@@ -33,6 +36,7 @@ from pipeline.training.run_folder import Candidate
 __all__ = ["StageCandidates", "score_pairs"]
 
 ROWS_A_BATCH = 256
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def score_pairs(
     val: CutoutStore,
     frequencies: np.ndarray,
     use_gpu: bool,
+    counts: Mapping[str, int],
 ) -> pd.DataFrame:
     """Score each pair of a stage-1 and a stage-2 checkpoint, or each checkpoint of an only stage.
 
@@ -63,13 +68,15 @@ def score_pairs(
         Shares of the members in the combined class.
     use_gpu : bool
         Whether the scoring actor takes a GPU.
+    counts : mapping of int
+        Training galaxies of each class, whose sampling calibration undoes.
 
     Returns
     -------
     pandas.DataFrame
-        A row a pair, best first: `stage1_epoch`, `stage2_epoch` if there is such a stage, `accuracy`,
-        `mean_recall`, `recall_<class>`. Of equally accurate pairs the one with the better mean recall comes
-        first.
+        A row a pair, best first by what the recipe says: `stage1_epoch`, `stage2_epoch` if there is such a
+        stage, `accuracy`, `mean_recall`, `recall_<class>`, `nll` of the calibrated probabilities,
+        cross-fitted. Of equally good pairs the one with the better mean recall comes first.
     """
     rows = [
         pa.table({"row": np.arange(start, min(start + ROWS_A_BATCH, len(val.class_indices)))})
@@ -90,7 +97,7 @@ def score_pairs(
     parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
     order = np.argsort(np.concatenate([part["row"] for part in parts]))
     found = {stage: np.concatenate([part[stage] for part in parts])[order] for stage in stages}
-    return _table(recipe, stages, val.class_indices, found, frequencies)
+    return _table(recipe, stages, val.class_indices, found, frequencies, counts)
 
 
 def _table(
@@ -99,8 +106,10 @@ def _table(
     truth: np.ndarray,
     found: dict[str, np.ndarray],
     frequencies: np.ndarray,
+    counts: Mapping[str, int],
 ) -> pd.DataFrame:
     taxonomy = recipe.taxonomy
+    ratios = sampling_log_ratios(taxonomy, recipe.to_dict(), counts)
     nothing = np.empty((len(truth), 0))
     table = []
     for chosen in product(*(range(len(stage.candidates)) for stage in stages.values())):
@@ -111,15 +120,22 @@ def _table(
         prediction = combine_stages(seen["stage1"], second_stage, frequencies, taxonomy)
         matrix = confusion_matrix(truth, prediction.class_indices, len(taxonomy.classes))
         recalls = dict(zip(taxonomy.classes, recall(matrix), strict=True))
+        likelihood = np.nan
+        if len(truth) >= FOLDS:
+            held_out = cross_fitted(seen["stage1"], second_stage, truth, frequencies, taxonomy, ratios, FOLDS)
+            likelihood = negative_log_likelihood(held_out, truth)
         table.append(
             {
                 **{f"{name}_epoch": stages[name].candidates[index].epoch for name, index in choice.items()},
                 "accuracy": float(accuracy(matrix)),
                 "mean_recall": float(np.nanmean(list(recalls.values()))),
                 **{f"recall_{name}": float(share) for name, share in recalls.items()},
+                "nll": likelihood,
             }
         )
-    return pd.DataFrame(table).sort_values(["accuracy", "mean_recall"], ascending=False, ignore_index=True)
+    best_first = ["nll", "mean_recall"] if recipe.select == "likelihood" else ["accuracy", "mean_recall"]
+    order = [name == "nll" for name in best_first]
+    return pd.DataFrame(table).sort_values(best_first, ascending=order, ignore_index=True)
 
 
 class _CandidateScorer:
@@ -133,14 +149,17 @@ class _CandidateScorer:
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}
-        # A candidate sees each galaxy once: exporting it to a faster engine would not pay.
-        engine = choose_engine("torch", compute=compute)
+        self._views = recipe.most_views
+        # Exporting a candidate to a faster engine takes as long as a few thousand looks.
+        engine = choose_engine(
+            "torch" if self._views < MOST_VIEWS else "auto", compute=compute, threads=usable_cores()
+        )
         self._networks: dict[str, list[Engine]] = {}
         for name, stage in stages.items():
             self._networks[name] = []
             for candidate in stage.candidates:
                 network = partial(_network, stage, candidate, len(recipe.taxonomy.stage_classes(name)))
-                graph = StageGraph(network, stage.preprocessing, recipe.views)
+                graph = StageGraph(network, stage.preprocessing)
                 self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -153,7 +172,7 @@ class _CandidateScorer:
             if wanted.any():
                 transform = self._transforms[name]
                 pixels = np.stack([transform(images[row]) for row in np.flatnonzero(wanted)])
-                seen[wanted] = np.stack([probabilities(net, pixels) for net in networks], 1)
+                seen[wanted] = np.stack([probabilities(net, pixels, self._views) for net in networks], 1)
             if name == "stage1":
                 wanted = np.any([routed(seen[:, i], self._taxonomy) for i in range(len(networks))], axis=0)
         return found

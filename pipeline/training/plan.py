@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from hiwl_core.backbones import create_backbone, spec
+from hiwl_core.backbones import create_backbone, load_weights, spec
+from hiwl_core.box import box_models
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, StageRecipe
 from hiwl_core.sampling import batch_bounds
 from pipeline import storage
+from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
 from pipeline.training.cutout_store import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
@@ -26,6 +28,10 @@ __all__ = [
     "plan_training",
     "stage_preprocessing",
 ]
+
+
+# Before the path or the name of a model bundle whose weights a stage starts from.
+BUNDLE = "bundle:"
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def plan_training(
         check_classes(recipe, part, shards.class_counts)
     if workers is not None:
         check_workers(recipe, train_shards.class_counts, workers)
-    for stage in recipe.stages.values():
-        _check_weights(stage.backbone, stage.init, stage.input_size)
+    for name, stage in recipe.stages.items():
+        _check_weights(name, stage.backbone, stage.init, stage.input_size)
     folder = RunFolder(out)
     description = _description(recipe, train_shards, val_shards)
     return TrainingPlan(
@@ -109,8 +115,13 @@ def stage_preprocessing(recipe: StageRecipe) -> Preprocessing:
     )
 
 
-def initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
-    """ImageNet's or a file's weights of a stage's trunk; None where it starts otherwise.
+def initial_weights(name: str, recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
+    """Weights of a stage's trunk: ImageNet's, a file's or a model bundle's; None where it starts otherwise.
+
+    Parameters
+    ----------
+    name : {"stage1", "stage2"}
+    recipe : StageRecipe
 
     Raises
     ------
@@ -119,19 +130,35 @@ def initial_weights(recipe: StageRecipe) -> dict[str, torch.Tensor] | None:
     """
     if recipe.init in ("random", "stage1"):
         return None
-    return _given_weights(recipe.backbone, recipe.init, recipe.input_size)
+    return _given_weights(name, recipe.backbone, recipe.init, recipe.input_size)
 
 
-def _given_weights(backbone: str, init: str, input_size: int) -> dict[str, torch.Tensor]:
+def _given_weights(name: str, backbone: str, init: str, input_size: int) -> dict[str, torch.Tensor]:
+    if init.startswith(BUNDLE) or init in box_models():
+        return _weights_of_bundle(name, backbone, init.removeprefix(BUNDLE), input_size)
     network = create_backbone(backbone, 2, True if init == "imagenet" else init, input_size)
     return network.trunk.state_dict(prefix="trunk.")
 
 
+def _weights_of_bundle(name: str, backbone: str, path: str, input_size: int) -> dict[str, torch.Tensor]:
+    """The trunk of a trained model's stage of the same name, or of its only stage."""
+    bundle = read_bundle(path)
+    stage = bundle.stages.get(name) or bundle.stages["stage1"]
+    if stage.backbone != backbone:
+        raise UserError(
+            f"{name}.init: the model {path!r} has the backbone {stage.backbone!r}, not {backbone!r}; set "
+            f"{name}.backbone={stage.backbone}, or start from other weights"
+        )
+    network = create_backbone(backbone, 2, input_size=input_size)
+    load_weights(network, {key: tensor.float() for key, tensor in stage.weights.items()}, source=path)
+    return network.trunk.state_dict(prefix="trunk.")
+
+
 @cache
-def _check_weights(backbone: str, init: str, input_size: int) -> None:
+def _check_weights(name: str, backbone: str, init: str, input_size: int) -> None:
     """Find out before any work whether weights can be had, once for all trainings that start from them."""
     if init not in ("random", "stage1"):
-        _given_weights(backbone, init, input_size)
+        _given_weights(name, backbone, init, input_size)
 
 
 def check_classes(recipe: Recipe, part: str, counts: dict[str, int]) -> None:

@@ -24,6 +24,7 @@ from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
 from pipeline.training.cutout_store import CutoutStore, load_cutouts
+from pipeline.training.finishing import finished
 from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.plan import (
     TrainingPlan,
@@ -142,14 +143,16 @@ def run_training(
         preprocessing = {name: stage_preprocessing(stage) for name, stage in recipe.stages.items()}
         candidates: dict[str, list[Candidate]] = {}
         for name, stage in recipe.stages.items():
-            from_stage1 = stage.init == "stage1"
+            start = (
+                candidates["stage1"][0].weights() if stage.init == "stage1" else initial_weights(name, stage)
+            )
             job = StageJob(
                 stage=name,
                 recipe=recipe,
                 preprocessing=preprocessing[name],
                 train=loaded["train"],
                 val=loaded["val"],
-                initial_weights=candidates["stage1"][0].weights() if from_stage1 else initial_weights(stage),
+                initial_weights=start,
                 out=folder.path,
                 feed_cpus=FEED_CPUS,
                 relay=relay,
@@ -162,10 +165,13 @@ def run_training(
         say(f"scoring {' x '.join(str(len(best)) for best in candidates.values())} checkpoints on validation")
         members = np.array([counts["train"][name] for name in recipe.taxonomy.stage2_classes], dtype=float)
         frequencies = members / members.sum()
-        pairs = score_pairs(recipe, stages, loaded["val"], frequencies, use_gpu=setup.gpu)
+        pairs = score_pairs(recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
         folder.write_pairs(pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
         bundle = _bundle(recipe, stages, pairs, frequencies, provenance)
+        bundle = bundle.in_half() if recipe.weights == "float16" else bundle
+        if recipe.finish != "none":
+            bundle = finished(bundle, loaded["train"], loaded["val"], setup.gpu, relay)
         for file, content in bundle_files(bundle).items():
             storage.write_bytes(f"{folder.bundle}/{file}", content)
     return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
@@ -247,7 +253,7 @@ def _bundle(
         taxonomy=recipe.taxonomy,
         stages=models,
         member_frequencies=frequencies,
-        views=recipe.views,
+        views=recipe.views if recipe.finish != "none" else recipe.most_views,
         rgb=recipe.rgb,
         metrics={"validation": {name: round(float(value), 6) for name, value in best.items()}},
         provenance=provenance,

@@ -74,8 +74,9 @@ def test_the_bundle_keeps_the_colors_of_fits_and_uses_them(folder: Path) -> None
 def test_a_bundle_from_before_fits_has_the_default_colors(folder: Path) -> None:
     path = folder / "bundle.json"
     data = json.loads(path.read_text())
-    assert data["format_version"] == 1
-    del data["rgb"]
+    assert data["format_version"] == 2
+    del data["rgb"], data["fitted"]
+    data["format_version"] = 1
     path.write_text(json.dumps(data))
     assert load_bundle(folder).rgb == RgbSettings()
     path.write_text(json.dumps({**data, "rgb": {"q": -1}}))
@@ -147,13 +148,13 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 def test_a_future_format_is_refused(folder: Path) -> None:
     description = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps({**description, "format_version": 2}))
-    with pytest.raises(UserError, match="has format 2, this HIWL reads 1"):
+    (folder / "bundle.json").write_text(json.dumps({**description, "format_version": 3}))
+    with pytest.raises(UserError, match="has format 3, this HIWL reads 1 and 2"):
         load_bundle(folder)
 
 
 def test_a_description_that_lacks_something_is_refused(folder: Path) -> None:
-    (folder / "bundle.json").write_text('{"format_version": 1}')
+    (folder / "bundle.json").write_text('{"format_version": 2}')
     with pytest.raises(UserError, match="lacks 'stages'"):
         load_bundle(folder)
 

@@ -87,7 +87,7 @@ def test_a_bad_value_is_one_line_with_its_place(override: str, message: str) -> 
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:
-    with pytest.raises(UserError, match="no recipe 'papr': there are cpu, demo, paper"):
+    with pytest.raises(UserError, match="no recipe 'papr': there are cpu, demo, galaxyzoo, paper"):
         load_recipe("papr")
 
 
@@ -170,3 +170,23 @@ def test_the_colors_of_fits_cutouts() -> None:
     ]:
         with pytest.raises(UserError, match=re.escape(words)):
             load_recipe("demo", [override])
+
+
+def test_sizes_grow_to_the_input_size() -> None:
+    recipe = load_recipe("galaxyzoo").stage1
+    sizes = [recipe.train_size(epoch) for epoch in range(recipe.epochs)]
+    assert sizes == [96] * 6 + [128] * 6
+    assert load_recipe("cpu").stage1.train_size(0) == 96
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ("[{input_size = 100, epochs = 2}]", "differ from input_size, 128, by multiples of 32, not be 100"),
+        ("[{input_size = 96, epochs = 12}]", "no epoch of the 12 is left for input_size"),
+        ("[{input_size = 96, epochs = 2, lr = 1}]", "keys there: input_size, epochs"),
+    ],
+)
+def test_sizes_that_do_not_fit(phases: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_recipe("galaxyzoo", [f"stage1.progressive={phases}"])

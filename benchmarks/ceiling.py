@@ -27,8 +27,7 @@ from hiwl_core.cutouts import EvalTransform, read_cutout
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import PRECISIONS, Engine, StageGraph, choose_engine, create_engine
 from hiwl_core.inference import default_cache
-from pipeline.classification.actor_pool import CPUS_AN_ACTOR
-from pipeline.cluster import usable_cores
+from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
 
 WARM_UP_SECONDS = 3.0
 MOST_IMAGES = 600
@@ -64,7 +63,7 @@ def measure(folder: Path, images: Path, seconds: float, engine: str, precision: 
     figures: dict[str, object] = {"engine": choice.describe(), "threads": threads}
     for name, stage in bundle.stages.items():
         network = stage.network(len(bundle.taxonomy.stage_classes(name)))
-        graph = StageGraph(lambda network=network: network, stage.preprocessing, bundle.views)
+        graph = StageGraph(lambda network=network: network, stage.preprocessing)
         compiled = create_engine(graph, choice, default_cache(), f"{bundle.model_id}-{name}")
         transform = EvalTransform(stage.preprocessing)
         pixels = [read_cutout(image, (transform,), bundle.smallest_cutout)[1][0] for image in encoded]

@@ -43,6 +43,7 @@ from measuring import versions_of
 from hiwl_core.bundle import ModelBundle, load_bundle
 from hiwl_core.cascade import CascadePrediction, run_cascade
 from hiwl_core.engines import StageGraph, choose_engine, create_engine, probabilities
+from hiwl_core.views import MOST_VIEWS
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 
 IMAGES_FOR_THE_LOCK = 20
@@ -121,9 +122,10 @@ def predict(bundle: ModelBundle, pixels: list[np.ndarray]) -> CascadePrediction:
     def stage_of(name: str) -> Callable[[np.ndarray], np.ndarray]:
         stage = bundle.stages[name]
         classes = len(bundle.taxonomy.stage_classes(name))
-        graph = StageGraph(lambda: stage.network(classes), stage.preprocessing, bundle.views)
+        graph = StageGraph(lambda: stage.network(classes), stage.preprocessing)
         engine = create_engine(graph, choice)
-        return lambda rows: probabilities(engine, images[rows])
+        views = bundle.views if isinstance(bundle.views, int) else MOST_VIEWS
+        return lambda rows: probabilities(engine, images[rows], views)
 
     return run_cascade(
         stage_of("stage1"), stage_of("stage2"), len(pixels), bundle.member_frequencies, bundle.taxonomy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hiwl_core.errors import IncompleteError
@@ -10,13 +12,17 @@ from jobs.options import (
     actors_option,
     carry_option,
     column_options,
-    engine_options,
+    engine_option,
     gpu_option,
+    model_options,
     scale_options,
     stage2_option,
 )
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
+
+if TYPE_CHECKING:  # torch comes with it
+    from pipeline.classification.model_settings import ModelSettings
 
 __all__ = ["main"]
 
@@ -34,7 +40,8 @@ __all__ = ["main"]
 )
 @actors_option
 @gpu_option
-@engine_options
+@engine_option
+@model_options
 @scale_options
 @column_options
 def main(
@@ -47,7 +54,7 @@ def main(
     workers: int | None,
     gpu: bool | None,
     engine: str,
-    precision: str,
+    model: ModelSettings,
     scale: WantedScale,
     columns: Columns,
 ) -> None:
@@ -79,7 +86,7 @@ def main(
         scale=scale,
         update=update,
         engine=engine,
-        precision=precision,
+        model=model,
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
@@ -20,8 +21,9 @@ __all__ = [
     "actors_option",
     "carry_option",
     "column_options",
-    "engine_options",
+    "engine_option",
     "gpu_option",
+    "model_options",
     "scale_options",
     "stage2_option",
 ]
@@ -128,26 +130,57 @@ stage2_option = click.option(
 )
 
 
-def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--engine`` and ``--precision``."""
-    for option in (
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "float32", "bfloat16"]),
-            default="auto",
-            show_default=True,
-            help="What the networks compute in; auto: bfloat16 on GPUs, float32 on CPUs.",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(["auto", "torch", "openvino"]),
-            default="auto",
-            show_default=True,
-            help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
-        ),
-    ):
-        verb = option(verb)
-    return verb
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
+)
+
+
+def model_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--views`` and its kin, and pass them on as one `ModelSettings` named ``model``."""
+
+    @click.option(
+        "--views",
+        type=click.Choice(["adaptive", "1", "2", "4", "8"]),
+        help="Flips and quarter turns averaged; adaptive: eight where one leaves a doubt.  [default: the "
+        "model's]",
+    )
+    @click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
+        default="auto",
+        show_default=True,
+        help="What the networks compute in; auto: of those that the model was validated in the one that is "
+        "fastest in a trial. One for the whole catalog.",
+    )
+    @click.option(
+        "--prior",
+        metavar="SHARES",
+        help="Class shares of the survey to which the probabilities are moved: CRS=.3,IBS=.3,... or "
+        "estimate.  [default: those of the model's validation galaxies]",
+    )
+    @click.option(
+        "--coverage",
+        type=float,
+        default=DEFAULT_COVERAGE,
+        show_default=True,
+        metavar="C",
+        help="Share of each class whose `class_set` is to hold it.",
+    )
+    @functools.wraps(verb)
+    def with_model(
+        *args: Any, views: str | None, precision: str, prior: str | None, coverage: float, **others: Any
+    ) -> Any:
+        # torch is slow to import, and a wrong option should not wait for it.
+        from pipeline.classification.model_settings import ModelSettings
+
+        number = int(views) if views is not None and views.isdigit() else views
+        return verb(*args, model=ModelSettings(number, precision, prior, coverage), **others)
+
+    return with_model
 
 
 gpu_option = click.option(

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import ray
 
-__all__ = ["ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
+__all__ = ["CPUS_AN_ACTOR", "ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
 
+CPUS_AN_ACTOR = 2
+# With a GPU, beside which decoding is the limit; the bound was not measured.
+MOST_CPUS_A_GPU = 12
 # Of a Ray that is started here.
 OWN_RAY = {
     # Ray ends workers that were idle for a second, and starting one takes five of a core: a training that
@@ -40,6 +43,13 @@ class ClusterResources:
     cpus: int
     gpus: int
     cpus_a_gpu: int = 0
+
+    def cpus_an_actor(self, use_gpu: bool) -> int:
+        """Logical CPUs of an actor that classifies."""
+        if use_gpu and self.cpus_a_gpu:
+            return min(self.cpus_a_gpu, MOST_CPUS_A_GPU)
+        # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
+        return min(CPUS_AN_ACTOR, self.cpus) or CPUS_AN_ACTOR
 
 
 def usable_cores() -> int:

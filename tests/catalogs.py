@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from hiwl_core.conformal import set_names
+from hiwl_core.flags import BORDER, UNLIKE
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.catalog.parts import PartRecord, catalog_schema, encode_part, probability_column
 
@@ -56,6 +58,11 @@ def catalog_rows(
     combined = probabilities[:, 2] + probabilities[:, 3]
     broken = random.random(count) < 0.01
     first_stage = broken | ~np.isin(labels, (2, 3))
+    names = np.array(GALAXY_ZOO.classes, dtype=object)[labels]
+    sets = set_names(probabilities > 0.1, GALAXY_ZOO.classes)
+    views = np.where(random.random(count) < 0.2, 8, 1)
+    scores = random.gamma(2, 1, count)
+    flags = np.where(scores > 6, UNLIKE, 0) | np.where(random.random(count) < 0.02, BORDER, 0)
 
     ids = pa.array(np.arange(first_id, first_id + count, dtype=np.int64))
     schema = catalog_schema(GALAXY_ZOO, pa.string() if string_ids else pa.int64())
@@ -63,16 +70,21 @@ def catalog_rows(
         "object_id": ids.cast(schema.field("object_id").type),
         "ra": pa.array(ra, mask=ra_mask),
         "dec": pa.array(dec),
-        "label": pa.array(np.array(GALAXY_ZOO.classes, dtype=object)[labels], pa.string(), mask=broken),
+        "label": pa.array(names, pa.string(), mask=broken),
         "confidence": pa.array(probabilities.max(axis=1).astype(np.float32), mask=broken),
         **{
             probability_column(name): pa.array(probabilities[:, index].astype(np.float32), mask=broken)
             for index, name in enumerate(GALAXY_ZOO.classes)
         },
+        "label_map": pa.array(names, pa.string(), mask=broken),
+        "class_set": pa.array(np.array(sets, dtype=object), pa.string(), mask=broken),
         "p_stage1_combined": pa.array(combined.astype(np.float32), mask=broken),
         "p_stage2_css": pa.array(
             (probabilities[:, 2] / np.maximum(combined, 1e-9)).astype(np.float32), mask=first_stage
         ),
+        "views_used": pa.array(views, pa.int8(), mask=broken),
+        "ood_score": pa.array(scores.astype(np.float32), mask=broken),
+        "flags": pa.array(flags, pa.int32(), mask=broken),
         "status": pa.array(np.where(broken, "undecodable", "ok"), pa.string()),
         "model_id": pa.array([MODEL_ID] * count, pa.string()),
     }

@@ -20,9 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hiwl_core.conformal import set_names
 from hiwl_core.errors import UserError
+from hiwl_core.flags import FLAG_DESCRIPTIONS
 from hiwl_core.statuses import OK, STATUSES
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import Taxonomy, probability_column
 from pipeline import storage
 
 if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog should not wait for
@@ -74,11 +76,6 @@ def part_name(shard: str) -> str:
     )
 
 
-def probability_column(class_name: str) -> str:
-    """``p_css`` for the class ``CSS``."""
-    return "p_" + re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
-
-
 def stage2_columns(taxonomy: Taxonomy) -> list[str]:
     """Columns of stage 2's own probabilities: of all members but the last, which is one minus the others.
 
@@ -100,33 +97,71 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
     """
     members = " or ".join(taxonomy.combined) or "a combined class, which this model does not have"
     descriptions = taxonomy.descriptions or taxonomy.classes
+    flags = "; ".join(f"{bit}: {text}" for bit, text in FLAG_DESCRIPTIONS.items())
     rows: list[tuple[str, pa.DataType, str, str, str]] = [
         ("object_id", id_type, "", "meta.id;meta.main", "Identifier of the galaxy"),
         ("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "Right ascension"),
         ("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "Declination"),
         ("label", pa.string(), "", "src.morph.type", "Class by the routing of the cascade"),
-        ("confidence", pa.float32(), "", "stat.probability", "Probability of the label"),
+        (
+            "confidence",
+            pa.float32(),
+            "",
+            "stat.probability",
+            "Calibrated probability of `label`; that of `label_map` is the largest of the class "
+            "probabilities",
+        ),
         *(
             (
                 probability_column(name),
                 pa.float32(),
                 "",
                 "stat.probability",
-                f"Probability of {name}: {words}",
+                f"Calibrated probability of {name}: {words}",
             )
             for name, words in zip(taxonomy.classes, descriptions, strict=True)
         ),
-        ("p_stage1_combined", pa.float32(), "", "stat.probability", f"Stage 1's probability of {members}"),
+        (
+            "label_map",
+            pa.string(),
+            "",
+            "src.morph.type",
+            "Class with the largest calibrated probability; where that differs from `label`, prefer this one",
+        ),
+        (
+            "class_set",
+            pa.string(),
+            "",
+            "src.morph.type",
+            "Classes that hold the true one with the coverage in the footer, for each class, joined by |; "
+            "null if the model was not calibrated",
+        ),
+        (
+            "p_stage1_combined",
+            pa.float32(),
+            "",
+            "stat.probability",
+            f"Stage 1's own probability of {members}, before calibration",
+        ),
         *(
             (
                 column,
                 pa.float32(),
                 "",
                 "stat.probability",
-                f"Stage 2's probability of {name}; null where it did not run",
+                f"Stage 2's own probability of {name}, before calibration; null where it did not run",
             )
             for column, name in zip(stage2_columns(taxonomy), taxonomy.stage2_classes, strict=False)
         ),
+        ("views_used", pa.int8(), "", "meta.number", "Views averaged by the stage that took most"),
+        (
+            "ood_score",
+            pa.float32(),
+            "",
+            "stat.value",
+            "How unlike the training galaxies the cutout is; null if the model has no measure of it",
+        ),
+        ("flags", pa.int32(), "", "meta.code", f"Sum of bits: {flags}"),
         (
             "status",
             pa.string(),
@@ -166,29 +201,42 @@ def part_table(
     """
     ok = np.array([status == OK for status in statuses], dtype=bool)
 
-    def spread(values: np.ndarray) -> pa.Array:
-        """Values of the classified rows, null elsewhere and where they are NaN."""
+    def spread(values: np.ndarray | None) -> pa.Array:
+        """Values of the classified rows, null elsewhere and where they are NaN or not known."""
         column = np.full(len(ok), np.nan, dtype=np.float32)
-        column[ok] = values
+        if values is not None:
+            column[ok] = values
         return pa.array(column, mask=np.isnan(column))
 
-    labels = np.full(len(ok), None, dtype=object)
-    labels[ok] = np.array(taxonomy.classes, dtype=object)[prediction.class_indices]
+    def words(values: Sequence[str] | np.ndarray | None) -> pa.Array:
+        """Text of the classified rows, null elsewhere."""
+        column = np.full(len(ok), None, dtype=object)
+        if values is not None:
+            column[ok] = values
+        return pa.array(column, pa.string())
+
+    classes = np.array(taxonomy.classes, dtype=object)
+    sets = None if prediction.sets is None else set_names(prediction.sets, taxonomy.classes)
     columns: dict[str, Any] = {
         "object_id": rows["object_id"],
         "ra": rows["ra"],
         "dec": rows["dec"],
-        "label": pa.array(labels, pa.string()),
+        "label": words(classes[prediction.class_indices]),
         "confidence": spread(prediction.confidence),
         **{
             probability_column(name): spread(prediction.probabilities[:, index])
             for index, name in enumerate(taxonomy.classes)
         },
+        "label_map": words(classes[prediction.most_probable]),
+        "class_set": words(sets),
         "p_stage1_combined": spread(prediction.combined),
         **{
             column: spread(prediction.stage2[:, index])
             for index, column in enumerate(stage2_columns(taxonomy))
         },
+        "views_used": spread(prediction.views),
+        "ood_score": spread(prediction.ood_scores),
+        "flags": spread(prediction.flags),
         "status": pa.array(statuses, pa.string()),
         "model_id": pa.array([model_id] * len(ok), pa.string()),
         **{field.name: rows[field.name] for field in carried},

@@ -28,9 +28,12 @@ __all__ = [
     "part_names",
     "part_record",
     "read_plan",
+    "write_model_facts",
 ]
 
 HEADER = "_catalog.json"
+# What those who only have the catalog want to know of its model.
+MODEL_FACTS = "_model.json"
 # Not Parquet: people read their catalog as `catalog/*.parquet`.
 TABLE = "_plan.arrow"
 FORMAT_VERSION = 1
@@ -150,6 +153,12 @@ def claim_catalog(folder: str, plan: CatalogPlan) -> None:
     # The header comes last: a folder without it is no catalog yet and is planned anew.
     storage.write_bytes(f"{folder}/{TABLE}", buffer.getvalue())
     storage.write_bytes(f"{folder}/{HEADER}", (json.dumps(header, indent=2) + "\n").encode())
+
+
+def write_model_facts(folder: str, facts: dict[str, Any] | None) -> None:
+    """Write what is to be known of a catalog's model beside it; nothing for one that was not calibrated."""
+    if facts is not None:
+        storage.write_bytes(f"{folder}/{MODEL_FACTS}", (json.dumps(facts) + "\n").encode())
 
 
 def part_record(plan: CatalogPlan, shard: PlannedShard) -> PartRecord:

@@ -19,11 +19,8 @@ from pipeline.classification.shard_work import ShardTask
 from pipeline.cluster import ClusterResources
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, Columns
 
-__all__ = ["CPUS_AN_ACTOR", "ActorPool", "classify_shards", "group_shards"]
+__all__ = ["ActorPool", "classify_shards", "group_shards"]
 
-CPUS_AN_ACTOR = 2
-# With a GPU, beside which decoding is the limit; the bound was not measured.
-MOST_CPUS_A_GPU = 12
 # A shard whose worker died so often is set aside: it may well be what kills them.
 MAX_DEATHS = 4
 # One of a group may be what kills workers: the group is soon given up, and its shards are tried one by one.
@@ -43,7 +40,7 @@ class ActorPool:
     bundle_path : str
     columns : Columns
         The shards' names.
-    engine, precision : str
+    engine : str
         See `hiwl_core.engines.choose_engine`.
     cpus, gpus : int
         Of one actor.
@@ -56,7 +53,6 @@ class ActorPool:
     bundle_path: str
     columns: Columns
     engine: str
-    precision: str
     cpus: int
     gpus: int
     room: int
@@ -69,7 +65,6 @@ class ActorPool:
         bundle_path: str,
         columns: Columns,
         engine: str,
-        precision: str,
         workers: int | None,
         gpu: bool | None,
     ) -> ActorPool:
@@ -83,12 +78,9 @@ class ActorPool:
         use_gpu = cluster.gpus > 0 if gpu is None else gpu
         if use_gpu and engine == "openvino":
             raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
-        # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
-        cpus = min(CPUS_AN_ACTOR, cluster.cpus) or CPUS_AN_ACTOR
-        if use_gpu and cluster.cpus_a_gpu:
-            cpus = min(cluster.cpus_a_gpu, MOST_CPUS_A_GPU)
+        cpus = cluster.cpus_an_actor(use_gpu)
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
-        return cls(bundle_path, columns, engine, precision, cpus, int(use_gpu), room, workers)
+        return cls(bundle_path, columns, engine, cpus, int(use_gpu), room, workers)
 
     def create(self, model_id: str) -> _Actor:
         """Ask for an actor, which runs as soon as the cluster has room for it.
@@ -98,7 +90,7 @@ class ActorPool:
         actor = ray.remote(ShardClassifier).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0, max_task_retries=0
         )
-        settings = (self.cpus, bool(self.gpus), self.engine, self.precision)
+        settings = (self.cpus, bool(self.gpus), self.engine)
         return actor.remote(self.bundle_path, model_id, self.columns, *settings)
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,10 +26,12 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
+from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.actor_pool import ActorPool, classify_shards
-from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
-from pipeline.classification.shard_classifier import read_bundle
-from pipeline.cluster import connected
+from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings, decided, model_facts
+from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog, shard_entries
+from pipeline.classification.shard_classifier import bundle_place, read_bundle
+from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -90,14 +95,14 @@ def classify(
     scale: WantedScale = AS_IT_IS,
     update: bool = False,
     engine: str = "auto",
-    precision: str = "auto",
+    model: ModelSettings = AS_VALIDATED,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
     Parameters
     ----------
     bundle_path : str
-        Folder of the model bundle.
+        Folder of the model bundle, or the name of one in the box.
     shards_path : str
         A file, a folder or a glob.
     catalog : str
@@ -118,8 +123,10 @@ def classify(
         The pixel scale at which the model is to see each galaxy; default: as the images are.
     update : bool
         Take in shards that were added or changed since the catalog was planned.
-    engine, precision : str
-        What runs the networks, and in what precision; see `hiwl_core.engines.choose_engine`.
+    engine : str
+        What runs the networks; see `hiwl_core.engines.choose_engine`.
+    model : ModelSettings
+        Views, precision, prior and coverage.
 
     Raises
     ------
@@ -134,47 +141,61 @@ def classify(
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: one worker is least")
     if not gpu:
-        choose_engine(engine, precision, choose_compute(torch.device("cpu")))
+        choose_engine(engine, model.precision, choose_compute(torch.device("cpu")))
     bundle = read_bundle(bundle_path)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
-    bundle.check_stage2(stage2 == "always")
+    model = model.checked(bundle, stage2 == "always")
     check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
-    settings = catalog_settings(columns, carry, stage2, keep_truth, scale, precision)
     required = ("object_id", "image", *(["label"] if keep_truth else []))
-    plan = plan_catalog(
-        folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
-    )
-    storage.prepare_folder(folder)
-    found = find_parts(folder, plan)
-    for part in found.damaged:
-        say(f"{folder}/{part} is not what was written: it is made anew")
-    summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
-    for entry in found.done:
-        summary.take(entry)
-    summary.skipped_parts = len(found.done)
-    if not found.missing:
-        if found.adopted:
-            with Ledger(folder, 0) as ledger:
-                _take_down(ledger, found.adopted)
-        return summary
+    with ExitStack() as stack:
 
-    with connected() as cluster, Ledger(folder, len(found.missing)) as ledger:
-        _take_down(ledger, found.adopted)
-        started = time.monotonic()
-        actors = ActorPool.on(
-            cluster, storage.absolute(bundle_path), columns, engine, precision, workers, gpu
+        @cache
+        def cluster() -> ClusterResources:
+            return stack.enter_context(connected())
+
+        def settings(stored: dict[str, Any] | None) -> dict[str, Any]:
+            shards = [entry.path for entry in shard_entries(shards_path)]
+            run = decided(model, bundle, stored, cluster, gpu, engine, shards, columns, scale)
+            return {
+                **catalog_settings(columns, carry, stage2, keep_truth, scale),
+                **run.to_dict(),
+                # For readers of the footers: what the probabilities assume.
+                "class_shares": run.class_shares(bundle),
+            }
+
+        plan = plan_catalog(
+            folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
         )
-        with progress("classifying", plan.rows, summary.rows) as advance:
-            for entry in classify_shards(folder, plan, found.missing, actors):
-                ledger.add(replace(entry, run=ledger.run))
-                summary.take(entry)
-                if not entry.failed:
-                    summary.computed += entry.rows
-                    advance(entry.rows)
-        summary.seconds = time.monotonic() - started
+        storage.prepare_folder(folder)
+        write_model_facts(folder, model_facts(bundle, ModelSettings.from_dict(plan.settings)))
+        found = find_parts(folder, plan)
+        for part in found.damaged:
+            say(f"{folder}/{part} is not what was written: it is made anew")
+        summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
+        for entry in found.done:
+            summary.take(entry)
+        summary.skipped_parts = len(found.done)
+        if not found.missing:
+            if found.adopted:
+                with Ledger(folder, 0) as ledger:
+                    _take_down(ledger, found.adopted)
+            return summary
+
+        with Ledger(folder, len(found.missing)) as ledger:
+            _take_down(ledger, found.adopted)
+            actors = ActorPool.on(cluster(), bundle_place(bundle_path), columns, engine, workers, gpu)
+            started = time.monotonic()
+            with progress("classifying", plan.rows, summary.rows) as advance:
+                for entry in classify_shards(folder, plan, found.missing, actors):
+                    ledger.add(replace(entry, run=ledger.run))
+                    summary.take(entry)
+                    if not entry.failed:
+                        summary.computed += entry.rows
+                        advance(entry.rows)
+            summary.seconds = time.monotonic() - started
     return summary
 
 

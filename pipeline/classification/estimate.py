@@ -14,15 +14,16 @@ import torch
 from hiwl_core.device import choose_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
+from hiwl_core.quickest_precision import quickest_precision
 from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
-from pipeline.classification.actor_pool import CPUS_AN_ACTOR
 from pipeline.classification.classify import check_names
 from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
+from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_work import SHARD_DAMAGE
-from pipeline.cluster import usable_cores
+from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.storage.places import in_s3
@@ -137,15 +138,17 @@ def estimate(
     if price is not None and not 0 <= price < inf:
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
     bundle = read_bundle(bundle_path)
-    bundle.check_stage2(stage2 == "always")
+    bundle.check(stage2 == "always")
     check_names(bundle.taxonomy, columns, carry)
     shards = count_shards(shards_path, columns, carry)
     compute = choose_compute()
     on_gpu = compute.device.type == "cuda"
     threads = min(CPUS_AN_ACTOR, usable_cores())
-    engine = choose_engine(compute=compute, threads=threads)
+    precision = "float32" if rate else quickest_precision(bundle, compute, threads)[0]
+    model = ModelSettings(precision=precision).checked(bundle, stage2 == "always")
+    engine = choose_engine(precision=precision, compute=compute, threads=threads)
     workers = torch.cuda.device_count() if on_gpu else max(1, usable_cores() // CPUS_AN_ACTOR)
-    settings = catalog_settings(columns, carry, stage2)
+    settings = {**catalog_settings(columns, carry, stage2), **model.to_dict()}
     sampler = ShardSampler(
         bundle, columns, carry, settings, seconds / sample, None if rate else engine, threads
     )

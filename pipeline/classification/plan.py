@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,12 +60,12 @@ def catalog_settings(
     stage2: str = "routed",
     keep_truth: bool = False,
     scale: WantedScale = AS_IT_IS,
-    precision: str = "auto",
 ) -> dict[str, Any]:
-    """All that decides what the parts of a catalog hold beside model and shards, as plain data."""
+    """All that decides what the parts of a catalog hold beside model and shards, as plain data.
+
+    How the model is run is added by `pipeline.classification.model_settings`.
+    """
     return {
-        # Catalogs from before there was a choice do not have it.
-        **({} if precision == "auto" else {"precision": precision}),
         "columns": asdict(columns),
         "carry": list(carry),
         "stage2": stage2,
@@ -78,7 +78,7 @@ def plan_catalog(
     folder: str,
     shards_path: str,
     model_id: str,
-    settings: dict[str, Any],
+    settings: Callable[[dict[str, Any] | None], dict[str, Any]],
     columns: Columns,
     required: Sequence[str],
     carry: Sequence[str],
@@ -94,8 +94,9 @@ def plan_catalog(
     shards_path : str
         A file, a folder or a glob.
     model_id : str
-    settings : dict
-        See `catalog_settings`.
+    settings : callable
+        From the settings of the catalog that is there already, or None, to those wanted now; called when
+        the shards are known to be fit, since it may have to try what a cluster can do.
     columns : Columns
     required, carry : sequence of str
         Contract names and further columns that each shard must have.
@@ -115,7 +116,8 @@ def plan_catalog(
     # What was planned before is not read again as long as the storage says that it is the same.
     old = read_plan(folder) if is_catalog(folder) else None
     if old is not None:
-        _check_same_making(folder, old, model_id, settings)
+        making = settings(old.settings)
+        _check_same_making(folder, old, model_id, making)
         _check_none_gone(folder, old, names)
     known = old.shards if old is not None else {}
     kept: dict[str, PlannedShard] = {}
@@ -142,7 +144,9 @@ def plan_catalog(
             changed.append(path)
     if old is not None and (added or changed) and not update:
         raise UserError(_what_changed(folder, added, changed))
-    plan = CatalogPlan(model_id, settings, {part: kept[part] for part in names})
+    if old is None:
+        making = settings(None)
+    plan = CatalogPlan(model_id, making, {part: kept[part] for part in names})
     if old is None or plan != old:
         claim_catalog(folder, plan)
     return plan

@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from hiwl_core.bundle import ModelBundle, bundle_from_files
+from hiwl_core.box import box_models, in_the_box
+from hiwl_core.bundle import ModelBundle, bundle_from_files, load_bundle
 from hiwl_core.cascade_stream import Image
-from hiwl_core.device import choose_compute
-from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.inference import CascadeClassifier
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
+from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.shard_work import SHARD_DAMAGE, ShardTask, ShardWork
 from pipeline.read_ahead import read_ahead
 from pipeline.shards.cutout_shards import Columns
 
-__all__ = ["ShardClassifier", "read_bundle"]
+__all__ = ["ShardClassifier", "bundle_place", "read_bundle"]
 
 
 # Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
@@ -37,21 +37,28 @@ TABLES_AHEAD = 2
 
 
 def read_bundle(path: str) -> ModelBundle:
-    """A model bundle from a local folder or a URL, its hashes checked.
+    """A model bundle from a local folder or a URL, or by its name in the box; its hashes checked.
 
     Raises
     ------
     UserError
-        If it is not whole or was changed.
+        If it is not whole or was changed, or is neither a folder nor a name.
     """
-    folder = storage.absolute(path).rstrip("/")
+    if path in box_models():
+        return load_bundle(path)
+    folder = bundle_place(path)
 
     def read(name: str) -> bytes:
         if not storage.exists(f"{folder}/{name}"):
-            raise UserError(f"no model bundle at {path!r}: {name} is missing")
+            raise UserError(f"no model bundle at {path!r}: {name} is missing{in_the_box()}")
         return storage.read_bytes(f"{folder}/{name}")
 
     return bundle_from_files(read, path)
+
+
+def bundle_place(path: str) -> str:
+    """Where a bundle's files are: those of a name in the box come with the package, on every node."""
+    return path if path in box_models() else storage.absolute(path).rstrip("/")
 
 
 class ShardClassifier:
@@ -69,7 +76,6 @@ class ShardClassifier:
         cpus: int,
         use_gpu: bool,
         engine: str = "auto",
-        precision: str = "auto",
     ) -> None:
         self._bundle = read_bundle(bundle_path)
         if self._bundle.model_id != model_id:
@@ -78,9 +84,8 @@ class ShardClassifier:
             )
         torch.set_num_threads(cpus)
         self._columns, self._threads = columns, cpus
-        compute = choose_compute(None if use_gpu else torch.device("cpu"))
-        self._engine = choose_engine(engine, precision, compute, cpus)
-        self._classifiers: dict[bool, CascadeClassifier] = {}
+        self._engine, self._use_gpu = engine, use_gpu
+        self._classifiers: dict[tuple[ModelSettings, bool], CascadeClassifier] = {}
         # Parts are packed and sent off while the engines go on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
 
@@ -126,7 +131,7 @@ class ShardClassifier:
         def write_finished() -> None:
             for work in works:
                 if work not in written and work.finished:
-                    written[work] = self._writer.submit(work.write, self._engine.describe())
+                    written[work] = self._writer.submit(work.write, classifier.engine.describe())
 
         classifier = self._classifier(tasks[0].record.settings)
         for statuses, prediction in classifier.classify_batches(read_ahead(images(), TABLES_AHEAD)):
@@ -137,12 +142,13 @@ class ShardClassifier:
         return [work.error or _result_or_damage(written[work]) for work in works]
 
     def _classifier(self, settings: dict[str, Any]) -> CascadeClassifier:
-        always = settings["stage2"] == "always"
-        if always not in self._classifiers:
-            self._classifiers[always] = CascadeClassifier(
-                self._bundle, self._engine, self._threads, always_stage2=always
+        wanted = (ModelSettings.from_dict(settings), settings["stage2"] == "always")
+        if wanted not in self._classifiers:
+            model, always = wanted
+            self._classifiers[wanted] = model.classifier(
+                self._bundle, self._engine, self._use_gpu, self._threads, always
             )
-        return self._classifiers[always]
+        return self._classifiers[wanted]
 
 
 def _result_or_damage(written: Future[LedgerEntry]) -> LedgerEntry | Exception:

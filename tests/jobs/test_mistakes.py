@@ -39,12 +39,10 @@ json.dump(results, sys.stdout)
 
 
 def test_each_mistake_is_one_line_and_exit_code_2(
-    tiny_bundle: str, tiny_data: TinyData, tmp_path: Path
+    tiny_bundle: str, random_model: str, tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    changed = tmp_path / "changed"
-    shutil.copytree(tiny_bundle, changed)
-    weights = (changed / "stage1.safetensors").read_bytes()
-    (changed / "stage1.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    changed = _changed(tiny_bundle, tmp_path / "changed", "stage1.safetensors")
+    refitted = _changed(tiny_bundle, tmp_path / "refitted", "calibration.json")
     strange = str(write_labeled_shard(tmp_path / "strange.parquet", {"CRS": 2}))
     _relabel(Path(strange), "BAR")
     flat = random_bundle(tmp_path / "flat", taxonomy=GALAXY_ZOO.flat())
@@ -89,7 +87,7 @@ def test_each_mistake_is_one_line_and_exit_code_2(
             ["evaluate", tiny_bundle, tiny_data.val, "--id-column", "ID"],
             "no column 'ID' in",
         ),
-        "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, paper, small, trial"),
+        "unknown recipe": ([*train, "demos"], "no recipe 'demos': there are cpu, demo, galaxyzoo, paper"),
         "unknown recipe key": ([*train, "demo", "--set", "stage1.epocs=3"], "unknown key 'stage1.epocs'"),
         "unknown method": ([*train, "demo", "--method", "sota"], "no method 'sota': there are hiwl, slwslm"),
         "weight beyond 1": (
@@ -114,7 +112,37 @@ def test_each_mistake_is_one_line_and_exit_code_2(
             "unknown class 'BAR' in the labels",
         ),
         "unknown class to score": (["evaluate", tiny_bundle, strange], "unknown class 'BAR' in the labels"),
-        "changed bundle": (["classify", str(changed), tiny_data.val, out], "stage1.safetensors has sha256"),
+        "changed bundle": (["classify", changed, tiny_data.val, out], "stage1.safetensors has sha256"),
+        "changed calibration": (["classify", refitted, tiny_data.val, out], "calibration.json has sha256"),
+        "not in the box": (
+            ["classify", "galaxyzo", tiny_data.val, out],
+            "no model bundle at 'galaxyzo': bundle.json is missing; in the box: galaxyzoo",
+        ),
+        "shares that do not sum to 1": (
+            ["classify", tiny_bundle, tiny_data.val, out, "--prior", "CRS=.3,IBS=.3,CSS=.1,EO=.1,SPI=.1"],
+            "--prior",
+        ),
+        "shares of a class that is none": (
+            ["classify", tiny_bundle, tiny_data.val, out, "--prior", "CRS=.3,IBS=.3,CSS=.1,EO=.1,BAR=.2"],
+            "BAR",
+        ),
+        "shares without calibration": (
+            ["classify", random_model, tiny_data.val, out, "--prior", "estimate"],
+            "--prior: this model's probabilities are not calibrated",
+        ),
+        "adaptive views without a margin": (
+            ["classify", random_model, tiny_data.val, out, "--views", "adaptive"],
+            "--views adaptive: this model does not hold the margin",
+        ),
+        "int8 without its graphs": (
+            ["classify", tiny_bundle, tiny_data.val, out, "--precision", "int8"],
+            "--precision int8: this model has no int8 graphs",
+        ),
+        "coverage": (["classify", tiny_bundle, tiny_data.val, out, "--coverage", "1.2"], "--coverage 1.2"),
+        "a bundle over a bundle": (
+            ["optimize", tiny_bundle, *train[1:5], "--out", tiny_bundle],
+            "holds a model bundle already",
+        ),
         "count": (["simulate", out, "--count", "0"], "0"),
         "unknown verb on a cluster": (["submit", "--", "clasify"], "clasify"),
     }
@@ -135,6 +163,14 @@ def test_help_has_an_example(verb: str | None) -> None:
     assert "Example" in result.stdout
     assert f"hiwl {verb or 'train'}" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 110
+
+
+def _changed(bundle: str, copy: Path, file: str) -> str:
+    """A copy of a bundle, one file of which has another last byte."""
+    shutil.copytree(bundle, copy)
+    content = (copy / file).read_bytes()
+    (copy / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return str(copy)
 
 
 def _relabel(path: Path, label: str) -> None:

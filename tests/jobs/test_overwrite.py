@@ -18,6 +18,10 @@ OCCUPIED = {
     "select": (["{votes}", "{out}/classes.csv"], "out/classes.csv"),
     "ingest": (["{images}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
     "train": (["--data", "{train}", "--val", "{val}", "--recipe", "demo", "--out", "{out}"], "out/pairs.csv"),
+    "optimize": (
+        ["{bundle}", "--data", "{train}", "--val", "{val}", "--out", "{out}"],
+        "out/bundle.json",
+    ),
     "evaluate": (["{bundle}", "{val}", "--out", "{out}"], "out/metrics.csv"),
     "report": (["{bundle}", "--val", "{val}", "--out", "{out}"], "out/report.html"),
     "reproduce": (
@@ -27,9 +31,11 @@ OCCUPIED = {
     "classify": (["{bundle}", "{val}", "{out}"], "out/val-00000-of-00001.parquet"),
     "publish": (["{catalog}", "{out}"], "out/hiwl/hats.properties"),
     "query": (["{catalog}", "--format", "csv", "--out", "{out}/rows.csv"], "out/rows.csv"),
+    "fractions": (["{catalog}", "--out", "{out}/rows.csv"], "out/rows.csv"),
+    "drift": (["{catalog}", "--out", "{out}/page.html"], "out/page.html"),
     "sample": (["{catalog}", "{out}/page.html"], "out/page.html"),
 }
-READ_ONLY = {"plan", "status", "verify", "submit"}
+READ_ONLY = {"models", "plan", "status", "verify", "submit"}
 
 
 def test_each_verb_either_reads_or_is_tested_here() -> None:

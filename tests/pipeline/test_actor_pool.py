@@ -59,7 +59,7 @@ def test_small_shards_go_together(rows: list[int | None], actors: int, sizes: li
 def test_what_an_actor_takes(
     cluster: ClusterResources, gpu: bool | None, taken: tuple[int, int, int]
 ) -> None:
-    pool = ActorPool.on(cluster, "bundle", Columns(), "auto", "auto", workers=None, gpu=gpu)
+    pool = ActorPool.on(cluster, "bundle", Columns(), "auto", workers=None, gpu=gpu)
     assert (pool.cpus, pool.gpus, pool.room) == taken
 
 
@@ -69,9 +69,10 @@ def test_actors_that_cannot_begin_end_the_classification(random_model: str, tmp_
     catalog = str(tmp_path / "catalog")
     settings = catalog_settings(Columns(), [], "routed")
     # As if the bundle had been changed since the catalog was planned.
-    plan = plan_catalog(catalog, str(tmp_path / "sky"), "another", settings, Columns(), ["object_id"], [])
+    sky = str(tmp_path / "sky")
+    plan = plan_catalog(catalog, sky, "another", lambda _: settings, Columns(), ["object_id"], [])
     cluster = ClusterResources(cpus=2, gpus=0)
-    actors = ActorPool.on(cluster, random_model, Columns(), "auto", "auto", workers=2, gpu=None)
+    actors = ActorPool.on(cluster, random_model, Columns(), "auto", workers=2, gpu=None)
     with pytest.raises(IncompleteError, match=r"broke off .* not another.*start the same command again"):
         list(classify_shards(catalog, plan, list(plan.shards.values()), actors))
     assert not list((tmp_path / "catalog").glob("*.parquet"))

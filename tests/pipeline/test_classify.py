@@ -47,8 +47,13 @@ def test_every_row_is_in_the_catalog_once_with_its_columns(random_model: str, tm
         "label",
         "confidence",
         *PROBABILITIES,
+        "label_map",
+        "class_set",
         "p_stage1_combined",
         "p_stage2_css",
+        "views_used",
+        "ood_score",
+        "flags",
         "status",
         "model_id",
     ]
@@ -249,6 +254,22 @@ def test_evaluate_scores_the_catalog_that_classify_writes(
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     names = {path.name for path in (tmp_path / "scores").iterdir()}
     assert names >= {"confusion_matrix.csv", "metrics.csv", "stages.csv", "evaluation.json"}
+    # The model was calibrated on these galaxies: each is judged by what was fitted on others.
+    found = result.probabilities
+    assert found.basis == "cross-fitted"
+    most_probable = np.array(CLASSES)[found.most_probable]
+    by_map = result.metrics_label_map.set_index(["class", "metric"]).loc[("all", "accuracy"), "value"]
+    assert by_map == pytest.approx((scored["true_label"] == most_probable).mean())
+    scores = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert scores["calibration"] == {"basis": "cross-fitted", "words": found.words, "coverage": 0.95}
+    for name in ("metrics_label_map", "probabilities", "reliability", "coverage"):
+        table = pd.read_csv(tmp_path / "scores" / f"{name}.csv")
+        assert len(table) == len(scores[name])
+        assert list(table.columns) == list(scores[name][0])
+    assert found.scores is not None
+    # What it was before is what the catalog has of the networks themselves.
+    before = found.scores.curves.query("side == 'before' and `class` == 'all'")
+    assert before["count"].sum() == len(scored)
     page = (tmp_path / "scores" / "evaluation.html").read_text()
     wrong = (scored["true_label"] != scored["label"]).sum()
     assert page.count("<figure>") == min(wrong, 14)

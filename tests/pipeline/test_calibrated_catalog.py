@@ -1,0 +1,130 @@
+"""Catalogs of a calibrated model: one way of making for all rows, whatever workers, shards and resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.catalog.plan import MODEL_FACTS
+from pipeline.catalog.verify import verify
+from pipeline.classification.classify import classify
+from pipeline.classification.model_settings import ModelSettings
+from tests.drawings import CLASSES, write_labeled_shard
+
+PROBABILITIES = ["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of 45 drawings, and the same rows in one."""
+    folder = tmp_path_factory.mktemp("sky")
+    for index in range(3):
+        write_labeled_shard(
+            folder / "three" / f"sky-{index:05d}-of-00003.parquet",
+            dict.fromkeys(CLASSES, 9),
+            first_id=1000 * index,
+        )
+    whole = [pq.read_table(path) for path in sorted((folder / "three").iterdir())]
+    (folder / "one").mkdir()
+    with pq.ParquetWriter(folder / "one" / "sky.parquet", whole[0].schema) as writer:
+        for table in whole:
+            # Row groups that have nothing to do with the engines' batches.
+            writer.write_table(table, row_group_size=7)
+    return folder
+
+
+def read(catalog: Path) -> pd.DataFrame:
+    parts = [pd.read_parquet(part) for part in sorted(catalog.glob("*.parquet"))]
+    return pd.concat(parts, ignore_index=True).sort_values("object_id", ignore_index=True)
+
+
+def test_the_catalog_is_the_same_however_it_is_made(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
+    classify(calibrated_model, str(sky / "three"), str(tmp_path / "plain"))
+    expected = read(tmp_path / "plain")
+    assert set(expected["views_used"]) == {1, 8}
+    classify(calibrated_model, str(sky / "three"), str(tmp_path / "two"), workers=2)
+    classify(calibrated_model, str(sky / "one"), str(tmp_path / "one"))
+    # A resume in the middle: one part is gone, and its driver with it.
+    classify(calibrated_model, str(sky / "three"), str(tmp_path / "resumed"))
+    (tmp_path / "resumed" / "sky-00001-of-00003.parquet").unlink()
+    assert classify(calibrated_model, str(sky / "three"), str(tmp_path / "resumed")).computed == 45
+    for name in ("two", "one", "resumed"):
+        pd.testing.assert_frame_equal(read(tmp_path / name), expected)
+        assert verify(str(tmp_path / name)).passed
+
+
+def test_its_columns_say_what_they_should(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog"
+    classify(calibrated_model, str(sky / "three"), str(catalog))
+    rows = read(catalog)
+    p = rows[PROBABILITIES].to_numpy(np.float64)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert rows["label_map"].tolist() == [GALAXY_ZOO.classes[i] for i in p.argmax(axis=1)]
+    of_label = p[np.arange(len(rows)), GALAXY_ZOO.encode(rows["label"].tolist())]
+    np.testing.assert_allclose(rows["confidence"], of_label, rtol=1e-6)
+    for words, most_probable in zip(rows["class_set"], rows["label_map"], strict=True):
+        names = words.split("|")
+        assert names == [name for name in GALAXY_ZOO.classes if name in names]
+        assert len(names) > 1 or names == [most_probable]
+    assert rows["ood_score"].notna().all()
+    schema = pq.read_schema(next(catalog.glob("*.parquet")))
+    assert b"largest of the class probabilities" in schema.field("confidence").metadata[b"description"]
+    record = json.loads(schema.metadata[b"hiwl.part"])["settings"]
+    assert (record["views"], record["precision"], record["coverage"]) == ("adaptive", "float32", 0.95)
+    assert sum(record["class_shares"].values()) == pytest.approx(1)
+    facts = json.loads((catalog / MODEL_FACTS).read_text())
+    assert facts["classes"] == list(GALAXY_ZOO.classes)
+    assert np.array(facts["validation"]["confusion"]).sum() == 150
+    assert facts["reference"]["rows"] == 150
+
+
+def test_eight_views_in_float32_give_the_label_of_before(
+    random_model: str, calibrated_model: str, sky: Path, tmp_path: Path
+) -> None:
+    eight = ModelSettings(views=8, precision="float32")
+    classify(random_model, str(sky / "three"), str(tmp_path / "before"), model=eight)
+    classify(calibrated_model, str(sky / "three"), str(tmp_path / "after"), model=eight)
+    before, after = read(tmp_path / "before"), read(tmp_path / "after")
+    pd.testing.assert_series_equal(before["label"], after["label"])
+    assert before["class_set"].isna().all()
+    assert (before[PROBABILITIES] - after[PROBABILITIES]).abs().to_numpy().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (ModelSettings(views=8), r"views adaptive, now 8"),
+        (ModelSettings(coverage=0.9), r"coverage 0\.95, now 0\.9"),
+        (ModelSettings(prior="CRS=.2,IBS=.2,CSS=.2,EO=.2,SPI=.2"), r"prior None, now \[0\.2, 0\.2"),
+        (ModelSettings(precision="bfloat16"), r"precision float32, now bfloat16"),
+    ],
+)
+def test_a_catalog_has_one_way_of_making(
+    calibrated_model: str, sky: Path, tmp_path_factory: pytest.TempPathFactory, model: Any, words: str
+) -> None:
+    # Made once, and found complete by the other cases.
+    catalog = tmp_path_factory.getbasetemp() / "one_way"
+    classify(calibrated_model, str(sky / "one"), str(catalog))
+    with pytest.raises(UserError, match=f"other settings .{words}"):
+        classify(calibrated_model, str(sky / "one"), str(catalog), model=model)
+
+
+def test_an_estimated_prior_is_estimated_once(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
+    catalog, asked = tmp_path / "catalog", ModelSettings(prior="estimate")
+    classify(calibrated_model, str(sky / "three"), str(catalog), model=asked)
+    settings = json.loads((catalog / "_catalog.json").read_text())["settings"]
+    assert sum(settings["prior"]) == pytest.approx(1)
+    assert settings["class_shares"] == dict(zip(GALAXY_ZOO.classes, settings["prior"], strict=True))
+    (catalog / "sky-00002-of-00003.parquet").unlink()
+    assert classify(calibrated_model, str(sky / "three"), str(catalog), model=asked).computed == 45
+    again = json.loads((catalog / "_catalog.json").read_text())["settings"]
+    assert again == settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from typing import TYPE_CHECKING
 
 import click
 import pandas as pd
@@ -11,12 +12,17 @@ from jobs.options import (
     VerbCommand,
     actors_option,
     column_options,
-    engine_options,
+    engine_option,
     gpu_option,
+    model_options,
     scale_options,
 )
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
+
+if TYPE_CHECKING:  # torch comes with it
+    from pipeline.classification.model_settings import ModelSettings
+    from pipeline.evaluation.probabilities import ProbabilityEvaluation
 
 __all__ = ["main"]
 
@@ -27,7 +33,8 @@ __all__ = ["main"]
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
 @actors_option
 @gpu_option
-@engine_options
+@engine_option
+@model_options
 @scale_options
 @column_options
 def main(
@@ -37,14 +44,17 @@ def main(
     workers: int | None,
     gpu: bool | None,
     engine: str,
-    precision: str,
+    model: ModelSettings,
     scale: WantedScale,
     columns: Columns,
 ) -> None:
-    """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy.
+    """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy, and how far
+    its probabilities can be trusted before and after calibration.
 
-    Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1 and averages. The
-    tables are also written as CSV and JSON, beside the catalog that they are computed from.
+    Each figure has its 95 % interval: Wilson's for proportions, the bootstrap's for F1, averages and the
+    metrics of probabilities. The tables are also written as CSV and JSON, beside the catalog that they are
+    computed from. On the shards that a model was calibrated on, each galaxy is judged by a calibration of the
+    others.
 
     \b
     Examples:
@@ -54,7 +64,7 @@ def main(
     from pipeline.evaluation.evaluate import evaluate
 
     out = out or posixpath.join(posixpath.dirname(bundle.rstrip("/")) or ".", "evaluation")
-    result = evaluate(bundle, shards, out, columns, workers, gpu, scale, engine, precision)
+    result = evaluate(bundle, shards, out, columns, workers, gpu, scale, engine, model)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()
@@ -62,11 +72,15 @@ def main(
         click.echo(f"{title}, with 95 % intervals")
         click.echo(_pretty(table))
         click.echo()
+    _show_probabilities(result.probabilities)
     for reason, count in result.left_out.items():
         click.echo(f"not in any figure, {reason}: {count}")
     scored = int(result.confusion.to_numpy().sum())
     best = result.metrics.iloc[-1]
-    click.echo(f"accuracy {best['value']:.4f} [{best['low']:.4f}, {best['high']:.4f}] on {scored} galaxies")
+    click.echo(f"accuracy {_cell(best['value'], best['low'], best['high'])} on {scored} galaxies")
+    most_probable = result.metrics_label_map.iloc[-1]
+    words = _cell(most_probable["value"], most_probable["low"], most_probable["high"])
+    click.echo(f"accuracy {words} by label_map, the most probable class")
     click.echo(f"tables: {result.out}, and to look at: {result.out}/evaluation.html")
 
 
@@ -77,9 +91,38 @@ def _by_stage(stages: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return tables if len(tables) > 1 else []
 
 
+def _show_probabilities(probabilities: ProbabilityEvaluation) -> None:
+    """The metrics of the probabilities, a line each, and the coverage of the sets, a line a class."""
+    click.echo(f"Probabilities. {probabilities.words}")
+    tables = probabilities.tables()
+    if "probabilities" in tables:
+        metrics = tables["probabilities"].set_index("metric")
+        sides = {}
+        for side in ("before", "after"):
+            rows = metrics[[side, f"{side}_low", f"{side}_high"]].dropna().to_numpy()
+            if len(rows):
+                sides[f"{side} calibration"] = [_cell(*row) for row in rows]
+        click.echo(pd.DataFrame(sides, index=metrics.index).rename_axis(None).to_string())
+    click.echo()
+    if "coverage" in tables:
+        sets = tables["coverage"].set_index("class")
+        cells = {
+            "coverage": [_cell(*row) for row in sets[["coverage", "low", "high"]].to_numpy()],
+            "mean size": [f"{size:.2f}" for size in sets["mean_size"]],
+            "galaxies": sets["count"],
+        }
+        click.echo(f"Coverage of class_set, of which {probabilities.coverage:g} is promised for each class")
+        click.echo(pd.DataFrame(cells, index=sets.index).rename_axis(None).to_string())
+        click.echo()
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
+
 def _pretty(table: pd.DataFrame) -> str:
     """One line a class, one column a metric."""
-    cells = table.assign(cell=[f"{r.value:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in table.itertuples()])
+    cells = table.assign(cell=[_cell(*row) for row in table[["value", "low", "high"]].to_numpy()])
     wide = cells.pivot(index="class", columns="metric", values="cell")
     order = list(dict.fromkeys(table["class"]))
     metrics = [name for name in ("precision", "recall", "f1", "accuracy") if name in wide.columns]

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from jobs.options import VerbCommand, actors_option, column_options, engine_options, gpu_option
+from jobs.options import (
+    VerbCommand,
+    actors_option,
+    column_options,
+    engine_option,
+    gpu_option,
+    model_options,
+)
 from pipeline.shards.cutout_shards import Columns
+
+if TYPE_CHECKING:  # torch comes with it
+    from pipeline.classification.model_settings import ModelSettings
 
 __all__ = ["main"]
 
@@ -22,7 +33,8 @@ __all__ = ["main"]
 )
 @actors_option
 @gpu_option
-@engine_options
+@engine_option
+@model_options
 @column_options
 def main(
     run: str,
@@ -31,15 +43,16 @@ def main(
     workers: int | None,
     gpu: bool | None,
     engine: str,
-    precision: str,
+    model: ModelSettings,
     columns: Columns,
 ) -> None:
     """Show all of a training RUN on one page, FOLDER/report.html.
 
     RUN is a folder that `hiwl train` made. On the page are what was trained on what, learning curves, the
-    pairs of checkpoints, scores with their 95 % intervals, heat maps of where the networks look, a map of
-    what they tell apart, the most confident mistakes and the least certain galaxies. It is one file that
-    loads nothing from anywhere, with every table and figure inside to save; beside it they are files.
+    pairs of checkpoints, scores with their 95 % intervals, how far the probabilities can be trusted, heat
+    maps of where the networks look, a map of what they tell apart, the most confident mistakes and the least
+    certain galaxies. It is one file that loads nothing from anywhere, with every table and figure inside to
+    save; beside it they are files.
 
     Columns are called as the run recorded, or as the options say.
 
@@ -58,7 +71,7 @@ def main(
         if context.get_parameter_source(f"{field}_column") is not ParameterSource.DEFAULT
     }
     out = out or posixpath.join(run.rstrip("/"), "report")
-    made = report(run, out, val, named, workers, gpu, engine, precision)
+    made = report(run, out, val, named, workers, gpu, engine, model)
     best = made.evaluation.metrics.iloc[-1]
     click.echo(
         f"accuracy {best['value']:.4f} [{best['low']:.4f}, {best['high']:.4f}] on {best['count']} galaxies"

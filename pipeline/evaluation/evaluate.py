@@ -9,18 +9,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.statuses import OK
-from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL
-from pipeline.catalog.plan import is_catalog
+from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.classification.classify import CatalogSummary, classify
+from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.galaxies import (
     confident_mistakes,
@@ -30,6 +29,8 @@ from pipeline.evaluation.galaxies import (
     scored,
 )
 from pipeline.evaluation.page import render_page
+from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
+from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.pages.cards import Card
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -38,7 +39,16 @@ from pipeline.training.cutout_store import check_labeled
 __all__ = ["Evaluation", "evaluate"]
 
 MISTAKES_SHOWN, THUMBNAIL_PIXELS = 14, 256
-TABLES = ("confusion_matrix.csv", "metrics.csv", "stages.csv")
+TABLES = (
+    "confusion_matrix.csv",
+    "metrics.csv",
+    "metrics_label_map.csv",
+    "stages.csv",
+    "probabilities.csv",
+    "reliability.csv",
+    "coverage.csv",
+    "thresholds.csv",
+)
 REPORT, PAGE = "evaluation.json", "evaluation.html"
 
 
@@ -53,8 +63,12 @@ class Evaluation:
     metrics : pandas.DataFrame
         Precision, recall and F1 of each class, averages and accuracy, with 95 % intervals (Table 4); see
         `hiwl_core.metrics.class_table`.
+    metrics_label_map : pandas.DataFrame
+        The same of `label_map`, the most probable class.
     stages : pandas.DataFrame
         The same of each stage alone: stage 2 on its own classes that stage 1 routed right.
+    probabilities : ProbabilityEvaluation
+        How good the probabilities and the sets of classes are.
     left_out : dict of int
         Rows that are in no figure, by reason.
     out : str
@@ -66,18 +80,26 @@ class Evaluation:
 
     confusion: pd.DataFrame
     metrics: pd.DataFrame
+    metrics_label_map: pd.DataFrame
     stages: pd.DataFrame
+    probabilities: ProbabilityEvaluation
     left_out: dict[str, int]
     out: str
     catalog: CatalogSummary
     galaxies: pd.DataFrame
 
     def files(self) -> dict[str, bytes]:
-        """The tables as CSV, by file name."""
-        tables = zip(TABLES, (self.confusion, self.metrics, self.stages), strict=True)
+        """The tables as CSV, by file name; those that there is nothing to say in are left out."""
+        tables = {
+            "confusion_matrix": self.confusion,
+            "metrics": self.metrics,
+            "metrics_label_map": self.metrics_label_map,
+            "stages": self.stages,
+            **self.probabilities.tables(),
+        }
         return {
-            name: table.to_csv(index=table is self.confusion, float_format="%.6f").encode()
-            for name, table in tables
+            f"{name}.csv": table.to_csv(index=table is self.confusion, float_format="%.6f").encode()
+            for name, table in tables.items()
         }
 
 
@@ -90,17 +112,16 @@ def evaluate(
     gpu: bool | None = None,
     scale: WantedScale = AS_IT_IS,
     engine: str = "auto",
-    precision: str = "auto",
+    model: ModelSettings = AS_VALIDATED,
 ) -> Evaluation:
     """Classify labeled shards and score the result.
 
     Parameters
     ----------
-    bundle_path, shards_path, columns, workers, gpu, scale, engine, precision
+    bundle_path, shards_path, columns, workers, gpu, scale, engine, model
         As `pipeline.classification.classify.classify`.
     out : str
-        Folder for ``confusion_matrix.csv``, ``metrics.csv``, ``stages.csv``, ``evaluation.json``,
-        ``evaluation.html`` and the catalog.
+        Folder for the tables of `TABLES`, ``evaluation.json``, ``evaluation.html`` and the catalog.
 
     Raises
     ------
@@ -126,14 +147,14 @@ def evaluate(
         keep_truth=True,
         scale=scale,
         engine=engine,
-        precision=precision,
+        model=model,
     )
     if summary.failed:
         raise IncompleteError(
             f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
             f"{summary.failed[0]}"
         )
-    evaluation = _score(read_galaxies(summary.parts, shards, bundle.taxonomy), bundle.taxonomy, out, summary)
+    evaluation = _score(read_galaxies(summary.parts, shards, bundle.taxonomy), bundle, out, summary)
     shown = confident_mistakes(evaluation.galaxies, MISTAKES_SHOWN)
     pictures = read_pictures(shown, columns)
     cards = galaxy_cards(shown, pictures, bundle.taxonomy, bundle.rgb, THUMBNAIL_PIXELS)
@@ -150,7 +171,8 @@ def _check_own(out: str) -> None:
             raise UserError(f"{out}/{name} was not made by `hiwl evaluate`: choose another folder with --out")
 
 
-def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSummary) -> Evaluation:
+def _score(rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSummary) -> Evaluation:
+    taxonomy, plan = bundle.taxonomy, read_plan(summary.catalog)
     labeled, known = rows[rows[TRUE_LABEL].notna()], scored(rows)
     left_out = {
         **{str(status): int(n) for status, n in labeled["status"].value_counts().items() if status != OK},
@@ -160,30 +182,26 @@ def _score(rows: pd.DataFrame, taxonomy: Taxonomy, out: str, summary: CatalogSum
         raise UserError("no cutout with a label could be read: there is nothing to score")
     truth, predicted = (taxonomy.encode(known[name].to_numpy()) for name in (TRUE_LABEL, "label"))
     matrix = confusion_matrix(truth, predicted, len(taxonomy.classes))
+    probabilities = evaluate_probabilities(
+        known,
+        bundle,
+        ModelSettings.from_dict(plan.settings),
+        [shard.fingerprint for shard in plan.shards.values()],
+    )
+    by_map = confusion_matrix(truth, probabilities.most_probable, len(taxonomy.classes))
     return Evaluation(
         confusion=pd.DataFrame(
             matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)
         ),
         metrics=class_table(matrix, taxonomy.classes),
-        stages=_stage_tables(truth, predicted, taxonomy),
+        metrics_label_map=class_table(by_map, taxonomy.classes),
+        stages=stage_tables(truth, predicted, taxonomy),
+        probabilities=probabilities,
         left_out=left_out,
         out=out,
         catalog=summary,
         galaxies=rows,
     )
-
-
-def _stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) -> pd.DataFrame:
-    tables = []
-    for stage in taxonomy.stages:
-        classes = taxonomy.stage_classes(stage)
-        true, found = taxonomy.stage_targets(stage, truth), taxonomy.stage_targets(stage, predicted)
-        right_way = (true >= 0) & (found >= 0)
-        if right_way.any():
-            matrix = confusion_matrix(true[right_way], found[right_way], len(classes))
-            tables.append(class_table(matrix, classes).assign(stage=stage))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["stage", *[name for name in table.columns if name != "stage"]]]
 
 
 def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Card]) -> None:
@@ -197,7 +215,14 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         "classes": list(evaluation.confusion.columns),
         "confusion_matrix": evaluation.confusion.to_numpy().tolist(),
         "metrics": _records(evaluation.metrics),
+        "metrics_label_map": _records(evaluation.metrics_label_map),
         "stages": _records(evaluation.stages),
+        "calibration": {
+            "basis": evaluation.probabilities.basis,
+            "words": evaluation.probabilities.words,
+            "coverage": evaluation.probabilities.coverage,
+        },
+        **{name: _records(table) for name, table in evaluation.probabilities.tables().items()},
     }
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     storage.write_bytes(f"{evaluation.out}/{REPORT}", text.encode())
@@ -205,7 +230,15 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
     ]
-    page = render_page("How good is the model?", facts, evaluation.confusion, evaluation.metrics, mistakes)
+    page = render_page(
+        "How good is the model?",
+        facts,
+        evaluation.confusion,
+        evaluation.metrics,
+        evaluation.metrics_label_map,
+        evaluation.probabilities,
+        mistakes,
+    )
     storage.write_bytes(f"{evaluation.out}/{PAGE}", page.encode())
 
 

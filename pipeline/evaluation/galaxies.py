@@ -42,8 +42,13 @@ def galaxy_columns(taxonomy: Taxonomy) -> list[str]:
         "label",
         "confidence",
         *map(probability_column, taxonomy.classes),
+        "label_map",
+        "class_set",
         "p_stage1_combined",
         *stage2_columns(taxonomy),
+        "views_used",
+        "ood_score",
+        "flags",
         "status",
     ]
 
@@ -67,8 +72,9 @@ def read_galaxies(parts: Sequence[str], shards: Sequence[str], taxonomy: Taxonom
         table = read_part(part, galaxy_columns(taxonomy))
         # Integers beside a null would be floats, and ids may be text in another shard.
         table = table.set_column(0, "object_id", table["object_id"].cast(pa.string()))
-        tables.append(table.to_pandas().assign(**{SHARD: shard}))
-    return pd.concat(tables, ignore_index=True)
+        tables.append(table.append_column(SHARD, pa.array([shard] * len(table), pa.string())))
+    # At once: integers have another type in the tables of a part that has none of a column.
+    return pa.concat_tables(tables).to_pandas()
 
 
 def scored(galaxies: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipeline.evaluation.probabilities import ProbabilityEvaluation
 from pipeline.pages.cards import Card
+from pipeline.pages.probability_tables import SIDE, shown_probabilities
 from pipeline.pages.score_tables import figure_table, matrix_rows
 from pipeline.pages.templates import render
 
@@ -17,7 +19,13 @@ __all__ = ["render_page"]
 
 
 def render_page(
-    title: str, facts: Sequence[str], confusion: pd.DataFrame, metrics: pd.DataFrame, mistakes: Sequence[Card]
+    title: str,
+    facts: Sequence[str],
+    confusion: pd.DataFrame,
+    metrics: pd.DataFrame,
+    metrics_label_map: pd.DataFrame,
+    probabilities: ProbabilityEvaluation,
+    mistakes: Sequence[Card],
 ) -> str:
     """The page as HTML.
 
@@ -28,8 +36,9 @@ def render_page(
         Lines under the title: which model, which data, what was left out.
     confusion : pandas.DataFrame
         True classes by row, predicted by column.
-    metrics : pandas.DataFrame
-        See `hiwl_core.metrics.class_table`.
+    metrics, metrics_label_map : pandas.DataFrame
+        See `hiwl_core.metrics.class_table`; of `label` and of `label_map`.
+    probabilities : ProbabilityEvaluation
     mistakes : sequence of Card
     """
     return render(
@@ -39,5 +48,9 @@ def render_page(
         facts=facts,
         confusion=matrix_rows(confusion),
         figures=figure_table(metrics),
+        figures_label_map=figure_table(metrics_label_map),
+        probabilities=probabilities,
+        shown=shown_probabilities(probabilities.scores),
+        side=SIDE,
         cards=mistakes,
     )

@@ -11,6 +11,7 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.pages.cards import Card
 from pipeline.pages.number_tables import NumberTable, number_table
 from pipeline.pages.numbers import count_word
+from pipeline.pages.probability_tables import shown_probabilities
 from pipeline.pages.score_tables import FigureTable, figure_table, matrix_rows
 from pipeline.pages.templates import render
 from pipeline.reporting.facts import class_facts, headline, run_facts, stage_settings, tiles, which_data
@@ -83,6 +84,9 @@ def render_report(contents: Contents) -> str:
         confusion=matrix_rows(evaluation.confusion),
         confusion_files={CONFUSION: contents.tables[CONFUSION], **contents.drawings.confusion.files},
         figures=figure_table(evaluation.metrics),
+        figures_label_map=figure_table(evaluation.metrics_label_map),
+        probabilities=evaluation.probabilities,
+        shown=shown_probabilities(evaluation.probabilities.scores),
         stages=_stages(run, evaluation.stages),
         # An only stage needs no name.
         stage_names={

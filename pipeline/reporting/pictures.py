@@ -1,4 +1,4 @@
-"""The figures of a report: learning curves, confusion heat map, where the networks look, a map of features.
+"""The figures of a report: learning curves, confusion, reliability, where networks look, a map of features.
 
 Importing the packages that draw takes seconds, and not everyone has them: it is left to the functions.
 """
@@ -57,6 +57,8 @@ class Drawings:
     learning_curves : dict of Picture
         By stage.
     confusion : Picture
+    reliability : Picture or None
+        None if nothing is known of the probabilities.
     attention : Picture
     embedding : Picture or None
         None if there are too few galaxies for a map.
@@ -70,6 +72,7 @@ class Drawings:
 
     learning_curves: dict[str, Picture]
     confusion: Picture
+    reliability: Picture | None
     attention: Picture
     embedding: Picture | None
     purity: float
@@ -79,7 +82,13 @@ class Drawings:
 
     def pictures(self) -> list[Picture]:
         """All of them."""
-        drawn = [*self.learning_curves.values(), self.confusion, self.attention, self.embedding]
+        drawn = [
+            *self.learning_curves.values(),
+            self.confusion,
+            self.reliability,
+            self.attention,
+            self.embedding,
+        ]
         return [picture for picture in drawn if picture is not None]
 
 
@@ -166,6 +175,7 @@ def draw(
     return Drawings(
         learning_curves=_learning_curves(run),
         confusion=Picture.drawn("confusion_matrix", "", figure_files(heat_map, "confusion_matrix")),
+        reliability=_reliability(evaluation),
         attention=attention,
         embedding=embedding,
         purity=float(purity),
@@ -194,6 +204,23 @@ def _learning_curves(run: FinishedRun) -> dict[str, Picture]:
         name = f"{stage}_learning_curves"
         pictures[stage] = Picture.drawn(name, alt, figure_files(figure, name))
     return pictures
+
+
+def _reliability(evaluation: Evaluation) -> Picture | None:
+    from hiwl_core.figures import figure_files
+    from hiwl_core.figures.reliability_diagram import draw_reliability_diagram
+
+    scores = evaluation.probabilities.scores
+    if scores is None:
+        return None
+    errors = scores.table.set_index("metric").loc["ece", ["before", "after"]].dropna()
+    said = " and ".join(f"{error:.4f} {side} calibration" for side, error in errors.items())
+    alt = (
+        "Share of the galaxies that are of a class against its probability, for the most probable class and "
+        f"for each class; the calibration error is {said}"
+    )
+    figure = draw_reliability_diagram(scores.curves)
+    return Picture.drawn("reliability", alt, figure_files(figure, "reliability"))
 
 
 def _attention(

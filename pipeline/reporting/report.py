@@ -17,6 +17,7 @@ import pandas as pd
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.galaxies import (
     confident_mistakes,
@@ -71,7 +72,7 @@ def report(
     workers: int | None = None,
     gpu: bool | None = None,
     engine: str = "auto",
-    precision: str = "auto",
+    model: ModelSettings = AS_VALIDATED,
 ) -> Report:
     """Write the report of a run; one that is there already of the same model is made anew.
 
@@ -85,7 +86,7 @@ def report(
         Labeled shards to score on; default: those that the run was selected by, where it says they are.
     columns : mapping of str, optional
         Columns of these shards that are called otherwise than the run recorded, by the fields of `Columns`.
-    workers, gpu, engine, precision
+    workers, gpu, engine, model
         As `pipeline.classification.classify.classify`.
 
     Raises
@@ -118,7 +119,7 @@ def report(
         workers=workers,
         gpu=gpu,
         engine=engine,
-        precision=precision,
+        model=model,
     )
     contents = _contents(finished, evaluation, shards_path, shards, named)
     files = {f"tables/{name}": content for name, content in contents.tables.items()}

@@ -28,6 +28,8 @@ from hiwl_core.figures import (
     draw_learning_curves,
     figure_files,
 )
+from hiwl_core.figures.reliability_diagram import draw_reliability_diagram
+from hiwl_core.probability_scores import score_probabilities
 from hiwl_core.recipe import Augmentation, RgbSettings
 from tests.broken_inputs import fits_file
 from tests.drawings import CLASSES, draw_galaxy
@@ -91,11 +93,25 @@ def _confusion() -> Figure:
     return draw_confusion_heat_map(MATRIX, CLASSES, "HIWL")
 
 
+def _curves_of_probabilities(sides: tuple[str, ...] = ("before", "after")) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(5, 0.3), 400)
+    truth = np.minimum((rng.random((400, 1)) > p.cumsum(axis=1)).sum(axis=1), 4)
+    flattened = p**0.5 / (p**0.5).sum(axis=1, keepdims=True)
+    given = {"before": flattened, "after": p}
+    return score_probabilities(truth, CLASSES, **{side: given[side] for side in sides}).curves
+
+
+def _reliability() -> Figure:
+    return draw_reliability_diagram(_curves_of_probabilities(), "Trust")
+
+
 FIGURES: dict[Callable[[], Figure], list[str]] = {
     _curves: ["A run", "Stage 1", "Stage 2", "loss", "epoch", "recall CSS+EO", "accuracy", "kept"],
     _embedding: ["plain", "HIWL", "training", "validation", "60 galaxies", "purity 0.910", *CLASSES],
     _attention: ["Where they look", "plain", "HIWL", "galaxy EO1", "evidence for the class", *CLASSES],
     _augmentation: ["Galaxy 7", "center crop", "72 × 72", "rotation", "normalization", "Other draws"],
+    _reliability: ["Trust", "most probable class", "before calibration", "after calibration", *CLASSES],
     _confusion: ["HIWL", "CRS", "821", "98.9%", "predicted class", "true class"],
 }
 
@@ -312,3 +328,33 @@ def test_colors_of_classes() -> None:
     assert len(set(others.values())) == 4
     assert others["EO"] == colors["EO"]
     assert len(class_colors([str(number) for number in range(30)])) == 30
+
+
+def test_the_dots_of_a_reliability_diagram_are_the_bins_with_galaxies() -> None:
+    curves = _curves_of_probabilities()
+    figure = draw_reliability_diagram(curves)
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    assert list(panels) == ["most probable class", *CLASSES]
+    for title, axes in panels.items():
+        name = "all" if title == "most probable class" else title
+        for container in axes.containers:
+            side = container.get_label().removesuffix(" calibration")
+            bins = curves[(curves["side"] == side) & (curves["class"] == name) & (curves["count"] > 0)]
+            dots = container.lines[0]
+            assert list(dots.get_xdata()) == bins["mean_confidence"].tolist()
+            assert list(dots.get_ydata()) == bins["accuracy"].tolist()
+        assert len(axes.containers) == 2
+
+
+def test_a_reliability_diagram_of_a_model_that_is_not_calibrated() -> None:
+    words = _words(figure_files(draw_reliability_diagram(_curves_of_probabilities(("before",))), "shown"))
+    assert "before calibration" in words
+    assert "after calibration" not in words
+
+
+def test_what_a_reliability_diagram_refuses() -> None:
+    curves = _curves_of_probabilities(("after",))
+    with pytest.raises(UserError, match="no column 'accuracy'"):
+        draw_reliability_diagram(curves.drop(columns="accuracy"))
+    with pytest.raises(UserError, match="no curve"):
+        draw_reliability_diagram(curves[:0])

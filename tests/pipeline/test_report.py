@@ -120,6 +120,33 @@ def test_the_figures_are_those_of_the_evaluation(page: Reader, shown: Path) -> N
     assert {"Stage 1 alone", "Stage 2 alone, on the galaxies that stage 1 routed right"} <= set(page.text)
 
 
+def test_it_is_said_how_far_the_probabilities_can_be_trusted(
+    page: Reader, shown: Path, catalog: pd.DataFrame
+) -> None:
+    scores = json.loads((shown / "evaluation" / "evaluation.json").read_text())
+    # The shards of the page are not those of the run, as far as a fingerprint tells.
+    assert scores["calibration"]["basis"] == "catalog"
+    assert scores["calibration"]["words"] in page.text
+    metrics = {row["metric"]: row for row in scores["probabilities"]}
+    rows = {row[0]: row[1:] for row in page.table("Metric", "Before calibration", "After")}
+    assert [cell.split()[0] for cell in rows["Brier score"]] == [
+        f"{metrics['brier'][side]:.4f}" for side in ("before", "after")
+    ]
+    right = (catalog["label_map"] == catalog["true_label"]).mean()
+    assert metrics["accuracy"]["after"] == pytest.approx(right, abs=1e-6)
+    assert scores["metrics_label_map"][-1]["value"] == pytest.approx(right, abs=1e-6)
+    in_set = [
+        truth in classes.split("|")
+        for truth, classes in zip(catalog["true_label"], catalog["class_set"], strict=True)
+    ]
+    sets = {row[0]: row[1:] for row in page.table("Class", "Coverage")}
+    assert sets["all"][0].split()[0] == f"{sum(in_set) / 50:.4f}"
+    assert sets["all"][1:] == [f"{catalog['class_set'].str.split('|').str.len().mean():.2f}", "50"]
+    assert any("the calibration error is" in alt for alt, _ in page.images)
+    for name in ("probabilities.csv", "reliability.csv", "coverage.csv", "metrics_label_map.csv"):
+        assert page.files[name] == (shown / "evaluation" / name).read_bytes()
+
+
 def test_the_chosen_pair_and_the_kept_epochs_are_marked(page: Reader, tiny_run: Path) -> None:
     pairs = pd.read_csv(tiny_run / "pairs.csv")
     rows = page.table("stage 1", "stage 2")
@@ -155,6 +182,7 @@ def test_each_file_on_the_page_is_the_file_beside_it(page: Reader, shown: Path, 
         "grad_cam",
         "feature_map",
         "confusion_matrix",
+        "reliability",
     ):
         Image.open(io.BytesIO(page.files[f"{figure}.png"])).load()
         assert b"<svg" in beside[f"{figure}.svg"]
@@ -231,6 +259,7 @@ def test_a_flat_run_has_one_stage_and_its_data_are_found_by_themselves(
     assert "The three candidates" in text
     assert f"50 galaxies of {tiny_data.val}" in text
     assert "These are the galaxies that the epochs were chosen by" in text
+    assert "So that no figure is of galaxies that it was fitted on" in text
     assert f"all 50 galaxies of the validation shards, {tiny_data.val}" in text
     candidates = next(rows[1:] for rows in page.tables if rows[0][0] == "epoch" and "mean recall" in rows[0])
     assert [row[:2] for row in candidates] == [

@@ -21,6 +21,9 @@ step "$BIN/hiwl" classify "$OUT/run/bundle" "$OUT/sky/cutouts" "$OUT/catalog" --
 step "$BIN/hiwl" evaluate "$OUT/run/bundle" "$OUT/data/test-*.parquet" --out "$OUT/evaluation"
 step "$BIN/hiwl" report "$OUT/run" --out "$OUT/report" --val "$OUT/data/test-*.parquet"
 step "$BIN/hiwl" verify "$OUT/catalog"
+step "$BIN/hiwl" models
+step "$BIN/hiwl" classify galaxyzoo "$OUT/sky/cutouts" "$OUT/in_the_box" --carry truth
+step "$BIN/hiwl" fractions "$OUT/in_the_box" --out "$OUT/fractions.csv"
 step "$BIN/hiwl" sample "$OUT/catalog" "$OUT/unsure.html" --order confidence --count 60
 step "$BIN/hiwl" query "$OUT/catalog" "SELECT label, count(*) AS galaxies, avg(confidence) FROM catalog GROUP BY label"
 step "$BIN/hiwl" query "$OUT/catalog" "SELECT object_id, ra, dec, label, confidence FROM catalog" --cone 180,30,3
@@ -30,6 +33,8 @@ cat <<END
 The catalog is in $OUT/catalog; ask it more with
 
   $BIN/hiwl query $OUT/catalog "SELECT object_id, ra, dec, confidence FROM catalog WHERE p_css > 0.5 LIMIT 5"
+
+The model in the box, which never saw a simulated galaxy, has made $OUT/in_the_box.
 
 To look at: $OUT/report/report.html has all of the training and its scores, $OUT/unsure.html the galaxies of which
 the catalog is least sure.

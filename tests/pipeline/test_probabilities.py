@@ -130,7 +130,7 @@ def test_galaxies_of_other_shards_are_judged_by_the_catalog(taxonomy: Taxonomy) 
     assert found.coverage == 0.9
     assert found.scores.coverage is not None
     assert found.scores.coverage.equals(coverage_table(sets, truth, taxonomy.classes))
-    assert set(found.tables()) == {"probabilities", "reliability", "coverage"}
+    assert set(found.tables()) == {"probabilities", "reliability", "coverage", "thresholds"}
 
 
 @pytest.mark.parametrize("taxonomy", [GALAXY_ZOO, GALAXY_ZOO.flat()], ids=["cascade", "flat"])

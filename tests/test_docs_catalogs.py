@@ -72,7 +72,7 @@ def check_polars(rows: pd.DataFrame, seen: Numbers) -> None:
 
 def check_astropy(rows: pd.DataFrame, seen: Numbers) -> None:
     assert set(seen["table"]["object_id"].tolist()) < set(rows["object_id"])
-    assert seen["printed"].startswith("deg pos.eq.ra;meta.main Probability of CSS")
+    assert seen["printed"].startswith("deg pos.eq.ra;meta.main Calibrated probability of CSS")
 
 
 def check_lsdb(rows: pd.DataFrame, seen: Numbers) -> None:

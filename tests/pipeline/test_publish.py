@@ -202,7 +202,7 @@ def test_astropy_reads_units_and_descriptions(collection: tuple[pa.Table, Path, 
             warnings.simplefilter("error")
             table = Table.read(path, format="parquet.votable")
         assert table["ra"].unit == table["dec"].unit == units.deg
-        assert "Probability of CSS" in table["p_css"].description
+        assert "Calibrated probability of CSS" in table["p_css"].description
         assert len(table) == pq.read_metadata(path).num_rows
         assert table["object_id"].dtype == np.int64
     common = pq.read_metadata(out / "dr1" / "dataset" / "_common_metadata").metadata

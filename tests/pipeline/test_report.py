@@ -259,7 +259,10 @@ def test_a_flat_run_has_one_stage_and_its_data_are_found_by_themselves(
     assert "The three candidates" in text
     assert f"50 galaxies of {tiny_data.val}" in text
     assert "These are the galaxies that the epochs were chosen by" in text
-    assert "So that no figure is of galaxies that it was fitted on" in text
+    # Only what its network says is there to be judged.
+    assert "This model is not calibrated" in text
+    assert {"probabilities.csv", "reliability.csv", "reliability.svg"} <= set(page.files)
+    assert not {"coverage.csv", "thresholds.csv"} & set(page.files)
     assert f"all 50 galaxies of the validation shards, {tiny_data.val}" in text
     candidates = next(rows[1:] for rows in page.tables if rows[0][0] == "epoch" and "mean recall" in rows[0])
     assert [row[:2] for row in candidates] == [

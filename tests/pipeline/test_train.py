@@ -72,17 +72,19 @@ def test_a_run_from_before_a_key_was_there_is_the_same_run(
     (tmp_path / "run.json").write_text(json.dumps(description))
     (tmp_path / "bundle" / "bundle.json").write_bytes((tiny_run / "bundle" / "bundle.json").read_bytes())
     assert train(tiny_data.train, tiny_data.val, tiny_recipe, str(tmp_path)).pairs is None
-    flat = load_recipe("demo", [*TINY, "hierarchy=false"])
+    flat = load_recipe("demo", [*TINY, "finish=calibration", "hierarchy=false"])
     with pytest.raises(UserError, match=r"another recipe\.hierarchy \(True, now False\)"):
         train(tiny_data.train, tiny_data.val, flat, str(tmp_path))
 
 
-def test_another_run_in_the_same_folder_is_refused(tiny_run: Path, tiny_data: TinyData) -> None:
-    other = load_recipe("demo", [*TINY, "stage1.optimizer.lr=0.5"])
+def test_another_run_in_the_same_folder_is_refused(
+    tiny_run: Path, tiny_data: TinyData, tiny_recipe: Recipe
+) -> None:
+    other = load_recipe("demo", [*TINY, "finish=calibration", "stage1.optimizer.lr=0.5"])
     with pytest.raises(UserError, match=r"another recipe\.stage1\.optimizer\.lr \(0\.003, now 0\.5\)"):
         train(tiny_data.train, tiny_data.val, other, str(tiny_run))
     with pytest.raises(UserError, match=r"another train "):
-        train(tiny_data.val, tiny_data.val, load_recipe("demo", TINY), str(tiny_run))
+        train(tiny_data.val, tiny_data.val, tiny_recipe, str(tiny_run))
 
 
 def test_two_workers_train_on_the_same_batches(

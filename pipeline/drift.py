@@ -15,12 +15,11 @@ from pipeline import storage
 from pipeline.catalog.model_facts import read_model_facts
 from pipeline.drift_page import MARKER, render_drift
 from pipeline.drift_tally import reference_edges, tally_catalog, tally_facts
+from pipeline.pages.own_page import check_own_page
 from pipeline.querying.query import ask, open_catalog
 from pipeline.querying.validated_columns import validated_columns
 
 __all__ = ["Drift", "drift"]
-
-HEAD_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def drift(
         reference.
     """
     if out:
-        _check_out(out)
+        check_own_page(out, MARKER, "drift")
     night = open_catalog(catalog)
     models = _models(night, where)
     instead: dict[str, str] = {}
@@ -155,13 +154,3 @@ def _check_rows(catalog: str, where: str | None, tally: Tally) -> None:
         raise UserError(
             f"no rows in {catalog}{f' where {where}' if where else ''}: there is nothing to compare"
         )
-
-
-def _check_out(out: str) -> None:
-    try:
-        with storage.open_input(out) as file:
-            head = file.read(HEAD_BYTES)
-    except FileNotFoundError:
-        return
-    if MARKER.encode() not in head:
-        raise UserError(f"{out} is there already and is not a page of hiwl drift: choose another file")

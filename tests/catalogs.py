@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from hiwl_core.conformal import set_names
 from hiwl_core.flags import BORDER, UNLIKE
-from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.catalog.parts import PartRecord, catalog_schema, encode_part, probability_column
+from hiwl_core.taxonomy import GALAXY_ZOO, probability_column
+from pipeline.catalog.parts import PartRecord, catalog_schema, encode_part
 
 __all__ = ["MODEL_ID", "catalog_rows", "write_catalog"]
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import OK, UnreadableCutout
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import Taxonomy, probability_column
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL, probability_column, read_part, stage2_columns
+from pipeline.catalog.parts import TRUE_LABEL, read_part, stage2_columns
 from pipeline.pages.cards import Card, thumbnail
 from pipeline.querying.sample_images import read_images
 from pipeline.shards.cutout_shards import Columns

@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.catalog.parts import part_name
 from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.pages.cards import Card, thumbnail
+from pipeline.pages.own_page import check_own_page
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog
@@ -24,8 +25,6 @@ __all__ = ["ORDERS", "SampleSummary", "sample"]
 
 ORDERS = ("random", "confidence")
 THUMBNAIL_PIXELS = 256
-# How much of a file is looked at to see whether it is a page of ours.
-HEAD_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def sample(
     """
     if order not in ORDERS:
         raise UserError(f"no order {order!r}: choose one of {', '.join(ORDERS)}")
-    _check_out(out)
+    check_own_page(out, MARKER, "sample")
     files = find_catalog(catalog)
     if files.tiles is not None:
         raise UserError(
@@ -136,16 +135,6 @@ def sample(
     storage.write_bytes(out, render_gallery(f"Galaxies of {catalog}", facts, ordered).encode())
     without = sum(card.image is None for card in ordered)
     return SampleSummary(out, matching, len(rows), without, len(wanted), unread)
-
-
-def _check_out(out: str) -> None:
-    try:
-        with storage.open_input(out) as file:
-            head = file.read(HEAD_BYTES)
-    except FileNotFoundError:
-        return
-    if MARKER.encode() not in head:
-        raise UserError(f"{out} is there already and is not a page of hiwl sample: choose another file")
 
 
 def _origin(

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy.special import softmax
 
 from hiwl_core.calibration import folds
 from hiwl_core.conformal import ConformalScores, coverage_table
@@ -12,17 +11,7 @@ from hiwl_core.reliability import (
     probability_table,
     reliability_curve,
 )
-
-CLASSES = ("A", "B", "C")
-
-
-def galaxies(count: int, seed: int, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities, right at a temperature of 1, overconfident below it; and true classes."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(scale=2.0, size=(count, 3))
-    right = softmax(logits, axis=1)
-    truth = np.minimum((rng.random((count, 1)) > right.cumsum(axis=1)).sum(axis=1), 2)
-    return softmax(logits / temperature, axis=1), truth
+from tests.calibrated_draws import CLASSES, galaxies
 
 
 def test_the_curve_of_a_class_holds_what_its_error_is_made_of() -> None:

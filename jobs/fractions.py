@@ -43,7 +43,7 @@ def main(
     Examples:
       hiwl fractions catalog
       hiwl fractions catalog --by z,10 --where "petroMag_r < 17" --out fractions.csv --picture fractions.png
-      hiwl fractions s3://sky/published --by field --model s3://sky/catalog
+      hiwl fractions s3://sky/published --by field
     """
     from pipeline import storage
     from pipeline.fractions import fractions

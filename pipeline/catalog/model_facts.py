@@ -18,7 +18,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.plan import MODEL_FACTS
 
-__all__ = ["ModelFacts", "read_model_facts"]
+__all__ = ["ModelFacts", "copy_model_facts", "read_model_facts"]
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def read_model_facts(catalog: str, model: str | None = None) -> ModelFacts:
         If there are none, or they are damaged.
     """
     place = model or catalog
-    path = place if place.endswith(".json") else posixpath.join(_folder(place), MODEL_FACTS)
+    path = place if place.endswith(".json") else _beside(place)
     if not storage.exists(path):
         mend = (
             f"--model takes a catalog of `hiwl classify` that has one, or the file {MODEL_FACTS} itself"
             if model
-            else f"if this is a published catalog, name the one it came from with --model; a catalog has no "
-            f"{MODEL_FACTS} if an older HIWL made it or the model is not calibrated: classify anew"
+            else f"a catalog has no {MODEL_FACTS} if an older HIWL made it or the model is not calibrated: "
+            "classify anew, or name another catalog of the same model with --model"
         )
         raise UserError(f"no {path}, which says how the model did on held-out galaxies: {mend}")
     try:
@@ -128,6 +128,16 @@ def read_model_facts(catalog: str, model: str | None = None) -> ModelFacts:
         return ModelFacts(path, str(data["model_id"]), classes, prior, confusion, dict(data["reference"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): classify anew, or name another with --model") from None
+
+
+def copy_model_facts(catalog: str, folder: str) -> None:
+    """Copy what a catalog says of its model into another folder, if it says anything."""
+    if storage.exists(_beside(catalog)):
+        storage.write_bytes(f"{folder}/{MODEL_FACTS}", storage.read_bytes(_beside(catalog)))
+
+
+def _beside(catalog: str) -> str:
+    return posixpath.join(_folder(catalog), MODEL_FACTS)
 
 
 def _folder(catalog: str) -> str:

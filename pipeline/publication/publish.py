@@ -15,6 +15,7 @@ from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
+from pipeline.catalog.model_facts import copy_model_facts
 from pipeline.publication.count import plan_publication, plan_sky
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
 from pipeline.publication.hats_tiles import Tile
@@ -122,6 +123,7 @@ def publish(
             "command again"
         )
     _write_metadata(publication, plan, cells, leaves)
+    copy_model_facts(catalog, out)
     summary: dict[str, Any] = {
         "rows": leaves.rows(MAIN),
         "without_position": leaves.rows(NO_POSITION),

@@ -51,6 +51,8 @@ def galaxies(rows: int, mix: np.ndarray, seed: int, prior: np.ndarray = MIX) -> 
     broken = rng.random(rows) < 0.02
     columns: dict[str, Any] = {
         "object_id": np.arange(rows) + 10**16 * (seed + 1),
+        "ra": np.linspace(0, 359, rows),
+        "dec": np.linspace(-89, 89, rows),
         "label_map": np.array(CLASSES, dtype=object)[exact.argmax(axis=1)],
         **{name: exact[:, index].astype(np.float32) for index, name in enumerate(COLUMNS)},
         "confidence": exact.max(axis=1).astype(np.float32),
@@ -252,6 +254,17 @@ def test_a_catalog_that_says_nothing_of_its_model_is_told_of_it(same: str, tmp_p
         (tmp_path / "damaged.json").write_text(json.dumps({"classes": ["A"], "prior": [0.5, 0.5]}))
         code, _, stderr = run(verb, bare, "--model", str(tmp_path / "damaged.json"))
         assert (code, "damaged.json is damaged" in stderr) == (2, True)
+
+
+def test_a_published_catalog_knows_its_model_too(same: str, tmp_path: Path) -> None:
+    published = str(tmp_path / "published")
+    assert run("publish", same, published)[0] == 0
+    # The rows come in another order, and the intervals of EM draw from them.
+    there, here = (
+        fractions(catalog).table.drop(columns=["em_low", "em_high"]) for catalog in (published, same)
+    )
+    pd.testing.assert_frame_equal(there, here)
+    assert run("drift", published)[0] == 0
 
 
 def test_no_drift_on_another_night_of_the_same_sky(same: str, tmp_path: Path) -> None:

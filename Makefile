@@ -25,11 +25,14 @@ $(STAMP): pyproject.toml
 demo: setup
 	@BIN=$(BIN) OUT=$(DEMO) sh jobs/demo.sh
 
+# Two processes, a file of tests each at a time. A test's own threads would be in the way of the other's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest --durations=20
+	$(PYTEST) --durations=20
 
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from hiwl_core.errors import UserError
+from hiwl_core.mixture import mixture_shares
 
 __all__ = ["estimate_prior", "move_prior", "parse_prior"]
 
@@ -73,19 +74,13 @@ def estimate_prior(
     UserError
         If there is no galaxy, shapes differ, or an old share is not positive.
     """
-    p, old, new = _checked(p, old, old)
+    p, old, _ = _checked(p, old, old)
     likelihood = p[np.isfinite(p).all(axis=1)] / old
     if not len(likelihood):
         raise UserError("class shares are estimated from probabilities of one galaxy or more: none has any")
-    new = old / old.sum()
-    for _ in range(max_iterations):
-        # The mean over galaxies of likelihood * new / (likelihood @ new).
-        moved = new * (likelihood.T @ (1 / (likelihood @ new))) / len(likelihood)
-        moved /= moved.sum()
-        change, new = float(np.abs(moved - new).max()), moved
-        if change <= tolerance:
-            break
-    return new
+    # Each galaxy is a kind of its own.
+    kinds = np.ones((1, len(likelihood)))
+    return np.asarray(mixture_shares(kinds, likelihood[None], tolerance, max_iterations, start=old)[0])
 
 
 def parse_prior(text: str, classes: tuple[str, ...]) -> np.ndarray:

@@ -44,7 +44,11 @@ def adjusted_shares(counts: np.ndarray, rates: np.ndarray) -> np.ndarray:
 
 
 def mixture_shares(
-    counts: np.ndarray, likelihood: np.ndarray, tolerance: float = 1e-6, max_iterations: int = 2000
+    counts: np.ndarray,
+    likelihood: np.ndarray,
+    tolerance: float = 1e-6,
+    max_iterations: int = 2000,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """Shares of a mixture's components by maximum likelihood, of many samples at once.
 
@@ -60,6 +64,8 @@ def mixture_shares(
     tolerance : float
         A sample's steps end when no share changes by more.
     max_iterations : int
+    start : numpy.ndarray of float, shape (C,), optional
+        Shares to begin with, each positive; default: equal ones.
 
     Returns
     -------
@@ -67,7 +73,9 @@ def mixture_shares(
     """
     weights = counts / counts.sum(axis=1, keepdims=True)
     samples, _, components = likelihood.shape
-    found = np.full((samples, components), 1 / components)
+    found = np.tile(
+        np.full(components, 1 / components) if start is None else start / start.sum(), (samples, 1)
+    )
     places, now = np.arange(samples), found.copy()
     for _ in range(max_iterations):
         expected = np.einsum("rjc,rc->rj", likelihood, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from filelock import FileLock
 
 from hiwl_core.recipe import Recipe, load_recipe
 from tests.drawings import write_labeled_shard
@@ -44,6 +46,20 @@ class TinyData:
 
     train: str
     val: str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, lest one process is left with them while the other is done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_take_their_turn() -> Iterator[None]:
+    """Ray's workers are nice by default, and would wait for the other process's tests until these give up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,8 +124,14 @@ def tiny_run(
     from pipeline.training.train import train
 
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_data.train, tiny_data.val, tiny_recipe, str(out))
-    return out
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        train(tiny_data.train, tiny_data.val, tiny_recipe, str(out))
+        return out
+    # One of the processes that share the tests trains, the other takes a copy.
+    shared = tmp_path_factory.getbasetemp().parent / "tiny_run"
+    with FileLock(f"{shared}.lock"):
+        train(tiny_data.train, tiny_data.val, tiny_recipe, str(shared))
+    return Path(shutil.copytree(shared, out))
 
 
 @pytest.fixture(scope="session")

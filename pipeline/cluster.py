@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import ray
 
+from hiwl_core.errors import UserError
+from pipeline.mistakes import user_error_in
+
 __all__ = ["CPUS_AN_ACTOR", "ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
 
 CPUS_AN_ACTOR = 2
@@ -92,6 +95,11 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     Yields
     ------
     ClusterResources
+
+    Raises
+    ------
+    UserError
+        What a worker raised as such, and Ray as something else.
     """
     started = not ray.is_initialized()
     if started:
@@ -110,6 +118,11 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
         yield ClusterResources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), min(shares, default=0))
+    except Exception as error:
+        mistake = None if type(error) is UserError else user_error_in(error)
+        if mistake is None:
+            raise
+        raise mistake from error
     finally:
         if started:
             ray.shutdown()

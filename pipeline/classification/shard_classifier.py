@@ -17,6 +17,7 @@ import torch
 from hiwl_core.box import box_models, in_the_box
 from hiwl_core.bundle import ModelBundle, bundle_from_files, load_bundle
 from hiwl_core.cascade_stream import Image
+from hiwl_core.device import check_device
 from hiwl_core.errors import UserError
 from hiwl_core.inference import CascadeClassifier
 from pipeline import storage
@@ -77,6 +78,8 @@ class ShardClassifier:
         use_gpu: bool,
         engine: str = "auto",
     ) -> None:
+        if use_gpu:
+            check_device()
         self._bundle = read_bundle(bundle_path)
         if self._bundle.model_id != model_id:
             raise RuntimeError(

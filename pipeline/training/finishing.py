@@ -9,7 +9,7 @@ import ray
 import torch
 
 from hiwl_core.bundle import ModelBundle
-from hiwl_core.device import choose_compute
+from hiwl_core.device import granted_compute
 from hiwl_core.finishing import UNLIKENESS_GALAXIES, Galaxies, finish
 from pipeline.cluster import usable_cores
 from pipeline.training.cutout_store import CutoutStore
@@ -44,7 +44,7 @@ def finished(
     def work(bundle: ModelBundle) -> ModelBundle:
         threads = usable_cores()
         torch.set_num_threads(threads)
-        compute = choose_compute(None if gpu else torch.device("cpu"))
+        compute = granted_compute(gpu)
         return finish(
             bundle,
             _galaxies(train, UNLIKENESS_GALAXIES),

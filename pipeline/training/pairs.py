@@ -23,7 +23,7 @@ from hiwl_core.calibration import cross_fitted, sampling_log_ratios
 from hiwl_core.cascade import combine_stages, routed
 from hiwl_core.cutouts import EvalTransform, Preprocessing
 from hiwl_core.decoding import decode_pixels
-from hiwl_core.device import choose_compute
+from hiwl_core.device import granted_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
@@ -145,7 +145,7 @@ class _CandidateScorer:
         self, recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore, use_gpu: bool
     ) -> None:
         self._val, self._taxonomy = val, recipe.taxonomy
-        compute = choose_compute(None if use_gpu else torch.device("cpu"))
+        compute = granted_compute(use_gpu)
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from hiwl_core.errors import IncompleteError
 from pipeline import storage
+from pipeline.mistakes import user_error_in
+from pipeline.training.process_group import CheckedTorchConfig
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.stage_worker import StageJob, train_stage
 
@@ -44,6 +46,8 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
 
     Raises
     ------
+    UserError
+        If a worker was given a GPU that PyTorch cannot use.
     IncompleteError
         If it failed again and again; its checkpoints are kept.
     """
@@ -52,6 +56,9 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         result = trainer.fit()
     # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
     except Exception as error:
+        mistake = user_error_in(error)
+        if mistake is not None:
+            raise mistake from error
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise IncompleteError(
             f"{job.stage} failed ({reason[0][:300]}); its checkpoints are kept in {folder.path}/{job.stage}: "
@@ -88,7 +95,7 @@ def stage_trainer(
     return TorchTrainer(
         function,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if setup.gpu else "gloo"),
+        torch_config=CheckedTorchConfig(backend="nccl" if setup.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=setup.workers,
             use_gpu=setup.gpu,

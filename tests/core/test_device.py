@@ -1,8 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from hiwl_core.device import choose_compute, cpu_has_bfloat16
+from hiwl_core import device
+from hiwl_core.device import check_device, choose_compute, cpu_has_bfloat16, granted_compute
+from hiwl_core.errors import UserError
 from hiwl_core.precision_trial import quickest_training
 
 
@@ -33,6 +38,86 @@ def test_a_gpu_is_chosen_with_what_it_can_do(
     assert compute.can_compile is compiles
     assert choose_compute().device == torch.device("cuda", 0)
     assert choose_compute(torch.device("cpu")).autocast_dtype is None
+
+
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
+PROC = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27\nGCC version:  gcc 9.3.0\n"
+
+
+def fake_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str], kernel: str = ""
+) -> None:
+    """Torch's answers on a machine with a GPU; `kernel` is what a first kernel raises."""
+
+    def ones(count: int, **settings: Any) -> torch.Tensor:
+        if kernel:
+            raise RuntimeError(kernel)
+        return torch.full((count,), 1.0)
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla P100")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch, "ones", ones)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built"),
+    [
+        ((9, 0), ["sm_80", "sm_90"]),
+        ((8, 9), ["sm_80", "sm_90"]),  # a later minor version
+        ((12, 0), ["sm_80", "compute_90"]),  # PTX, compiled when it is loaded
+        ((10, 0), ["sm_100a"]),
+        ((9, 0), []),
+    ],
+)
+def test_a_gpu_that_the_wheel_has_code_for_is_used(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str]
+) -> None:
+    fake_gpu(monkeypatch, capability, built)
+    check_device()
+
+
+def test_a_gpu_that_cannot_be_used_is_one_line_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(device, "DRIVER_FACTS", tmp_path / "version")
+
+    def told() -> str:
+        with pytest.raises(UserError) as told:
+            check_device()
+        line = str(told.value)
+        assert "\n" not in line
+        assert "--no-gpu" in line
+        assert torch.__version__ in line
+        return line
+
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    assert "on node7 was given a GPU that PyTorch cannot use: this wheel was built for CPUs" in told()
+
+    def no_driver() -> None:
+        raise RuntimeError(TOO_OLD)
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", no_driver)
+    assert "driver on your system is too old (found version 11040) (torch" in told()
+    assert "driver not found" in told()
+    (tmp_path / "version").write_text(PROC)
+    assert "driver 470.82.01)" in told()
+
+    fake_gpu(monkeypatch, (6, 0), ["sm_75", "sm_80"])
+    assert "it has no kernels for Tesla P100 (sm_60), only for sm_75 sm_80" in told()
+    fake_gpu(monkeypatch, (8, 0), ["sm_80"], kernel="CUDA error: all devices are busy\nCompile with ...")
+    assert "cannot use: CUDA error: all devices are busy (torch" in told()
+
+
+def test_only_a_worker_with_a_gpu_is_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert granted_compute(gpu=False).device.type == "cpu"
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    with pytest.raises(UserError, match="built for CPUs"):
+        granted_compute(gpu=True)
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,20 +201,21 @@ def read_zoomed(
         return ReadCutout(error.status)
 
 
-def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(pixels: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:
     """Network input from pixels, step (6) of the transforms.
 
     Parameters
     ----------
     pixels : Tensor of uint8, shape (N, H, W, 3)
-    mean, std : tuple of float
-        For each channel, in units of full scale (255).
+    mean, std : tuple of float, or Tensor of float32 on the device of `pixels`
+        For each channel, in units of full scale (255). Numbers are copied to a GPU in each call, which waits
+        for it.
 
     Returns
     -------
     Tensor of float32, shape (N, 3, H, W), channels last in memory
     """
-    scale = torch.tensor(std, device=pixels.device) * 255.0
-    shift = torch.tensor(mean, device=pixels.device) * 255.0
+    scale = torch.as_tensor(std, device=pixels.device) * 255.0
+    shift = torch.as_tensor(mean, device=pixels.device) * 255.0
     # A permuted (N, H, W, 3) tensor is what "channels last" means: no copy is needed.
     return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2)

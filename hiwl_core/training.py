@@ -68,7 +68,9 @@ class StageLearner:
         distribute: Callable[[nn.Module], nn.Module] | None = None,
         distances: np.ndarray | None = None,
     ) -> None:
-        self.recipe, self.preprocessing, self.compute = recipe, preprocessing, compute
+        self.recipe, self.compute = recipe, compute
+        self._mean = torch.tensor(preprocessing.mean, device=compute.device)
+        self._std = torch.tensor(preprocessing.std, device=compute.device)
         self.smoothing = torch_label_smoothing(num_classes, recipe.label_smoothing)
         self._similar = _similar_targets(recipe, distances, compute.device)
         self._online = (
@@ -117,7 +119,7 @@ class StageLearner:
         forward = self._compiled if len(pixels) == self._compiled_size else self._wrapped
         with self.compute.autocast():
             logits = forward(self._inputs(pixels))
-        targets = targets.to(self.compute.device, non_blocking=True)
+        targets = self._on_device(targets)
         total = self._loss(logits.float(), targets)
         # Workers may have one image more or less; their averaged gradients are then those of the whole batch.
         (total * world_size / global_batch).backward()
@@ -204,8 +206,13 @@ class StageLearner:
         return cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="sum")
 
     def _inputs(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.to(self.compute.device, non_blocking=True)
-        return normalize(pixels, self.preprocessing.mean, self.preprocessing.std)
+        return normalize(self._on_device(pixels), self._mean, self._std)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A copy that a GPU makes beside its computing, which it can from pinned memory alone."""
+        if self.compute.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.compute.device, non_blocking=True)
 
 
 def ema_decay(memory: float, total_steps: int) -> float:

@@ -38,6 +38,10 @@ class TorchEngine:
         self._cuda = compute.device.type == "cuda"
         # On a CPU a batch is computed when it is submitted; on a GPU the next is copied meanwhile.
         self.in_flight = 2 if self._cuda else 1
+        if self._cuda and compute.autocast_dtype is None:
+            # Convolutions would round to TensorFloat-32, ten bits, by themselves; the footer says float32.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
         # The same calls on either device: those of torch.cpu do nothing.
         self._streams: Any = torch.cuda if self._cuda else torch.cpu
         self._copies = self._streams.Stream()

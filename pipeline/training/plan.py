@@ -20,10 +20,14 @@ from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
 from pipeline.training.cutout_store import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
+# Of each batch on a GPU: batch normalization of fewer is another method, and the GPU idles between steps.
+IMAGES_A_GPU = 32
+
 __all__ = [
     "TrainingPlan",
     "check_classes",
     "check_workers",
+    "default_workers",
     "initial_weights",
     "plan_training",
     "stage_preprocessing",
@@ -176,6 +180,21 @@ def check_classes(recipe: Recipe, part: str, counts: dict[str, int]) -> None:
             raise UserError(
                 f"no validation galaxy of class {' or '.join(seen)} (there are {listed}): {stage} needs some"
             )
+
+
+def default_workers(recipe: Recipe, gpus: int) -> int:
+    """Data-parallel workers where nobody says how many: one a GPU, with enough images of each batch.
+
+    The global batch is the recipe's, whatever the number; each worker gets its part of it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    gpus : int
+        That the cluster has; 0 where the CPU trains.
+    """
+    batch = min(stage.batch_size for stage in recipe.stages.values())
+    return max(1, min(gpus, batch // IMAGES_A_GPU))
 
 
 def check_workers(recipe: Recipe, counts: dict[str, int], workers: int) -> None:

@@ -30,6 +30,7 @@ from pipeline.training.plan import (
     TrainingPlan,
     check_classes,
     check_workers,
+    default_workers,
     initial_weights,
     plan_training,
     stage_preprocessing,
@@ -89,7 +90,7 @@ def train(
     columns : Columns, optional
         What the columns of the shards are called.
     workers : int, optional
-        Data-parallel workers; default: one a GPU, or one in all without GPUs.
+        Data-parallel workers; default: one a GPU with at least 32 images of each batch, or one in all.
     gpu : bool, optional
         Whether each worker takes a GPU; default: if the cluster has any now. An autoscaled cluster that
         starts GPU nodes on demand needs True, and `workers`.
@@ -181,7 +182,13 @@ def _setup(
     recipe: Recipe, counts: dict[str, int], cluster: ClusterResources, workers: int | None, gpu: bool | None
 ) -> StageSetup:
     gpu = cluster.gpus > 0 if gpu is None else gpu
-    workers = workers or (max(1, cluster.gpus) if gpu else 1)
+    if not workers:
+        workers = default_workers(recipe, cluster.gpus if gpu else 0)
+        if gpu and workers < cluster.gpus:
+            say(
+                f"{workers} of {cluster.gpus} GPUs: more would have too few images of each batch for batch "
+                "normalization; a larger batch_size uses more, or --workers"
+            )
     check_workers(recipe, counts, workers)
     # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
     if 0 < cluster.cpus < workers + FEED_CPUS:

@@ -10,6 +10,7 @@ import torch
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, load_recipe
+from pipeline.training.plan import default_workers
 from pipeline.training.train import train
 from tests.conftest import TINY, TinyData, hiwl
 
@@ -180,3 +181,9 @@ def _saved_epochs(out: Path) -> int:
         return int(latest["checkpoint_dir_name"].removeprefix("epoch_")) if latest else 0
     except (FileNotFoundError, json.JSONDecodeError):
         return 0
+
+
+@pytest.mark.parametrize(("gpus", "batch", "workers"), [(0, 24, 1), (4, 24, 1), (4, 64, 2), (2, 256, 2)])
+def test_each_gpu_gets_enough_images_of_a_batch(gpus: int, batch: int, workers: int) -> None:
+    recipe = load_recipe("demo", [f"stage1.batch_size={batch}", "stage2.batch_size=512"])
+    assert default_workers(recipe, gpus) == workers

@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := .demo
-# torch and torchvision must match; what an index offers as newest may not.
-PIN := torch==2.14.1 torchvision==0.29.1
+# What clusters are made with too; the rest is what the index has.
+PINS := deploy/constraints.txt
 
 .PHONY: setup demo test test-fast lint bench clean help
 
@@ -17,9 +17,9 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIN) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[dev]'
 	@touch $@
 
 demo: setup

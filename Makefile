@@ -12,7 +12,7 @@ PINS := deploy/constraints.txt
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo "make lint   ruff, mypy and the import rule"
+	@echo "make lint   ruff, mypy, the import rule, and checks of scripts and images"
 	@echo "make bench  training steps compared; benchmarks/ has more, each with its command in its first lines"
 
 setup: $(STAMP)
@@ -39,6 +39,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck deploy/slurm/hiwl.sbatch jobs/demo.sh .ci/run
+	$(BIN)/hadolint deploy/Dockerfile.*
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py

@@ -49,7 +49,7 @@ class TinyData:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests, lest one process is left with them while the other is done."""
+    """Begin with files that have slow tests, lest one process is left with them and the other is done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

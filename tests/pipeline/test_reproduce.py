@@ -13,7 +13,6 @@ from jobs.cli import main
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES, write_labeled_shard
 
-
 # Those of the session's run, which is a training of the grid.
 SETTINGS = (*TINY, "finish=calibration")
 

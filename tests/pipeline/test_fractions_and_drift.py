@@ -51,8 +51,6 @@ def galaxies(rows: int, mix: np.ndarray, seed: int, prior: np.ndarray = MIX) -> 
     broken = rng.random(rows) < 0.02
     columns: dict[str, Any] = {
         "object_id": np.arange(rows) + 10**16 * (seed + 1),
-        "ra": np.linspace(0, 359, rows),
-        "dec": np.linspace(-89, 89, rows),
         "label_map": np.array(CLASSES, dtype=object)[exact.argmax(axis=1)],
         **{name: exact[:, index].astype(np.float32) for index, name in enumerate(COLUMNS)},
         "confidence": exact.max(axis=1).astype(np.float32),
@@ -60,6 +58,8 @@ def galaxies(rows: int, mix: np.ndarray, seed: int, prior: np.ndarray = MIX) -> 
         "flags": np.where(rng.random(rows) < 0.01, 1, 0).astype(np.int32),
         "z": rng.uniform(0.01, 0.3, rows),
         "field": np.where(rng.random(rows) < 0.5, "it's A", "B"),
+        "ra": np.linspace(0, 359, rows),
+        "dec": np.linspace(-89, 89, rows),
         "status": np.where(broken, "undecodable", "ok"),
         "model_id": MODEL_ID,
     }

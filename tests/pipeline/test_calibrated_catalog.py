@@ -47,6 +47,7 @@ def read(catalog: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).sort_values("object_id", ignore_index=True)
 
 
+@pytest.mark.slow
 def test_the_catalog_is_the_same_however_it_is_made(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
     classify(calibrated_model, str(sky / "three"), str(tmp_path / "plain"))
     expected = read(tmp_path / "plain")

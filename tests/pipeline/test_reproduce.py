@@ -34,6 +34,7 @@ def run(ray_session: None, tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "efficientnet_lite0-hiwl-seed0"))
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     tiny_data: TinyData, run: Path, tmp_path: Path
 ) -> None:

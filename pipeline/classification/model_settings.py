@@ -18,7 +18,7 @@ import torch
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.class_prior import estimate_prior, parse_prior
 from hiwl_core.conformal import DEFAULT_COVERAGE
-from hiwl_core.device import choose_compute
+from hiwl_core.device import granted_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.fitted import Setting, Views
@@ -114,7 +114,7 @@ class ModelSettings:
         always_stage2: bool = False,
     ) -> CascadeClassifier:
         """A classifier that does as decided, on this process's device."""
-        compute = choose_compute(None if use_gpu else torch.device("cpu"))
+        compute = granted_compute(use_gpu)
         choice = choose_engine(engine, self.precision, compute, threads)
         prior = self.prior if isinstance(self.prior, tuple) else None
         return CascadeClassifier(bundle, choice, threads, always_stage2, self.views, prior, self.coverage)
@@ -181,7 +181,7 @@ def _precision(
     cpus, gpus = resources.cpus_an_actor(bool(use_gpu)), int(bool(use_gpu))
 
     def trial(bundle: ModelBundle) -> tuple[str, dict[str, float]]:
-        compute = choose_compute(None if gpus else torch.device("cpu"))
+        compute = granted_compute(bool(gpus))
         return quickest_precision(bundle, compute, cpus)
 
     # Where the rows will be computed: the driver may be on another machine.

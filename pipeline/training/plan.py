@@ -20,9 +20,6 @@ from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
 from pipeline.training.cutout_store import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
-# Of each batch on a GPU: batch normalization of fewer is another method, and the GPU idles between steps.
-IMAGES_A_GPU = 32
-
 __all__ = [
     "TrainingPlan",
     "check_classes",
@@ -33,9 +30,10 @@ __all__ = [
     "stage_preprocessing",
 ]
 
-
 # Before the path or the name of a model bundle whose weights a stage starts from.
 BUNDLE = "bundle:"
+# Of each batch on a GPU: batch normalization of fewer is another method, and the GPU idles between steps.
+IMAGES_A_GPU = 32
 
 
 @dataclass(frozen=True)

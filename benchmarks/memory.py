@@ -175,7 +175,7 @@ def _memory(driver: int, walk: bool) -> dict[str, dict[str, float]]:
         for process in [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]:
             with contextlib.suppress(psutil.Error, FileNotFoundError, KeyError):
                 role = DRIVER if process.pid == driver else ""
-                if "ShardClassifier" in " ".join(process.cmdline()):
+                if "CascadeStage" in " ".join(process.cmdline()):
                     role = WORKER
                 facts = process.memory_full_info() if walk else process.memory_info()
                 status = Path(f"/proc/{process.pid}/status").read_text().splitlines()

@@ -162,7 +162,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 def kill_a_worker(process: subprocess.Popen[bytes]) -> int | None:
     """End the process that holds the networks; its Ray and the driver go on."""
     for one in psutil.Process(process.pid).children(recursive=True):
-        if "ShardClassifier" in " ".join(one.cmdline()):
+        if "CascadeStage" in " ".join(one.cmdline()):
             one.send_signal(signal.SIGKILL)
             return one.pid
     return None

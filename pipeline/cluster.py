@@ -8,13 +8,24 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 
 from hiwl_core.errors import UserError
 from pipeline.mistakes import user_error_in
 
-__all__ = ["CPUS_AN_ACTOR", "ClusterResources", "connected", "usable_cores", "use_ordered_streams"]
+if TYPE_CHECKING:
+    from ray.data import DataContext
+
+__all__ = [
+    "CPUS_AN_ACTOR",
+    "ClusterResources",
+    "connected",
+    "quiet_streams",
+    "usable_cores",
+    "use_ordered_streams",
+]
 
 CPUS_AN_ACTOR = 2
 # With a GPU, beside which decoding is the limit; the bound was not measured.
@@ -70,6 +81,11 @@ def use_ordered_streams() -> None:
 
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
+    quiet_streams(context)
+
+
+def quiet_streams(context: DataContext) -> None:
+    """Have the Ray Data streams of a context keep quiet, and not watch what they take."""
     # Progress is printed by the verbs in the words of the user; Ray's own bars and banners stay out.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -104,6 +120,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     started = not ray.is_initialized()
     if started:
         here = not os.environ.get("RAY_ADDRESS")
+        # Ray 2.60 calls it an error, on the terminal, that Ray Data's actors are as Ray Data makes them.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local" if here else None,
             num_cpus=max(min_cpus, usable_cores()) if here else None,

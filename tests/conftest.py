@@ -187,6 +187,6 @@ def classifying(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "ShardClassifier" in " ".join(child.cmdline()):
+                if "CascadeStage" in " ".join(child.cmdline()):
                     found.append(child)
     return found

@@ -1,8 +1,8 @@
-"""Classify shards into a catalog: an actor pool holds the bundle, one shard is one unit of work.
+"""Classify shards into a catalog: a Ray Data stream from the shards to facts of their parts.
 
-The driver plans, hands out the shards whose parts are missing, and takes down what is done;
-`pipeline.classification.plan` decides what there is to do and `pipeline.classification.shard_classifier`
-does the work.
+The driver plans, starts the stream of the shards whose parts are missing, and takes down what is done:
+`pipeline.classification.plan` decides what there is to do, `pipeline.classification.shard_stream` has the
+stream, and `pipeline.classification.shard_classifier` does the work.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
-from pipeline.classification.actor_pool import ActorPool, classify_shards
+from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings, decided, model_facts
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog, shard_entries
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
+from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
@@ -186,10 +187,12 @@ def classify(
 
         with Ledger(folder, len(found.missing)) as ledger:
             _take_down(ledger, found.adopted)
-            actors = ActorPool.on(cluster(), bundle_place(bundle_path), columns, engine, workers, gpu)
+            actors = StageActors.on(cluster(), engine, workers, gpu)
+            place = bundle_place(bundle_path)
+            work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine)
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
-                for entry in classify_shards(folder, plan, found.missing, actors):
+                for entry in classify_shards(work, found.missing, actors):
                     ledger.add(replace(entry, run=ledger.run))
                     summary.take(entry)
                     if not entry.failed:

@@ -22,10 +22,10 @@ from pipeline.classification.estimate_sample import ShardSample, ShardSampler
 from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.classification.shard_work import SHARD_DAMAGE
 from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.storage.places import in_s3
 
 __all__ = ["Estimate", "Span", "estimate"]

@@ -1,7 +1,7 @@
-"""The actor that holds a model bundle and turns shards into parts of a catalog.
+"""What holds a model bundle and turns shards into parts of a catalog.
 
-It reads shards a few hundred rows at a time, decodes them with threads, runs the cascade and writes each
-shard's part whole. No image passes through the object store, and what it returns is one small entry a shard.
+It takes the rows of shards as they were read, or reads them a few hundred at a time, decodes them with
+threads, runs the cascade and writes each shard's part whole. What it returns is one small entry a shard.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hiwl_core.bundle import ModelBundle, bundle_from_files, load_bundle
 from hiwl_core.cascade_stream import Image
 from hiwl_core.device import check_device
 from hiwl_core.errors import UserError
-from hiwl_core.inference import CascadeClassifier
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.model_settings import ModelSettings
-from pipeline.classification.shard_work import SHARD_DAMAGE, ShardTask, ShardWork
+from pipeline.classification.shard_work import ShardTask, ShardWork
 from pipeline.read_ahead import read_ahead
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.shard_groups import SHARD_DAMAGE
 
 __all__ = ["ShardClassifier", "bundle_place", "read_bundle"]
 
@@ -63,7 +63,7 @@ def bundle_place(path: str) -> str:
 
 
 class ShardClassifier:
-    """An actor that holds the bundle and turns shards into parts, a group of shards at a time.
+    """Holds the bundle and turns shards into parts, a group of shards at a time.
 
     The shards of a group are one stream of images to the engines, so that small ones do not leave batches
     half empty; each has its part as soon as its last row is classified.
@@ -74,6 +74,7 @@ class ShardClassifier:
         bundle_path: str,
         model_id: str,
         columns: Columns,
+        settings: dict[str, Any],
         cpus: int,
         use_gpu: bool,
         engine: str = "auto",
@@ -85,10 +86,11 @@ class ShardClassifier:
             raise RuntimeError(
                 f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}"
             )
+        self._columns, self._cpus = columns, cpus
         torch.set_num_threads(cpus)
-        self._columns, self._threads = columns, cpus
-        self._engine, self._use_gpu = engine, use_gpu
-        self._classifiers: dict[tuple[ModelSettings, bool], CascadeClassifier] = {}
+        self._classifier = ModelSettings.from_dict(settings).classifier(
+            self._bundle, engine, use_gpu, cpus, settings["stage2"] == "always"
+        )
         # Parts are packed and sent off while the engines go on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
 
@@ -101,6 +103,8 @@ class ShardClassifier:
             One for each task: its part's, or why it has none. What a store that is away for minutes ended is
             tried again first.
         """
+        # Of each thread its own, and this need not be the one that began.
+        torch.set_num_threads(self._cpus)
         entries: list[LedgerEntry] = []
         for attempt in range(1, ATTEMPTS + 1):
             again = []
@@ -134,24 +138,14 @@ class ShardClassifier:
         def write_finished() -> None:
             for work in works:
                 if work not in written and work.finished:
-                    written[work] = self._writer.submit(work.write, classifier.engine.describe())
+                    written[work] = self._writer.submit(work.write, self._classifier.engine.describe())
 
-        classifier = self._classifier(tasks[0].record.settings)
-        for statuses, prediction in classifier.classify_batches(read_ahead(images(), TABLES_AHEAD)):
+        for statuses, prediction in self._classifier.classify_batches(read_ahead(images(), TABLES_AHEAD)):
             sources.popleft().take(statuses, prediction)
             write_finished()
         # The last of a shard is only known to be the last when the next was asked for.
         write_finished()
         return [work.error or _result_or_damage(written[work]) for work in works]
-
-    def _classifier(self, settings: dict[str, Any]) -> CascadeClassifier:
-        wanted = (ModelSettings.from_dict(settings), settings["stage2"] == "always")
-        if wanted not in self._classifiers:
-            model, always = wanted
-            self._classifiers[wanted] = model.classifier(
-                self._bundle, self._engine, self._use_gpu, self._threads, always
-            )
-        return self._classifiers[wanted]
 
 
 def _result_or_damage(written: Future[LedgerEntry]) -> LedgerEntry | Exception:

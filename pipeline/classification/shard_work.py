@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,27 +18,41 @@ from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
-from pipeline.shards.cutout_shards import STATUS_COLUMN, Columns, fingerprint, iter_rows
+from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
+from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
 
-__all__ = ["SHARD_DAMAGE", "ShardTask", "ShardWork"]
-
-# What reading a damaged shard raises.
-SHARD_DAMAGE = (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError)
+__all__ = ["ShardTask", "ShardWork", "names_to_read"]
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One unit of work: a shard and the part it becomes."""
+    """One unit of work: a shard and the part it becomes.
+
+    Parameters
+    ----------
+    shard, part : str
+    record : PartRecord
+    rows : pyarrow.Table or None
+        All rows of the shard, with the columns of `names_to_read`; None: they are read here, a few at a time.
+    """
 
     shard: str
     part: str
     record: PartRecord
+    rows: pa.Table | None = None
 
     def entry(self, **facts: Any) -> LedgerEntry:
         """The ledger's line on this task."""
         name = self.part.rsplit("/", 1)[-1]
         return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), **facts)
+
+
+def names_to_read(settings: dict[str, Any], columns: Columns) -> tuple[list[str], list[str]]:
+    """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
+    scale = WantedScale(**settings["scale"])
+    carried = [*settings["carry"], *([columns.label] if settings["keep_truth"] else [])]
+    return ["object_id", "ra", "dec", "image", *scale.wanted], list(dict.fromkeys([*carried, *scale.carry]))
 
 
 class ShardWork:
@@ -86,16 +99,9 @@ class ShardWork:
             self.error = error
 
     def _images(self) -> Iterator[list[Image]]:
-        task, settings = self.task, self._settings
-        if fingerprint(task.shard) != task.record.shard_fingerprint:
-            raise ValueError("the shard changed after the catalog was planned; start the same command again")
-        scale = WantedScale(**settings["scale"])
-        carried = [*settings["carry"], *([self._columns.label] if settings["keep_truth"] else [])]
-        wanted = ["object_id", "ra", "dec", "image", *scale.wanted]
+        scale = WantedScale(**self._settings["scale"])
         seen: set[Any] = set()
-        for table in iter_rows(
-            task.shard, self._columns, wanted, list(dict.fromkeys([*carried, *scale.carry]))
-        ):
+        for table in self._tables():
             verdicts = _verdicts(table, seen)
             self._read.append((table.drop_columns(["image"]), verdicts))
             # A row that is not to be classified need not be decoded.
@@ -103,6 +109,15 @@ class ShardWork:
                 cutout if verdict is None else None
                 for cutout, verdict in zip(scale.cutouts(table), verdicts, strict=True)
             ]
+
+    def _tables(self) -> Iterator[pa.Table]:
+        rows = self.task.rows
+        if rows is None:
+            shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
+            yield from checked_rows(shard, self._columns, *names_to_read(self._settings, self._columns))
+        else:
+            for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
+                yield rows.slice(start, ROW_GROUP_ROWS)
 
     def take(self, statuses: list[str], prediction: CascadePrediction) -> None:
         """What became of the next images, in the order in which they were read."""

@@ -40,12 +40,12 @@ def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str]
     """Make the parts of a catalog as a worker does, without Ray; returns their rows."""
     model_id = read_bundle(bundle).model_id
     settings = catalog_settings(Columns(), carry, stage2)
-    actor = ShardClassifier(bundle, model_id, Columns(), 2, False)
+    classifier = ShardClassifier(bundle, model_id, Columns(), settings, 2, False)
     rows = 0
     for shard in shards:
         record = PartRecord(shard, inspect_shard(shard).fingerprint, model_id, settings)
         part = f"{catalog}/{shard.rsplit('/', 1)[-1]}"
-        (done,) = actor.classify([ShardTask(shard, part, record)])
+        (done,) = classifier.classify([ShardTask(shard, part, record)])
         assert not done.failed
         rows += sum(done.statuses.values())
     return rows

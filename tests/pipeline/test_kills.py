@@ -104,7 +104,7 @@ def test_a_shard_that_kills_its_worker_is_set_aside_and_named(random_model: str,
         time.sleep(0.05)
         for worker in classifying(process.pid) if parts(catalog) == {"a.parquet"} else []:
             # Ray names a process by what it does: this one is at work on the shard.
-            if worker.pid not in killed and ".classify" in " ".join(worker.cmdline()):
+            if worker.pid not in killed and ".submit" in " ".join(worker.cmdline()):
                 worker.kill()
                 killed.add(worker.pid)
     output = process.communicate()[0]

@@ -1,0 +1,148 @@
+"""The stage of a Ray Data stream in which groups of shards become parts: `map_batches(CascadeStage, ...)`.
+
+What comes in is a group as `pipeline.shards.shard_groups.read_group` gives it, what goes out a row of facts
+for each of its shards, which is all that the driver needs for the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.parts import PartRecord, part_name
+from pipeline.classification.attempts import Verdict
+from pipeline.classification.shard_classifier import ShardClassifier
+from pipeline.classification.shard_work import ShardTask
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.shard_groups import FINGERPRINT_COLUMN, LEFT_OUT_COLUMN, NOTES, SHARD_COLUMN
+
+__all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of"]
+
+ENTRY_COLUMN = "entry"
+
+
+class NothingWorks(RuntimeError):
+    """Not one shard could be classified, wherever it was tried."""
+
+
+class CatalogWork(NamedTuple):
+    """What all shards of a catalog have in common.
+
+    Parameters
+    ----------
+    bundle_path : str
+        See `pipeline.classification.shard_classifier.bundle_place`.
+    model_id : str
+    columns : Columns
+        The shards' names.
+    settings : dict
+        Of the catalog's plan.
+    folder : str
+        Of the catalog, absolute.
+    engine : str
+        See `hiwl_core.engines.choose_engine`.
+    """
+
+    bundle_path: str
+    model_id: str
+    columns: Columns
+    settings: dict[str, Any]
+    folder: str
+    engine: str
+
+    def task(self, shard: str, fingerprint: str, rows: pa.Table | None) -> ShardTask:
+        """The unit of work that a shard is."""
+        record = PartRecord(shard.rsplit("/", 1)[-1], fingerprint, self.model_id, self.settings)
+        return ShardTask(shard, f"{self.folder}/{part_name(shard)}", record, rows)
+
+
+class CascadeStage:
+    """Classifies groups of shards and writes their parts.
+
+    The shards whose rows came along are classified together. The others are read here, one by one: those
+    that are too large to come along, and those of a group over which workers died. A process that raises
+    may be spoiled for good, as one is after a fault of its GPU: it ends, and Ray starts another instead.
+
+    Parameters
+    ----------
+    work : CatalogWork
+    cpus : int
+        Threads that decode and compute.
+    use_gpu : bool
+    attempts : ActorHandle
+        Of `pipeline.classification.attempts.Attempts`.
+    """
+
+    def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool, attempts: Any) -> None:
+        self._work, self._attempts = work, attempts
+        self._classifier = ShardClassifier(
+            work.bundle_path, work.model_id, work.columns, work.settings, cpus, use_gpu, work.engine
+        )
+
+    # No generator: Ray calls this for one group at a time, but would step through generators side by side.
+    def __call__(self, group: pa.Table) -> pa.Table:
+        """An entry for each shard of a group, in `ENTRY_COLUMN`.
+
+        Raises
+        ------
+        NothingWorks
+            If that was tried and tried.
+        """
+        tasks = list(self._tasks(group))
+        entries = self._classify([task for task in tasks if task.rows is not None])
+        for task in tasks:
+            if task.rows is None:
+                entries.append(self._try_alone(task))
+        shards, any_done = [task.shard for task in tasks], not all(entry.failed for entry in entries)
+        self._attempts.forget.remote(shards, any_done)
+        return pa.table({ENTRY_COLUMN: [json.dumps(asdict(entry)) for entry in entries]})
+
+    def _tasks(self, group: pa.Table) -> Iterator[ShardTask]:
+        """The shards of a group, in order."""
+        shards = group[SHARD_COLUMN].cast(pa.string()).combine_chunks()
+        start = 0
+        for end in pc.run_end_encode(shards).run_ends.to_pylist():
+            rows = group.slice(start, end - start)
+            left_out = rows[LEFT_OUT_COLUMN][0].as_py()
+            fingerprint = rows[FINGERPRINT_COLUMN][0].as_py()
+            yield self._work.task(
+                shards[start].as_py(), fingerprint, None if left_out else rows.drop_columns(NOTES)
+            )
+            start = end
+
+    def _try_alone(self, task: ShardTask) -> LedgerEntry:
+        verdict: Verdict = ray.get(self._attempts.begin.remote(task.shard))
+        if verdict.hopeless:
+            raise NothingWorks(f"no shard can be classified, the last for {verdict.hopeless}")
+        if verdict.entry is not None:
+            return verdict.entry
+        if verdict.give_up:
+            entry = task.entry(failed=f"{task.shard}: {verdict.give_up}")
+        else:
+            (entry,) = self._classify([task])
+        ray.get(self._attempts.end.remote(task.shard, entry))
+        return entry
+
+    def _classify(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry]:
+        if not tasks:
+            return []
+        try:
+            return self._classifier.classify(tasks)
+        # Damage of shards is none of these: it comes back as entries.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ray.get(self._attempts.raised.remote([task.shard for task in tasks], reason))
+            os._exit(1)
+
+
+def entries_of(facts: pa.Table) -> list[LedgerEntry]:
+    """The entries in what `CascadeStage` gave."""
+    return [LedgerEntry(**json.loads(text)) for text in facts[ENTRY_COLUMN].to_pylist()]

@@ -1,0 +1,214 @@
+"""Shards through Ray Data: groups of them are read, classified by actors, and come back as facts.
+
+Reading and classifying ask for the same resources, so that Ray Data fuses them into one operator: an actor
+reads the next group while it classifies one, and no image passes through the object store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions
+from ray.exceptions import RayError
+
+from hiwl_core.errors import IncompleteError, UserError
+from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.plan import PlannedShard
+from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
+from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entries_of
+from pipeline.classification.shard_work import names_to_read
+from pipeline.cluster import ClusterResources, quiet_streams
+from pipeline.progress import say
+from pipeline.shards.shard_groups import ShardToRead, group_shards
+from pipeline.shards.shards_datasource import ShardsDatasource
+
+__all__ = ["StageActors", "classify_shards", "shard_stream", "waiting_lines"]
+
+MAX_AUTOSCALED_ACTORS = 64
+GROUPS_AN_ACTOR = 4
+# Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
+MAX_STREAMS = 3
+SECONDS_BETWEEN_LINES = 60.0
+AGAIN = "start the same command again"
+
+
+@dataclass(frozen=True)
+class StageActors:
+    """The actors that classify: what each takes, and how many there may be.
+
+    Parameters
+    ----------
+    cpus, gpus : int
+        Of one actor.
+    room : int
+        Actors that the cluster has room for now; 0 if it has nothing yet.
+    most : int or None
+        Actors that the user allows.
+    """
+
+    cpus: int
+    gpus: int
+    room: int
+    most: int | None
+
+    @classmethod
+    def on(cls, cluster: ClusterResources, engine: str, workers: int | None, gpu: bool | None) -> StageActors:
+        """Those that a cluster has room for.
+
+        Raises
+        ------
+        UserError
+            If OpenVINO is asked for and the actors would take GPUs.
+        """
+        use_gpu = cluster.gpus > 0 if gpu is None else gpu
+        if use_gpu and engine == "openvino":
+            raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
+        cpus = cluster.cpus_an_actor(use_gpu)
+        return cls(cpus, int(use_gpu), cluster.gpus if use_gpu else cluster.cpus // cpus, workers)
+
+    @property
+    def number(self) -> int:
+        """Actors at most. They are asked for at once, so that an autoscaler sees what is wanted."""
+        return self.most or self.room or MAX_AUTOSCALED_ACTORS
+
+
+def classify_shards(
+    work: CatalogWork,
+    shards: Sequence[PlannedShard],
+    actors: StageActors,
+    stage: type[CascadeStage] = CascadeStage,
+) -> Iterator[LedgerEntry]:
+    """Classify shards on the cluster.
+
+    Parameters
+    ----------
+    work : CatalogWork
+    shards : sequence of PlannedShard
+        Those of the plan whose parts are missing.
+    actors : StageActors
+    stage : type
+        What each actor holds.
+
+    Yields
+    ------
+    LedgerEntry
+        One for each shard, in the order in which they are done.
+
+    Raises
+    ------
+    IncompleteError
+        If Ray gave up, or nothing works; whole parts are kept.
+    """
+    left = {
+        shard.part: ShardToRead(shard.shard, shard.size, shard.rows, shard.fingerprint) for shard in shards
+    }
+    attempts = start_attempts()
+    try:
+        with waiting_lines(attempts, actors):
+            for _ in range(MAX_STREAMS):
+                stream = shard_stream(work, list(left.values()), actors, attempts, stage)
+                for facts in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for entry in entries_of(facts):
+                        if left.pop(entry.part, None) is not None:
+                            yield entry
+                if not left:
+                    return
+        raise IncompleteError(f"{len(left)} shards were lost on the way; whole parts are kept: {AGAIN}")
+    except RayError as error:
+        reason = _last_line(error)
+        raise IncompleteError(
+            f"the classification broke off ({reason}); whole parts are kept: {AGAIN}"
+        ) from error
+    finally:
+        ray.kill(attempts)
+
+
+def shard_stream(
+    work: CatalogWork,
+    shards: Sequence[ShardToRead],
+    actors: StageActors,
+    attempts: Any,
+    stage: type[CascadeStage] = CascadeStage,
+) -> Dataset:
+    """The stream from shards to facts, which runs as it is read from.
+
+    Parameters
+    ----------
+    work, actors, stage
+        See `classify_shards`.
+    shards : sequence of ShardToRead
+    attempts : ActorHandle
+        See `pipeline.classification.attempts.start_attempts`.
+    """
+    groups = group_shards(shards, 1 if actors.number == 1 else GROUPS_AN_ACTOR * actors.number)
+    size = min(len(groups), actors.number)
+    # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
+    ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * size
+    calls = 2 if ahead else 1
+    wanted, carry = names_to_read(work.settings, work.columns)
+    source = ShardsDatasource(
+        groups, work.columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
+    )
+    with DataContext.current(_context()):
+        read = ray.data.read_datasource(
+            source, num_cpus=actors.cpus, num_gpus=actors.gpus, override_num_blocks=len(groups)
+        )
+        return read.map_batches(
+            stage,
+            fn_constructor_args=(work, actors.cpus, bool(actors.gpus), attempts),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=actors.cpus,
+            num_gpus=actors.gpus,
+            compute=ActorPoolStrategy(
+                size=size, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls
+            ),
+        )
+
+
+@contextmanager
+def waiting_lines(attempts: Any, actors: StageActors) -> Iterator[None]:
+    """Say now and then that no actor has begun yet, for the length of a ``with`` block."""
+    stopped = threading.Event()
+    wanted = f"{actors.cpus} CPUs" + (f" and {actors.gpus} GPU" if actors.gpus else "")
+
+    def watch() -> None:
+        # A line less is no reason to end the work.
+        with suppress(RayError):
+            while not stopped.wait(SECONDS_BETWEEN_LINES) and not ray.get(attempts.any_begun.remote()):
+                say(f"no worker is up yet: each wants {wanted} of a node")
+
+    # A thread does not inherit who speaks.
+    thread = threading.Thread(target=copy_context().run, args=(watch,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _context() -> DataContext:
+    """A context of this stream's own: that of the process may ask for ordered streams."""
+    context = DataContext.get_current().copy()
+    quiet_streams(context)
+    context.execution_options = ExecutionOptions(preserve_order=False)
+    # A block is a group, neither joined with others nor cut.
+    context.target_max_block_size = None
+    context.max_consecutive_actor_init_deaths = MAX_DEATHS
+    # The one operator cannot wait for another. It may wait for nodes, or be hours at a shard of a stranger's.
+    context.execution_no_progress_timeout_s = -1
+    return context
+
+
+def _last_line(error: BaseException) -> str:
+    """What was raised, without the traceback before it."""
+    return str(error).strip().splitlines()[-1][:300]

@@ -26,7 +26,7 @@ from pipeline.shards.shard_groups import FINGERPRINT_COLUMN, LEFT_OUT_COLUMN, NO
 
 __all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of"]
 
-ENTRY_COLUMN = "entry"
+ENTRY_COLUMN, HOPELESS_COLUMN = "entry", "hopeless"
 
 
 class NothingWorks(RuntimeError):
@@ -89,21 +89,16 @@ class CascadeStage:
 
     # No generator: Ray calls this for one group at a time, but would step through generators side by side.
     def __call__(self, group: pa.Table) -> pa.Table:
-        """An entry for each shard of a group, in `ENTRY_COLUMN`.
-
-        Raises
-        ------
-        NothingWorks
-            If that was tried and tried.
-        """
+        """An entry for each shard of a group, for `entries_of`."""
         tasks = list(self._tasks(group))
-        entries = self._classify([task for task in tasks if task.rows is not None])
-        for task in tasks:
-            if task.rows is None:
-                entries.append(self._try_alone(task))
+        try:
+            entries = self._classify([task for task in tasks if task.rows is not None])
+            entries += [self._try_alone(task) for task in tasks if task.rows is None]
+        except NothingWorks as error:
+            return _facts([], str(error))
         shards, any_done = [task.shard for task in tasks], not all(entry.failed for entry in entries)
         self._attempts.forget.remote(shards, any_done)
-        return pa.table({ENTRY_COLUMN: [json.dumps(asdict(entry)) for entry in entries]})
+        return _facts(entries)
 
     def _tasks(self, group: pa.Table) -> Iterator[ShardTask]:
         """The shards of a group, in order."""
@@ -143,6 +138,24 @@ class CascadeStage:
             os._exit(1)
 
 
+def _facts(entries: Sequence[LedgerEntry], hopeless: str | None = None) -> pa.Table:
+    # As facts and no exception, in whose text Ray puts advice of its own.
+    rows = (
+        [(json.dumps(asdict(entry)), None) for entry in entries] if hopeless is None else [(None, hopeless)]
+    )
+    columns = dict(zip((ENTRY_COLUMN, HOPELESS_COLUMN), zip(*rows, strict=True), strict=True))
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
 def entries_of(facts: pa.Table) -> list[LedgerEntry]:
-    """The entries in what `CascadeStage` gave."""
+    """The entries in what `CascadeStage` gave.
+
+    Raises
+    ------
+    NothingWorks
+        If that is what it gave.
+    """
+    hopeless = facts[HOPELESS_COLUMN].drop_null()
+    if len(hopeless):
+        raise NothingWorks(hopeless[0].as_py())
     return [LedgerEntry(**json.loads(text)) for text in facts[ENTRY_COLUMN].to_pylist()]

@@ -22,7 +22,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entries_of
+from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
 from pipeline.classification.shard_work import names_to_read
 from pipeline.cluster import ClusterResources, quiet_streams
 from pipeline.progress import say
@@ -121,7 +121,7 @@ def classify_shards(
                 if not left:
                     return
         raise IncompleteError(f"{len(left)} shards were lost on the way; whole parts are kept: {AGAIN}")
-    except RayError as error:
+    except (RayError, NothingWorks) as error:
         reason = _last_line(error)
         raise IncompleteError(
             f"the classification broke off ({reason}); whole parts are kept: {AGAIN}"

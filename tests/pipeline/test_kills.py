@@ -98,20 +98,24 @@ def test_a_shard_that_kills_its_worker_is_set_aside_and_named(random_model: str,
     catalog = tmp_path / "catalog"
     process = hiwl("classify", random_model, str(tmp_path / "sky"), str(catalog))
     killed: set[int] = set()
+    first_seen: dict[int, float] = {}
     until = time.monotonic() + PATIENCE
     while process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.05)
         for worker in classifying(process.pid) if parts(catalog) == {"a.parquet"} else []:
-            # Ray names a process by what it does: this one is at work on the shard.
-            if worker.pid not in killed and ".submit" in " ".join(worker.cmdline()):
-                worker.kill()
-                killed.add(worker.pid)
+            # Ray names a process by what it does: one that has begun is soon at work on the shard.
+            if worker.pid not in killed and "__init__" not in " ".join(worker.cmdline()):
+                now = time.monotonic()
+                if now - first_seen.setdefault(worker.pid, now) > 0.5:
+                    worker.kill()
+                    killed.add(worker.pid)
     output = process.communicate()[0]
     assert process.returncode == 1
     assert f"{tmp_path}/sky/b.parquet: its worker died 4 times" in output
     assert "1 of 2 shards are not in the catalog" in output
-    assert len(killed) == 4
+    # A try begins a moment after its worker: one that died before is not counted.
+    assert 4 <= len(killed) <= 6
     assert parts(catalog) == {"a.parquet"}
     assert hiwl("classify", random_model, str(tmp_path / "sky"), str(catalog)).wait(timeout=PATIENCE) == 0
     assert verify(str(catalog)).passed

@@ -177,11 +177,11 @@ def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_pa
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_if_nothing_can_be_classified_anywhere_that_is_one_line(random_model: str, tmp_path: Path) -> None:
-    work, plan = planned(random_model, tmp_path, 16)
+    work, plan = planned(random_model, tmp_path, 8)
     work.settings["sickness"] = str(tmp_path / "all.everywhere")
     (tmp_path / "all.everywhere").touch()
     with pytest.raises(IncompleteError, match=r"no shard can be classified.*illegal memory access") as raised:
         list(classify_shards(work, list(plan.shards.values()), TWO, SickStage))
     assert "\n" not in str(raised.value)
     processes = (tmp_path / "all.everywhere.log").read_text().split()
-    assert len(processes) == len(set(processes)) <= 12
+    assert 6 <= len(processes) == len(set(processes)) <= 12

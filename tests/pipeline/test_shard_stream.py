@@ -1,6 +1,7 @@
 """The stream of Ray Data that classifies: who takes part, what it does when its workers fail."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,31 @@ def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_pa
         assert pq.read_metadata(tmp_path / "catalog" / entry.part).num_rows == 3
     # It raised once and was gone.
     assert len((tmp_path / "first.log").read_text().split()) == 1
+
+
+class PoisonedStage(CascadeStage):
+    """A stage whose process dies over the second shard."""
+
+    def _classify(self, tasks: Any) -> list[LedgerEntry]:
+        if any(task.shard.endswith("01.parquet") for task in tasks):
+            with Path(self._work.settings["deaths"]).open("a") as log:
+                log.write(f"{os.getpid()}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._classify(tasks)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_shard_over_which_workers_die_is_named_after_four_deaths(random_model: str, tmp_path: Path) -> None:
+    work, plan = planned(random_model, tmp_path, 3)
+    work.settings["deaths"] = str(tmp_path / "deaths")
+    entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), TWO, PoisonedStage)}
+    assert sorted(entries) == list(plan.shards)
+    failed = {part: entry.failed for part, entry in entries.items() if entry.failed}
+    died = f"{tmp_path}/sky/01.parquet: its worker died 4 times, for lack of memory perhaps"
+    assert failed == {"01.parquet": died}
+    deaths = (tmp_path / "deaths").read_text().split()
+    assert len(deaths) == len(set(deaths)) == 4
 
 
 @pytest.mark.slow

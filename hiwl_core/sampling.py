@@ -10,7 +10,19 @@ import numpy as np
 
 from hiwl_core.errors import UserError
 
-__all__ = ["batch_bounds", "class_weights", "epoch_draws", "rank_share", "stratified_sample"]
+__all__ = [
+    "batch_bounds",
+    "class_weights",
+    "draws_of_shards",
+    "epoch_draws",
+    "epoch_windows",
+    "rank_share",
+    "rows_of_shard",
+    "stratified_sample",
+]
+
+# What the generators of an epoch are for, beside that of `epoch_draws` and of augmentation.
+_DRAWS, _WINDOWS, _ROWS = 2, 3, 4
 
 
 def stratified_sample(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -108,6 +120,107 @@ def epoch_draws(num_objects: int, seed: int, epoch: int, weights: np.ndarray | N
     if weights is None:
         return generator.permutation(num_objects).astype(np.int64)
     return generator.choice(num_objects, size=num_objects, replace=True, p=weights).astype(np.int64)
+
+
+def draws_of_shards(counts: np.ndarray, seed: int, epoch: int, power: float | None) -> np.ndarray:
+    """How often each class is drawn from each shard in one epoch.
+
+    Together with `rows_of_shard` this is one sample of the law of `epoch_draws` with `class_weights`, but
+    for the order, while nobody has to hold the labels of all objects: the numbers of a multinomial sample's
+    groups are multinomial themselves, first over the classes, then for each class over the shards.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray of int64, shape (S, K)
+        Objects of each class in each shard.
+    seed, epoch : int
+        Together they fix the draws.
+    power : float or None
+        See `class_weights`; None: each object once.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (S, K)
+        As many in all as there are objects.
+
+    Raises
+    ------
+    UserError
+        If a class has no object: it could never be drawn.
+    """
+    if power is None:
+        return counts
+    of_class = counts.sum(axis=0)
+    empty = np.flatnonzero(of_class == 0)
+    if empty.size:
+        raise UserError(f"weighted sampling: no object of class index {empty.tolist()} to draw from")
+    shares = of_class / of_class.astype(np.float64) ** power
+    generator = np.random.default_rng([seed, epoch, _DRAWS])
+    wanted = generator.multinomial(of_class.sum(), shares / shares.sum())
+    return np.stack(
+        [
+            generator.multinomial(draws, in_shard / in_shard.sum())
+            for draws, in_shard in zip(wanted, counts.T, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def rows_of_shard(
+    targets: np.ndarray, draws: np.ndarray | None, seed: int, epoch: int, shard: int
+) -> np.ndarray:
+    """Which rows of a shard are drawn in one epoch, class after class.
+
+    Parameters
+    ----------
+    targets : numpy.ndarray of int, shape (R,)
+        Class index of each row; -1 for rows that are never drawn.
+    draws : numpy.ndarray of int64, shape (K,), or None
+        How often each class is drawn, with replacement; None: each row once.
+    seed, epoch, shard : int
+        Together they fix the rows.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (draws.sum(),)
+    """
+    if draws is None:
+        return np.flatnonzero(targets >= 0)
+    generator = np.random.default_rng([seed, epoch, _ROWS, shard])
+    return np.concatenate(
+        [generator.choice(np.flatnonzero(targets == one), size) for one, size in enumerate(draws) if size]
+        or [np.empty(0, np.int64)]
+    )
+
+
+def epoch_windows(sizes: np.ndarray, most: int, seed: int, epoch: int | None = None) -> list[np.ndarray]:
+    """Shards in groups that are held together, within which an epoch's draws are mixed.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray of int64, shape (S,)
+        Bytes of each shard.
+    most : int
+        Bytes of a window, unless its only shard has more.
+    seed : int
+    epoch : int, optional
+        Each epoch has an order of its own; default: the shards in order.
+
+    Returns
+    -------
+    list of numpy.ndarray of int64
+        Numbers of shards, each in one window.
+    """
+    order = np.arange(len(sizes))
+    if epoch is not None:
+        order = np.random.default_rng([seed, epoch, _WINDOWS]).permutation(order)
+    starts, size = [0], 0
+    for place, of_shard in enumerate(sizes[order].tolist()):
+        if size and size + of_shard > most:
+            starts.append(place)
+            size = 0
+        size += of_shard
+    return np.split(order, starts[1:])
 
 
 def batch_bounds(num_draws: int, batch_size: int) -> list[tuple[int, int]]:

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share, stratified_sample
+from hiwl_core.sampling import (
+    batch_bounds,
+    class_weights,
+    draws_of_shards,
+    epoch_draws,
+    epoch_windows,
+    rank_share,
+    rows_of_shard,
+    stratified_sample,
+)
 
 # The paper's stage 2: 462 CSS and 3,122 EO among the training galaxies.
 TARGETS = np.repeat([0, 1], [462, 3122])
@@ -28,6 +37,47 @@ def test_css_is_half_of_a_hundred_epochs_of_draws() -> None:
     assert len(draws) == 358_400
     # A binomial share of 358,400 draws has a standard deviation of 0.00084.
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(len(draws))
+
+
+def test_draws_by_shard_have_the_law_of_draws_from_all_objects() -> None:
+    # Class 0 lies in two of four shards, and one shard holds most of class 1.
+    counts = np.array([[30, 10], [0, 900], [20, 70], [0, 20]])
+    targets = [np.repeat([1, -1, 0], [ones, 5, zeros]) for zeros, ones in counts]
+    epochs, total = 200, counts.sum()
+    drawn = [np.zeros(len(of_shard)) for of_shard in targets]
+    for epoch in range(epochs):
+        draws = draws_of_shards(counts, 7, epoch, power=1.0)
+        assert draws.sum() == total
+        for shard, of_shard in enumerate(targets):
+            rows = rows_of_shard(of_shard, draws[shard], 7, epoch, shard)
+            assert np.bincount(of_shard[rows], minlength=2).tolist() == draws[shard].tolist()
+            drawn[shard] += np.bincount(rows, minlength=len(of_shard))
+    everything, classes = np.concatenate(drawn), np.concatenate(targets)
+    assert not everything[classes < 0].any()
+    observed = everything[classes >= 0]
+    # Each object with the weight 1 / n_class.
+    expected = epochs * total * class_weights(classes[classes >= 0], 2)
+    statistic = ((observed - expected) ** 2 / expected).sum()
+    # The chi-square of 1,049 degrees of freedom has a standard deviation of 45.8.
+    assert abs(statistic - (total - 1)) < 4 * np.sqrt(2 * (total - 1))
+
+
+def test_without_weights_each_row_of_each_shard_is_drawn_once() -> None:
+    counts = np.array([[2, 1], [0, 3]])
+    assert draws_of_shards(counts, 0, 0, power=None).tolist() == counts.tolist()
+    assert rows_of_shard(np.array([1, -1, 0, 0]), None, 0, 0, 0).tolist() == [0, 2, 3]
+
+
+def test_windows_hold_each_shard_once_and_no_more_than_they_may() -> None:
+    sizes = np.array([5, 3, 4, 20, 1, 1])
+    in_order = epoch_windows(sizes, 8, seed=0)
+    assert [window.tolist() for window in in_order] == [[0, 1], [2], [3], [4, 5]]
+    first, second = (epoch_windows(sizes, 8, seed=0, epoch=epoch) for epoch in (1, 2))
+    for windows in (first, second):
+        assert sorted(np.concatenate(windows)) == list(range(6))
+        assert all(sizes[window].sum() <= 8 or len(window) == 1 for window in windows)
+    assert [window.tolist() for window in first] != [window.tolist() for window in second]
+    assert len(epoch_windows(sizes, 100, seed=0, epoch=3)) == 1
 
 
 def test_draws_are_with_replacement_and_reach_nearly_all_of_a_small_class() -> None:

@@ -46,8 +46,10 @@ from hiwl_core.training import StageLearner
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, list_shards
-from pipeline.training.cutout_store import check_labeled, load_cutouts
+from pipeline.training.cutout_blocks import CutoutBlocks
+from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.feed import Batch, StageFeed
+from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.plan import stage_preprocessing
 from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_fit import StageSetup, stage_trainer
@@ -138,21 +140,21 @@ def measure(config: dict[str, StageJob], images: int, rounds: int, out: Path) ->
 
 def some_images(job: StageJob, images: int) -> StageFeed:
     """A feed of so many of the images, from all over the shards; where they are too few they are repeated."""
-    store, taxonomy = job.train, job.recipe.taxonomy
-    rows = len(store.class_indices)
-    copies = -(-images // rows)
-    starts = [store.starts[:-1] + copy * rows for copy in range(copies)]
+    store = job.train
+    copies = -(-images // len(store.rows))
+    codes = np.tile(store.codes, copies)
+    rows = np.flatnonzero(codes >= 0)
+    chosen = rows[np.linspace(0, len(rows) - 1, images).round().astype(int)]
+    blocks = list(zip(store.blocks.refs, np.diff(store.blocks.starts).tolist(), strict=True))
     store = dataclasses.replace(
         store,
-        blocks=store.blocks * copies,
-        starts=np.concatenate([*starts, [copies * rows]]),
-        class_indices=np.tile(store.class_indices, copies),
+        codes=np.where(np.isin(np.arange(len(codes)), chosen), codes, -1).astype(np.int8),
+        blocks=CutoutBlocks.of(blocks * copies),
     )
-    chosen = np.linspace(0, copies * rows - 1, images).round().astype(int)
-    targets = np.full(copies * rows, -1)
-    targets[chosen] = taxonomy.stage_targets(STAGE, store.class_indices)[chosen]
-    recipe, classes = job.recipe.stage(STAGE), taxonomy.stage_classes(STAGE)
-    return StageFeed(store, targets, len(classes), recipe, job.preprocessing, job.recipe.seed, job.feed_cpus)
+    recipe = job.recipe.stage(STAGE)
+    return StageFeed(
+        store, job.recipe.taxonomy, STAGE, recipe, job.preprocessing, job.recipe.seed, job.feed_cpus
+    )
 
 
 def cpu_seconds() -> float:

@@ -242,6 +242,12 @@ class Recipe(Section):
     val_galaxies: int | None = Field(
         default=None, gt=0, description="Of a stratified sample to select by, by the seed. Default: all."
     )
+    window_mb: float = Field(
+        default=1024,
+        gt=0,
+        description="Of shards that are in memory together; the draws of an epoch are mixed within a window. "
+        "What fits into one is read once and kept.",
+    )
     hierarchy: bool = Field(default=True, description="Two stages; else one network for all classes.")
     taxonomy_section: TaxonomySection | None = Field(default=None, alias="taxonomy")
     rgb: RgbSettings = Field(default=RgbSettings(), description="Colors of FITS cutouts.")

@@ -22,9 +22,9 @@ __all__ = [
     "CPUS_AN_ACTOR",
     "ClusterResources",
     "connected",
+    "ordered_streams",
     "quiet_streams",
     "usable_cores",
-    "use_ordered_streams",
 ]
 
 CPUS_AN_ACTOR = 2
@@ -71,17 +71,31 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_ordered_streams() -> None:
-    """Have the Ray Data streams of this process keep their rows in order, and keep quiet.
+def ordered_streams(share: float = 1.0) -> DataContext:
+    """A context for Ray Data streams that keep their rows in order, and are quiet.
 
-    Batches are cut from streams by count, so their order is part of the contract.
+    Batches are cut from such streams by count, so their order is part of the contract. The context of the
+    process, which others may use, stays as it is.
+
+    Parameters
+    ----------
+    share : float
+        What a stream may take of the cluster's CPUs and of its object store, where several run at once.
     """
     # Here, since it takes a second, which verbs without such streams should not wait for.
-    from ray.data import DataContext
+    from ray.data import DataContext, ExecutionOptions, ExecutionResources
 
-    context = DataContext.get_current()
-    context.execution_options.preserve_order = True
+    context = DataContext.get_current().copy()
+    context.execution_options = ExecutionOptions(preserve_order=True)
+    if share < 1:
+        there = ray.cluster_resources()
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            # The least that two operators need.
+            cpu=max(1.0, share * there.get("CPU", 0)),
+            object_store_memory=share * there.get("object_store_memory", 0) / 2,
+        )
     quiet_streams(context)
+    return context
 
 
 def quiet_streams(context: DataContext) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
+from ray.data import DataContext
 
 from hiwl_core.errors import UserError
 from hiwl_core.simulated_image import require_galsim
@@ -24,7 +25,7 @@ from hiwl_core.simulated_morphology import CLASS_COUNTS
 from hiwl_core.simulated_votes import VOTE_COLUMNS
 from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_galaxy
 from pipeline import storage
-from pipeline.cluster import connected, use_ordered_streams
+from pipeline.cluster import connected, ordered_streams
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
 
@@ -180,9 +181,9 @@ def _plan(out: str, count: int, seed: int, size: int, ambiguous: float, shard_ro
 
 def _render(shards: list[_Shard], count: int, done: int) -> None:
     """Run one task a shard, and show how far they are; only numbers come back to the driver."""
-    use_ordered_streams()
-    plans = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-    results = plans.map_batches(_render_shard, batch_size=1, batch_format="pyarrow")
+    with DataContext.current(ordered_streams()):
+        plans = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
+        results = plans.map_batches(_render_shard, batch_size=1, batch_format="pyarrow")
     with progress("rendering", count, done) as advance:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             advance(sum(batch["rows"].to_pylist()))

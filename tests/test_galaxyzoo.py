@@ -25,7 +25,7 @@ from hiwl_core.selection import split_811
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.ingestion.ingest import ingest
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
-from pipeline.training.cutout_store import check_labeled
+from pipeline.training.labeled_shards import check_labeled
 from tests.bundles import random_bundle
 
 FOLDER = Path(os.environ.get("HIWL_GALAXYZOO", Path(__file__).parents[2] / "shared" / "galaxyzoo"))

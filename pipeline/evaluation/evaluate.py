@@ -34,7 +34,7 @@ from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.pages.cards import Card
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.training.cutout_store import check_labeled
+from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Evaluation", "evaluate"]
 

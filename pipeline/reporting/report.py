@@ -32,7 +32,7 @@ from pipeline.reporting.finished_run import FinishedRun, read_run
 from pipeline.reporting.page import Contents, render_report
 from pipeline.reporting.pictures import check_drawing, choose_examples, draw
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
-from pipeline.training.cutout_store import check_labeled
+from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Report", "report"]
 

@@ -26,7 +26,7 @@ from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import read_scores
 from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
-from pipeline.training.cutout_store import check_labeled
+from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.plan import plan_training
 
 __all__ = ["MadeTable", "Reproduction", "reproduce"]

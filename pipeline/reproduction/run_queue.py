@@ -89,6 +89,7 @@ class SharedStores:
             max(train for train, _ in crops),
             max(val for _, val in crops),
             recipe.rgb,
+            recipe.window_mb,
         )
         with self._lock:
             if key not in self._loaded:

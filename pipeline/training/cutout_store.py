@@ -1,7 +1,9 @@
-"""Labeled cutouts held in Ray's object store for training: encoded, checked once, reached by row number.
+"""Labeled cutouts to train on, by row number: the class of each, and their images as windows of shards.
 
-Weighted draws with replacement need any row at any time. Encoded cutouts are small (some 6 kB), so a
-training set of a million takes 6 GB of the object store, which every worker of a node shares without a copy.
+Weighted draws with replacement need any row at any time, and encoded cutouts are small (some 6 kB). So a set
+that fits into one window is read once, into Ray's object store, which all workers of a node share without a
+copy. A larger one is read window by window in each epoch (`pipeline.training.window_loader`); of its rows
+nothing is held but the class, a byte each.
 """
 
 from __future__ import annotations
@@ -9,128 +11,149 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 
+from hiwl_core.cutouts import read_cutout
 from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
-from hiwl_core.sampling import stratified_sample
+from hiwl_core.sampling import epoch_windows, stratified_sample
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
-from pipeline.shards.cutout_shards import (
-    MAX_SHARD_ROWS,
-    Columns,
-    check_columns,
-    count_rows,
-    read_columns,
-)
-from pipeline.shards.labeled_sample import labeled_cutouts
+from pipeline.progress import progress
+from pipeline.shards.shard_groups import FAILED_COLUMN, SHARD_COLUMN
+from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, iter_blocks, read_blocks
+from pipeline.training.labeled_shards import LabeledShards
+from pipeline.training.window_loader import start_loader
 
-__all__ = ["CutoutStore", "LabeledShards", "check_labeled", "load_cutouts"]
+__all__ = ["MEBIBYTE", "CutoutStore", "load_cutouts"]
 
-
-@dataclass(frozen=True)
-class LabeledShards:
-    """Shards whose labels were read and checked.
-
-    Parameters
-    ----------
-    shards : tuple of str
-    columns : Columns
-    class_counts : dict of int
-        Objects of each class.
-    unlabeled : int
-        Rows without a label, which training leaves out.
-    """
-
-    shards: tuple[str, ...]
-    columns: Columns
-    class_counts: dict[str, int]
-    unlabeled: int
+MEBIBYTE = 2**20
+LEFT_OUT = -1
+"""The class index of rows without a label, or with an image that cannot be read."""
 
 
 @dataclass(frozen=True)
 class CutoutStore:
-    """References to blocks of encoded cutouts, and the class of each row.
+    """Rows of labeled shards, and their images.
 
     Parameters
     ----------
-    blocks : tuple of ObjectRef
-        Arrow arrays of encoded images.
-    starts : numpy.ndarray of int64, shape (B + 1,)
-        Row number at which each block begins, and the number of rows.
-    class_indices : numpy.ndarray of int64, shape (N,)
+    source : LabeledSource
+    codes : numpy.ndarray of int8, shape (R,)
+        Class index of each row of the shards; -1 for those that are none of this set.
     left_out : dict of int
         Unreadable cutouts by status.
     rgb : RgbSettings
         Colors of FITS cutouts.
-    chosen : numpy.ndarray of int64, shape (N,), optional
-        The cutouts of the blocks that are rows, if not all are.
+    window_bytes : int
+        Of shards that may be held together.
+    blocks : CutoutBlocks or None
+        All images, where they fit into one window.
+    loader : ActorHandle or None
+        Else, what reads the windows; see `pipeline.training.window_loader`.
     """
 
-    blocks: tuple[Any, ...]
-    starts: np.ndarray
-    class_indices: np.ndarray
+    source: LabeledSource
+    codes: np.ndarray
     left_out: dict[str, int]
-    rgb: RgbSettings = DEFAULT_RGB
-    chosen: np.ndarray | None = None
+    rgb: RgbSettings
+    window_bytes: int
+    blocks: CutoutBlocks | None = None
+    loader: Any = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Numbers of the rows of this set among those of the shards, ascending; shape (N,)."""
+        return np.flatnonzero(self.codes >= 0)
+
+    @property
+    def class_indices(self) -> np.ndarray:
+        """Class index of each row of this set; shape (N,), int8."""
+        return self.codes[self.codes >= 0]
+
+    def stage_targets(self, taxonomy: Taxonomy, stage: str) -> np.ndarray:
+        """Target of each row of the shards, -1 for those that are not the stage's; shape (R,), int8."""
+        of_class = taxonomy.stage_targets(stage, np.arange(len(taxonomy.classes))).astype(np.int8)
+        # The last is what -1 finds.
+        return np.append(of_class, np.int8(LEFT_OUT))[self.codes]
+
+    def of_shard(self, shard: int, values: np.ndarray) -> np.ndarray:
+        """The part of an array of all rows of the shards that is one shard's."""
+        return values[self.source.starts[shard] : self.source.starts[shard + 1]]
+
+    def windows(self, seed: int = 0, epoch: int | None = None) -> list[np.ndarray]:
+        """Numbers of shards that are held together; see `hiwl_core.sampling.epoch_windows`."""
+        everything = np.arange(len(self.source.shards))
+        if self.blocks is not None:
+            return [everything]
+        sizes = np.array([shard.size for shard in self.source.shards])
+        return epoch_windows(sizes, self.window_bytes, seed, epoch)
+
+    def window(self, shards: np.ndarray, following: np.ndarray | None = None) -> CutoutBlocks:
+        """The images of a window, by the number of the row in it.
+
+        Parameters
+        ----------
+        shards : numpy.ndarray of int64
+            Numbers of shards, as `windows` gives them.
+        following : numpy.ndarray of int64, optional
+            The window that will be wanted next: it is read meanwhile.
+        """
+        if self.blocks is not None:
+            return self.blocks
+        ahead = None if following is None else tuple(following.tolist())
+        blocks: CutoutBlocks = ray.get(self.loader.load.remote(tuple(shards.tolist()), ahead))
+        return blocks
+
+    def images(self, rows: np.ndarray) -> list[bytes]:
+        """Encoded images of some rows of the shards, in the order given."""
+        if self.blocks is not None:
+            return self.blocks.images(rows)
+        shard_of = np.searchsorted(self.source.starts, rows, side="right") - 1
+        needed = np.unique(shard_of)
+        wanted = np.zeros(len(self.codes), bool)
+        wanted[rows] = True
+        blocks = read_blocks(self.source, needed, wanted)
+        lengths = np.diff(self.source.starts)[needed]
+        first_in_window = np.cumsum(lengths) - lengths
+        places = np.searchsorted(needed, shard_of)
+        return blocks.images(rows - self.source.starts[shard_of] + first_in_window[places])
 
     def sampled(self, count: int | None, seed: int) -> CutoutStore:
         """A stratified sample of the rows, or all of them; see `hiwl_core.sampling.stratified_sample`."""
-        if count is None:
+        if count is None or count >= len(self.rows):
             return self
-        rows = stratified_sample(self.class_indices, count, seed)
-        chosen = rows if self.chosen is None else self.chosen[rows]
-        return replace(self, class_indices=self.class_indices[rows], chosen=chosen)
+        chosen = self.rows[stratified_sample(self.class_indices, count, seed)]
+        codes = np.full_like(self.codes, LEFT_OUT)
+        codes[chosen] = self.codes[chosen]
+        return replace(self, codes=codes).held()
 
-    def images(self, rows: np.ndarray) -> list[bytes]:
-        """Encoded images of some rows, in the order given."""
-        if self.chosen is not None:
-            rows = self.chosen[rows]
-        block_of = np.searchsorted(self.starts, rows, side="right") - 1
-        needed = np.unique(block_of)
-        arrays = dict(zip(needed.tolist(), ray.get([self.blocks[block] for block in needed]), strict=True))
-        return [
-            arrays[block][int(row - self.starts[block])].as_py()
-            for block, row in zip(block_of.tolist(), rows.tolist(), strict=True)
-        ]
-
-
-def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabeledShards:
-    """Check columns and labels before any work.
-
-    Raises
-    ------
-    UserError
-        For a missing column, a label that is not a class, or shards without any label.
-    """
-    check_columns(shards, columns, required=("object_id", "image", "label"))
-    counts: Counter[str] = Counter()
-    unlabeled = 0
-    for shard in shards:
-        labels = read_columns(shard, columns, ["label"])["label"].to_pylist()
-        known = [label for label in labels if label is not None]
-        unlabeled += len(labels) - len(known)
-        try:
-            taxonomy.encode(known)
-        except UserError as error:
-            raise UserError(f"{error} ({shard}, column {columns.label!r})") from None
-        counts.update(known)
-    if not counts:
-        raise UserError(
-            f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
-        )
-    return LabeledShards(tuple(shards), columns, {name: counts[name] for name in taxonomy.classes}, unlabeled)
+    def held(self) -> CutoutStore:
+        """The same with its images where they can be reached: all in memory, or behind a loader."""
+        if self.blocks is not None:
+            return self
+        of_all = len(self.rows) / max(1, len(self.codes))
+        if of_all * sum(shard.size for shard in self.source.shards) <= self.window_bytes:
+            every_shard = np.arange(len(self.source.shards))
+            return replace(self, blocks=read_blocks(self.source, every_shard, self.codes >= 0))
+        return replace(self, loader=start_loader(self.source, self.codes >= 0))
 
 
 def load_cutouts(
-    labeled: LabeledShards, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings = DEFAULT_RGB
+    labeled: LabeledShards,
+    taxonomy: Taxonomy,
+    smallest: int,
+    rgb: RgbSettings = DEFAULT_RGB,
+    window_bytes: int = 1024 * MEBIBYTE,
+    fingerprints: Sequence[str] | None = None,
 ) -> CutoutStore:
-    """Read shards into the object store, one task a shard, rows in the shards' order.
+    """Look at all cutouts of some shards, and keep them if they fit into one window.
 
     Parameters
     ----------
@@ -140,46 +163,81 @@ def load_cutouts(
         Pixels that a cutout's shorter side must have; smaller and broken ones are left out and counted.
     rgb : RgbSettings
         Colors of FITS cutouts.
+    window_bytes : int
+        Of shards that may be held together.
+    fingerprints : sequence of str, optional
+        Of the shards as they are meant; what changed since is refused.
+
+    Raises
+    ------
+    UserError
+        If a shard cannot be read to its end, or is not as it was.
     """
-    read = ray.remote(_read_shard)
-    # A shard of a stranger's making can be large: more objects of a bounded size serve better than one.
-    returns = [1 + max(1, -(-(count_rows(shard) or 0) // MAX_SHARD_ROWS)) for shard in labeled.shards]
-    tasks = [
-        read.options(num_returns=n, name=f"read {shard.rsplit('/', 1)[-1]}").remote(
-            shard, labeled.columns, taxonomy, smallest, rgb, n - 1
-        )
-        for shard, n in zip(labeled.shards, returns, strict=True)
-    ]
-    indexes = ray.get([task[0] for task in tasks])
-    left_out: Counter[str] = sum((index["left_out"] for index in indexes), Counter())
-    sizes = [size for index in indexes for size in index["sizes"]]
-    return CutoutStore(
-        blocks=tuple(block for task in tasks for block in task[1:]),
-        starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        class_indices=np.concatenate([index["class_indices"] for index in indexes]),
-        left_out=dict(left_out),
+    source = LabeledSource.of(labeled, fingerprints)
+    fits = sum(labeled.sizes) <= window_bytes
+    look = partial(_looked_at, taxonomy=taxonomy, smallest=smallest, rgb=rgb, keep=fits)
+    notes_of = ray.remote(_notes)
+    blocks: list[tuple[Any, int]] = []
+    pending = []
+    with progress("reading", sum(labeled.rows)) as advance:
+        for ref, rows in iter_blocks(source, np.arange(len(source.shards)), look):
+            pending.append(notes_of.remote(ref))
+            if fits:
+                blocks.append((ref, rows))
+            advance(rows)
+    notes = ray.get(pending)
+    failed = [failed for note in notes for failed in note.failed]
+    codes = np.concatenate([note.codes for note in notes])
+    if failed or len(codes) != source.starts[-1]:
+        raise UserError(failed[0] if failed else f"the shards changed meanwhile: {labeled.shards[0]}, ...")
+    store = CutoutStore(
+        source=source,
+        codes=codes,
+        left_out=dict(sum((note.left_out for note in notes), Counter())),
         rgb=rgb,
+        window_bytes=window_bytes,
+        blocks=CutoutBlocks.of(blocks) if fits else None,
+    )
+    return store.held()
+
+
+class _Notes(NamedTuple):
+    """What is known of the rows of a block: class indices, what was left out, which shards are broken."""
+
+    codes: np.ndarray
+    left_out: Counter[str]
+    failed: list[str]
+
+
+def _looked_at(table: pa.Table, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, keep: bool) -> pa.Table:
+    """For each row its class index, why it has none, and, to keep, its image."""
+    codes = np.full(table.num_rows, LEFT_OUT, np.int8)
+    statuses: list[str | None] = [None] * table.num_rows
+    images: list[bytes | None] = [None] * table.num_rows
+    pairs = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
+    for row, (image, label) in enumerate(pairs):
+        if label is None:
+            continue
+        status, _ = read_cutout(image, (), smallest, rgb)
+        if status == OK:
+            codes[row] = taxonomy.classes.index(label)
+            images[row] = image if keep else None
+        else:
+            statuses[row] = status
+    failed = [
+        None if why is None else f"{shard}: {why}"
+        for shard, why in zip(table[SHARD_COLUMN].to_pylist(), table[FAILED_COLUMN].to_pylist(), strict=True)
+    ]
+    return pa.table(
+        {
+            "image": pa.array(images, pa.binary()),
+            "code": codes,
+            "status": pa.array(statuses, pa.string()),
+            "failed": pa.array(failed, pa.string()),
+        }
     )
 
 
-def _read_shard(
-    shard: str, columns: Columns, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, num_blocks: int
-) -> tuple[Any, ...]:
-    """The labeled, readable cutouts of a shard: an index, then exactly `num_blocks` arrays of images."""
-    images: list[bytes] = []
-    labels: list[str] = []
-    left_out: Counter[str] = Counter()
-    for status, image, label in labeled_cutouts(shard, columns, smallest, rgb):
-        if status == OK:
-            images.append(image)
-            labels.append(label)
-        else:
-            left_out[status] += 1
-    parts = [list(part) for part in np.array_split(np.arange(len(images)), num_blocks)]
-    blocks = [pa.array([images[row] for row in part], pa.binary()) for part in parts]
-    index = {
-        "sizes": [len(part) for part in parts],
-        "class_indices": taxonomy.encode(labels),
-        "left_out": left_out,
-    }
-    return (index, *blocks)
+def _notes(block: pa.Table) -> _Notes:
+    left_out = Counter(block["status"].drop_null().to_pylist())
+    return _Notes(block["code"].to_numpy(), left_out, block["failed"].drop_null().to_pylist())

@@ -8,25 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
+from ray.data import DataContext
 from torch import Tensor
 
 from hiwl_core.augmentation import TrainTransform
 from hiwl_core.cutouts import EvalTransform, Preprocessing
 from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe import StageRecipe
-from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
-from pipeline.cluster import use_ordered_streams
+from hiwl_core.sampling import (
+    batch_bounds,
+    class_weights,
+    draws_of_shards,
+    epoch_draws,
+    rank_share,
+    rows_of_shard,
+)
+from hiwl_core.taxonomy import Taxonomy
+from pipeline.cluster import ordered_streams
+from pipeline.read_ahead import read_ahead
 from pipeline.training.cutout_store import CutoutStore
 
 __all__ = ["Batch", "StageFeed", "epoch_plan"]
 
 # Rows a task: long enough to make the cost of a task small, short enough to start an epoch soon.
 ROWS_A_TASK = 256
+BLOCKS_AHEAD = 2
+# What the generators of an epoch are for, beside those of `hiwl_core.sampling`.
+_AUGMENTATION, _ORDER = 1, 5
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ def epoch_plan(
     """
     weights = class_weights(targets, num_classes, recipe.weighting) if recipe.sampling == "weighted" else None
     draws = epoch_draws(len(targets), seed, epoch, weights)
-    seeds = np.random.default_rng([seed, epoch, 1]).integers(2**62, size=len(draws))
+    seeds = np.random.default_rng([seed, epoch, _AUGMENTATION]).integers(2**62, size=len(draws))
     shares = [
         (rank_share(start, stop, rank, world_size), stop - start)
         for start, stop in batch_bounds(len(draws), recipe.batch_size)
@@ -97,15 +111,35 @@ def epoch_plan(
     return EpochPlan(draws[positions], seeds[positions], [(len(share), size) for share, size in shares])
 
 
+@dataclass(frozen=True)
+class WindowDraws:
+    """One worker's rows of a window.
+
+    Parameters
+    ----------
+    shards : numpy.ndarray of int64
+        Numbers of the window's shards.
+    rows : numpy.ndarray of int64, shape (n,)
+        Numbers of rows among those of these shards, one shard after the other.
+    targets : numpy.ndarray of int8, shape (n,)
+    seeds : numpy.ndarray of int64, shape (n,), or None
+        Of the augmentation of each.
+    """
+
+    shards: np.ndarray
+    rows: np.ndarray
+    targets: np.ndarray
+    seeds: np.ndarray | None = None
+
+
 class StageFeed:
     """The cutouts of one stage as batches.
 
     Parameters
     ----------
     store : CutoutStore
-    targets : numpy.ndarray of int64, shape (N,)
-        The stage's target of each row of the store; -1 leaves a row out.
-    num_classes : int
+    taxonomy : Taxonomy
+    stage : {"stage1", "stage2"}
     recipe : StageRecipe
     preprocessing : Preprocessing
     seed : int
@@ -116,72 +150,160 @@ class StageFeed:
     def __init__(
         self,
         store: CutoutStore,
-        targets: np.ndarray,
-        num_classes: int,
+        taxonomy: Taxonomy,
+        stage: str,
         recipe: StageRecipe,
         preprocessing: Preprocessing,
         seed: int,
         num_cpus: float,
     ) -> None:
         self._store, self._recipe, self._seed, self._num_cpus = store, recipe, seed, num_cpus
-        self._num_classes = num_classes
-        self._rows = np.flatnonzero(targets >= 0)
-        self.targets = targets[self._rows]
+        self._num_classes = len(taxonomy.stage_classes(stage))
+        # Of all rows of the shards, -1 for those that are not the stage's.
+        self._targets = store.stage_targets(taxonomy, stage)
         self._preprocessing = preprocessing
+        self.size = int((self._targets >= 0).sum())
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return len(batch_bounds(len(self.targets), self._recipe.batch_size))
+        return len(batch_bounds(self.size, self._recipe.batch_size))
 
     def train_batches(self, epoch: int, rank: int, world_size: int) -> Iterator[Batch]:
         """One worker's batches of an epoch, freshly drawn and augmented."""
-        recipe = self._recipe
-        plan = epoch_plan(self.targets, self._num_classes, recipe, self._seed, epoch, rank, world_size)
+        recipe, seed = self._recipe, self._seed
         transform = TrainTransform(recipe.augmentation, recipe.train_size(epoch))
-        return self._stream(transform, transform.input_size, plan.rows, plan.sizes, plan.seeds)
+        windows = self._store.windows(seed, epoch)
+        bounds = batch_bounds(self.size, recipe.batch_size)
+        shares = [(len(rank_share(*bound, rank, world_size)), bound[1] - bound[0]) for bound in bounds]
+        if len(windows) == 1:
+            rows = np.flatnonzero(self._targets >= 0)
+            targets = self._targets[rows]
+            plan = epoch_plan(targets, self._num_classes, recipe, seed, epoch, rank, world_size)
+            draws = iter([WindowDraws(windows[0], rows[plan.rows], targets[plan.rows], plan.seeds)])
+        else:
+            draws = self._draws(windows, epoch, rank, world_size)
+        return self._stream(transform, transform.input_size, windows, draws, shares, world_size)
 
     def eval_batches(self, rank: int, world_size: int, batch_size: int = 128) -> Iterator[Batch]:
         """One worker's share of all rows, in order, without augmentation."""
-        rows = np.arange(rank, len(self.targets), world_size)
-        bounds = [(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
+        mine = len(range(rank, self.size, world_size))
+        bounds = [(i, min(i + batch_size, mine)) for i in range(0, mine, batch_size)]
         sizes = [(stop - start, stop - start) for start, stop in bounds]
-        return self._stream(EvalTransform(self._preprocessing), self._preprocessing.input_size, rows, sizes)
+        windows = self._store.windows()
+        draws = self._in_order(windows, rank, world_size)
+        size = self._preprocessing.input_size
+        return self._stream(EvalTransform(self._preprocessing), size, windows, draws, sizes, world_size)
+
+    def _draws(
+        self, windows: list[np.ndarray], epoch: int, rank: int, world_size: int
+    ) -> Iterator[WindowDraws]:
+        """What one worker trains on in one epoch, window by window; see `hiwl_core.sampling`."""
+        recipe, seed = self._recipe, self._seed
+        power = recipe.weighting if recipe.sampling == "weighted" else None
+        counts = self._counts_of_shards()
+        wanted = draws_of_shards(counts, seed, epoch, power)
+        starts = np.array([start for start, _ in batch_bounds(self.size, recipe.batch_size)])
+        first = 0
+        for number, shards in enumerate(windows):
+            rows, targets = self._rows(
+                shards,
+                lambda shard, targets: rows_of_shard(
+                    targets, None if power is None else wanted[shard], seed, epoch, shard
+                ),
+            )
+            order = np.random.default_rng([seed, epoch, _ORDER, number]).permutation(len(rows))
+            generator = np.random.default_rng([seed, epoch, _AUGMENTATION, number])
+            seeds = generator.integers(2**62, size=len(rows))
+            # The place in the global batch says whose it is.
+            places = np.arange(first, first + len(rows))
+            in_batch = places - starts[np.searchsorted(starts, places, side="right") - 1]
+            mine = in_batch % world_size == rank
+            yield WindowDraws(shards, rows[order][mine], targets[order][mine], seeds[mine])
+            first += len(rows)
+
+    def _in_order(self, windows: list[np.ndarray], rank: int, world_size: int) -> Iterator[WindowDraws]:
+        """All rows in order, every `world_size`-th of them."""
+        first = 0
+        for shards in windows:
+            rows, targets = self._rows(shards, lambda _, targets: np.flatnonzero(targets >= 0))
+            mine = (first + np.arange(len(rows))) % world_size == rank
+            yield WindowDraws(shards, rows[mine], targets[mine])
+            first += len(rows)
+
+    def _rows(
+        self, shards: np.ndarray, choose: Callable[[int, np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows chosen of each shard of a window, by their number in the window, and their targets."""
+        rows, found, start = [], [], 0
+        for shard in shards.tolist():
+            targets = self._store.of_shard(shard, self._targets)
+            chosen = choose(shard, targets)
+            rows.append(start + chosen)
+            found.append(targets[chosen])
+            start += len(targets)
+        return np.concatenate(rows), np.concatenate(found)
+
+    def _counts_of_shards(self) -> np.ndarray:
+        """Rows of each class of the stage in each shard; shape (S, K), int64."""
+        codes = [
+            self._store.of_shard(shard, self._targets) for shard in range(len(self._store.source.shards))
+        ]
+        # The first is of the rows that are none of the stage's.
+        return np.stack([np.bincount(one + 1, minlength=self._num_classes + 1)[1:] for one in codes])
 
     def _stream(
         self,
         transform: Callable[..., np.ndarray],
         size: int,
-        rows: np.ndarray,
+        windows: list[np.ndarray],
+        draws: Iterator[WindowDraws],
         sizes: list[tuple[int, int]],
-        seeds: np.ndarray | None = None,
+        world_size: int,
     ) -> Iterator[Batch]:
-        """Batches of some rows, transformed to images of `size` pixels on a side."""
-        store = self._store
+        """Batches of what is drawn, transformed to images of `size` pixels on a side."""
+        blocks = (
+            block
+            for drawn, following in zip_longest(draws, windows[1:])
+            for block in self._loaded(transform, size, drawn, following, world_size)
+        )
+        # The next window begins while the last blocks of one are trained on.
+        return _rebatch(read_ahead(blocks, BLOCKS_AHEAD) if len(windows) > 1 else blocks, sizes)
+
+    def _loaded(
+        self,
+        transform: Callable[..., np.ndarray],
+        size: int,
+        drawn: WindowDraws,
+        following: np.ndarray | None,
+        world_size: int,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Pixels and targets of what is drawn from one window, decoded by tasks."""
+        store, rgb = self._store.window(drawn.shards, following), self._store.rgb
 
         def load(table: pa.Table) -> dict[str, np.ndarray]:
             pixels = np.empty((len(table), size, size, 3), np.uint8)
             scratch = Scratch()
             seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
             for i, encoded in enumerate(store.images(table["row"].to_numpy())):
-                image = decode_pixels(encoded, store.rgb, scratch).pixels
+                image = decode_pixels(encoded, rgb, scratch).pixels
                 pixels[i] = transform(image) if seeds is None else transform(image, seeds[i])
-            return {"pixels": pixels, "target": table["target"].to_numpy()}
+            return {"pixels": pixels, "target": table["target"].to_numpy().astype(np.int64)}
 
-        columns = {"row": self._rows[rows], "target": self.targets[rows]}
-        if seeds is not None:
-            columns["seed"] = seeds
+        columns = {"row": drawn.rows, "target": drawn.targets}
+        if drawn.seeds is not None:
+            columns["seed"] = drawn.seeds
         tables = [
             pa.table({name: values[start : start + ROWS_A_TASK] for name, values in columns.items()})
-            for start in range(0, len(rows), ROWS_A_TASK)
+            for start in range(0, len(drawn.rows), ROWS_A_TASK)
         ]
-        use_ordered_streams()
-        dataset = ray.data.from_blocks(tables).map_batches(
-            load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
-        )
-        return _rebatch(
-            dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2), sizes
-        )
+        if not tables:
+            return iter(())
+        with DataContext.current(ordered_streams(1 / world_size)):
+            dataset = ray.data.from_blocks(tables).map_batches(
+                load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
+            )
+        return iter(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
 
 
 def _rebatch(blocks: Iterator[dict[str, np.ndarray]], sizes: list[tuple[int, int]]) -> Iterator[Batch]:

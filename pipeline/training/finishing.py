@@ -16,6 +16,8 @@ from pipeline.training.cutout_store import CutoutStore
 
 __all__ = ["finished"]
 
+MOST_VALIDATION_GALAXIES = 100_000
+
 
 def finished(
     bundle: ModelBundle,
@@ -48,7 +50,8 @@ def finished(
         return finish(
             bundle,
             _galaxies(train, UNLIKENESS_GALAXIES),
-            _galaxies(val, None),
+            # A validation part that does not fit into memory has more than enough of them.
+            _galaxies(val, None if val.blocks else MOST_VALIDATION_GALAXIES),
             lambda line: ray.get(relay.add.remote(line)),
             compute,
             threads,
@@ -63,7 +66,7 @@ def finished(
 
 def _galaxies(store: CutoutStore, most: int | None) -> Galaxies:
     """The cutouts of a store, or a random sample of them."""
-    rows = np.arange(len(store.class_indices))
+    rows = store.rows
     if most is not None:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:most])
-    return Galaxies(store.images(rows), store.class_indices[rows])
+    return Galaxies(store.images(rows), store.codes[rows].astype(np.int64))

@@ -12,8 +12,9 @@ from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
-from pipeline.training.cutout_store import check_labeled, load_cutouts
+from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.finishing import finished
+from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["optimize"]
 

@@ -7,7 +7,7 @@ a stage 2 each candidate of stage 1 stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import ray.data
 import torch
+from ray.data import DataContext
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.calibration import cross_fitted, sampling_log_ratios
@@ -26,10 +27,11 @@ from hiwl_core.decoding import decode_pixels
 from hiwl_core.device import granted_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
-from hiwl_core.recipe import Recipe
+from hiwl_core.recipe import Recipe, RgbSettings
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.views import MOST_VIEWS
-from pipeline.cluster import usable_cores, use_ordered_streams
+from pipeline.cluster import ordered_streams, usable_cores
+from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.run_folder import Candidate
 
@@ -78,26 +80,42 @@ def score_pairs(
         stage, `accuracy`, `mean_recall`, `recall_<class>`, `nll` of the calibrated probabilities,
         cross-fitted. Of equally good pairs the one with the better mean recall comes first.
     """
-    rows = [
-        pa.table({"row": np.arange(start, min(start + ROWS_A_BATCH, len(val.class_indices)))})
-        for start in range(0, len(val.class_indices), ROWS_A_BATCH)
-    ]
-    use_ordered_streams()
-    scored = ray.data.from_blocks(rows).map_batches(
-        _CandidateScorer,
-        fn_constructor_args=(recipe, stages, val, use_gpu),
-        batch_size=None,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=1,
-        num_gpus=1 if use_gpu else 0,
-        # Its arguments refer to the object store: what is lost there ends the run, which goes on from here.
-        max_restarts=0,
-    )
-    parts = list(scored.iter_batches(batch_size=None, batch_format="numpy"))
+    parts = [part for shards in val.windows() for part in _seen(recipe, stages, val, shards, use_gpu)]
     order = np.argsort(np.concatenate([part["row"] for part in parts]))
     found = {stage: np.concatenate([part[stage] for part in parts])[order] for stage in stages}
     return _table(recipe, stages, val.class_indices, found, frequencies, counts)
+
+
+def _seen(
+    recipe: Recipe,
+    stages: dict[str, StageCandidates],
+    val: CutoutStore,
+    shards: np.ndarray,
+    use_gpu: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What all candidates see of the galaxies of a window, under their row numbers."""
+    numbers = [np.arange(val.source.starts[shard], val.source.starts[shard + 1]) for shard in shards]
+    rows = np.concatenate(numbers)
+    of_window = np.arange(len(rows))
+    chosen = val.codes[rows] >= 0
+    table = pa.table({"row": rows[chosen], "number": of_window[chosen]})
+    if not len(table):
+        return iter(())
+    with DataContext.current(ordered_streams()):
+        scored = ray.data.from_blocks(
+            [table.slice(start, ROWS_A_BATCH) for start in range(0, len(table), ROWS_A_BATCH)]
+        ).map_batches(
+            _CandidateScorer,
+            fn_constructor_args=(recipe, stages, val.window(shards), val.rgb, use_gpu),
+            batch_size=None,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=1,
+            num_gpus=1 if use_gpu else 0,
+            # Its arguments refer to the object store: what is lost there ends the run, to go on from here.
+            max_restarts=0,
+        )
+    return iter(scored.iter_batches(batch_size=None, batch_format="numpy"))
 
 
 def _table(
@@ -142,9 +160,14 @@ class _CandidateScorer:
     """An actor that holds all candidates of all stages."""
 
     def __init__(
-        self, recipe: Recipe, stages: dict[str, StageCandidates], val: CutoutStore, use_gpu: bool
+        self,
+        recipe: Recipe,
+        stages: dict[str, StageCandidates],
+        val: CutoutBlocks,
+        rgb: RgbSettings,
+        use_gpu: bool,
     ) -> None:
-        self._val, self._taxonomy = val, recipe.taxonomy
+        self._val, self._rgb, self._taxonomy = val, rgb, recipe.taxonomy
         compute = granted_compute(use_gpu)
         if compute.device.type == "cpu":
             torch.set_num_threads(usable_cores())
@@ -163,7 +186,7 @@ class _CandidateScorer:
                 self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = [decode_pixels(image, self._val.rgb).pixels for image in self._val.images(batch["row"])]
+        images = [decode_pixels(image, self._rgb).pixels for image in self._val.images(batch["number"])]
         found = {"row": batch["row"]}
         wanted = np.ones(len(images), dtype=bool)
         for name, networks in self._networks.items():

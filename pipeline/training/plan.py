@@ -17,7 +17,7 @@ from hiwl_core.sampling import batch_bounds
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
-from pipeline.training.cutout_store import LabeledShards, check_labeled
+from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
 __all__ = [

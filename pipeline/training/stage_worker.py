@@ -85,8 +85,8 @@ def train_stage(config: dict[str, StageJob]) -> None:
     feeds = {
         part: StageFeed(
             store,
-            taxonomy.stage_targets(job.stage, store.class_indices),
-            len(classes),
+            taxonomy,
+            job.stage,
             recipe,
             job.preprocessing,
             seed,
@@ -118,7 +118,7 @@ def train_stage(config: dict[str, StageJob]) -> None:
                 "learning_rate": learner.learning_rate,
                 "train_loss": loss,
                 **metrics,
-                "images_per_second": len(feeds["train"].targets) / (trained - started),
+                "images_per_second": feeds["train"].size / (trained - started),
                 "seconds": time.monotonic() - started,
                 "input_size": recipe.train_size(epoch),
                 "compute": learner.compute.describe(),
@@ -212,12 +212,12 @@ def train_epoch(
         now = time.monotonic()
         if rank == 0 and now - last_line >= SECONDS_BETWEEN_LINES and step < steps:
             last_line, speed = now, seen / (now - started)
-            left = (len(feed.targets) * (epochs - epoch) - seen) / speed
+            left = (feed.size * (epochs - epoch) - seen) / speed
             job.say(
                 f"{job.stage} epoch {epoch + 1}/{epochs}: step {step}/{steps}, {speed:.0f} images/s, "
                 f"about {left / 60:.0f} min to the stage's end"
             )
-    return float(_summed(total, world_size)) / len(feed.targets)
+    return float(_summed(total, world_size)) / feed.size
 
 
 def _validate(
@@ -238,7 +238,7 @@ def _validate(
         matrix += torch.from_numpy(counts).to(device)
     counts = _summed(matrix, world_size).cpu().numpy()
     return {
-        "val_loss": float(_summed(loss, world_size)) / len(feed.targets),
+        "val_loss": float(_summed(loss, world_size)) / feed.size,
         "val_accuracy": float(accuracy(counts)),
         **{f"val_recall_{name}": float(share) for name, share in zip(classes, recall(counts), strict=True)},
     }

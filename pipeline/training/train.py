@@ -23,7 +23,7 @@ from pipeline.cluster import ClusterResources, connected
 from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
-from pipeline.training.cutout_store import CutoutStore, load_cutouts
+from pipeline.training.cutout_store import MEBIBYTE, CutoutStore, load_cutouts
 from pipeline.training.finishing import finished
 from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.plan import (
@@ -221,12 +221,20 @@ def load_stores(plan: TrainingPlan) -> Stores:
     }
     stores = {}
     for part, labeled in (("train", plan.train), ("val", plan.val)):
-        stores[part] = store = load_cutouts(labeled, plan.recipe.taxonomy, smallest[part], plan.recipe.rgb)
+        stores[part] = store = load_cutouts(
+            labeled,
+            plan.recipe.taxonomy,
+            smallest[part],
+            plan.recipe.rgb,
+            int(plan.recipe.window_mb * MEBIBYTE),
+            plan.description[part],
+        )
         left_out = {**store.left_out, **({"unlabeled": labeled.unlabeled} if labeled.unlabeled else {})}
         note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""
         counts = ", ".join(f"{name} {n}" for name, n in labeled.class_counts.items())
-        say(f"{part}: {len(store.class_indices)} galaxies in {len(labeled.shards)} shards ({counts}){note}")
-        if not len(store.class_indices):
+        windows = "" if store.blocks else f", read in {len(store.windows())} windows in each epoch"
+        say(f"{part}: {len(store.rows)} galaxies in {len(labeled.shards)} shards ({counts}){windows}{note}")
+        if not len(store.rows):
             raise UserError(f"no readable cutout of {smallest[part]} px or more among the {part} shards")
     return stores
 
@@ -236,8 +244,8 @@ def _sampled(recipe: Recipe, stores: Stores) -> Stores:
     sampled = {}
     for part, wanted in (("train", recipe.train_galaxies), ("val", recipe.val_galaxies)):
         sampled[part] = stores[part].sampled(wanted, recipe.seed)
-        taken = len(sampled[part].class_indices)
-        if taken < len(stores[part].class_indices):
+        taken = len(sampled[part].rows)
+        if taken < len(stores[part].rows):
             say(f"{part}: a stratified sample of {taken} of them")
     return sampled
 

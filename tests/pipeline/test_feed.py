@@ -8,8 +8,9 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns, list_shards
-from pipeline.training.cutout_store import CutoutStore, check_labeled, load_cutouts
+from pipeline.training.cutout_store import CutoutStore, load_cutouts
 from pipeline.training.feed import Batch, StageFeed, epoch_plan
+from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.plan import stage_preprocessing
 from tests.conftest import TinyData
 from tests.drawings import write_labeled_shard
@@ -56,16 +57,14 @@ def store(ray_session: None, tiny_data: TinyData) -> CutoutStore:
 
 def make_feed(store: CutoutStore, recipe: Recipe, stage: str) -> StageFeed:
     section = recipe.stage(stage)
-    targets = GALAXY_ZOO.stage_targets(stage, store.class_indices)
-    return StageFeed(
-        store,
-        targets,
-        len(GALAXY_ZOO.stage_classes(stage)),
-        section,
-        stage_preprocessing(section),
-        seed=3,
-        num_cpus=0.5,
-    )
+    return StageFeed(store, GALAXY_ZOO, stage, section, stage_preprocessing(section), seed=3, num_cpus=0.5)
+
+
+@pytest.fixture(scope="module")
+def windowed(ray_session: None, tiny_data: TinyData) -> CutoutStore:
+    """The same galaxies, a shard a window."""
+    labeled = check_labeled(list_shards(tiny_data.train), Columns(), GALAXY_ZOO)
+    return load_cutouts(labeled, GALAXY_ZOO, smallest=72, window_bytes=1)
 
 
 def fingerprints(batch: Batch) -> Counter[str]:
@@ -80,6 +79,50 @@ def test_two_workers_see_the_images_of_one(store: CutoutStore, tiny_recipe: Reci
     for whole, (first, second) in zip(alone, pairs, strict=True):
         assert fingerprints(whole) == fingerprints(first) + fingerprints(second)
         assert whole.global_size == first.global_size == second.global_size
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_windows_have_the_same_draws_for_any_number_of_workers(
+    windowed: CutoutStore, tiny_recipe: Recipe, stage: str
+) -> None:
+    assert windowed.blocks is None
+    assert len(windowed.windows()) == 2
+    feed = make_feed(windowed, tiny_recipe, stage)
+    alone, again = (list(feed.train_batches(epoch=1, rank=0, world_size=1)) for _ in range(2))
+    assert [fingerprints(batch) for batch in alone] == [fingerprints(batch) for batch in again]
+    assert sum(len(batch.targets) for batch in alone) == feed.size
+    for world_size in (2, 4):
+        ranks = [feed.train_batches(epoch=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for whole, *parts in zip(alone, *ranks, strict=True):
+            assert fingerprints(whole) == sum((fingerprints(part) for part in parts), Counter())
+            assert {part.global_size for part in parts} == {len(whole.targets)}
+
+
+def test_windows_validate_the_images_that_are_there_and_find_any_of_them(
+    store: CutoutStore, windowed: CutoutStore, tiny_recipe: Recipe
+) -> None:
+    ways = [make_feed(one, tiny_recipe, "stage2").eval_batches(1, 2) for one in (store, windowed)]
+    for batch, other in zip(*ways, strict=True):
+        assert (batch.pixels == other.pixels).all()
+        assert (batch.targets == other.targets).all()
+    rows = np.random.default_rng(0).permutation(store.rows)[:40]
+    assert windowed.images(rows) == store.images(rows)
+    sample = windowed.sampled(30, seed=1)
+    assert sample.rows.tolist() == store.sampled(30, seed=1).rows.tolist()
+
+
+def test_an_epoch_in_windows_holds_each_galaxy_once_or_classes_alike(
+    windowed: CutoutStore, tiny_recipe: Recipe
+) -> None:
+    plain, weighted = (make_feed(windowed, tiny_recipe, stage) for stage in ("stage1", "stage2"))
+    targets = np.concatenate([batch.targets.numpy() for batch in plain.train_batches(0, 0, 1)])
+    expected = windowed.stage_targets(GALAXY_ZOO, "stage1")
+    assert np.bincount(targets).tolist() == np.bincount(expected[expected >= 0]).tolist()
+    cigars = [
+        np.concatenate([batch.targets.numpy() for batch in weighted.train_batches(epoch, 0, 1)]) == 0
+        for epoch in range(4)
+    ]
+    assert abs(np.mean(cigars) - 0.5) < 4 * 0.5 / np.sqrt(4 * weighted.size)
 
 
 def test_augmentation_is_fresh_each_epoch_and_validation_always_the_same(
@@ -127,7 +170,8 @@ def test_broken_and_unlabeled_cutouts_are_left_out_and_counted(tmp_path) -> None
     assert labeled.unlabeled == 1
     assert store.left_out == {"undecodable": 1, "missing": 1}
     expected = [images[row] for row in range(3, 7)]
-    assert store.images(np.array([3, 0, 1, 2, 3])) == [expected[i] for i in (3, 0, 1, 2, 3)]
+    assert store.rows.tolist() == [3, 4, 5, 6]
+    assert store.images(np.array([6, 3, 4, 5, 6])) == [expected[i] for i in (3, 0, 1, 2, 3)]
     assert store.class_indices.tolist() == GALAXY_ZOO.encode(labels[3:]).tolist()
 
 

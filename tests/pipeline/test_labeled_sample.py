@@ -11,7 +11,8 @@ from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
-from pipeline.training.cutout_store import check_labeled, load_cutouts
+from pipeline.training.cutout_store import load_cutouts
+from pipeline.training.labeled_shards import check_labeled
 from tests.drawings import CLASSES, SIZE, write_labeled_shard
 
 
@@ -63,7 +64,7 @@ def test_what_a_training_took_is_what_it_took(shards: list[str]) -> None:
     store = load_cutouts(check_labeled(shards, Columns(), GALAXY_ZOO), GALAXY_ZOO, SIZE)
     taken = store.sampled(60, seed=3)
     of_training = drawn(shards, seed=3, trained_on=TrainedOn(60, SIZE))
-    assert of_training.images == taken.images(np.arange(60))
+    assert of_training.images == taken.images(taken.rows)
     assert of_training.class_indices.tolist() == taken.class_indices.tolist()
     few = drawn(shards, seed=3, count=20, trained_on=TrainedOn(60, SIZE))
     assert len(few.ids) == 20

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from hiwl_core.bundle import load_bundle
+from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
 from hiwl_core.methods import METHODS, method_overrides
@@ -18,6 +19,8 @@ from hiwl_core.recipe import Recipe, available_recipes, load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.classification.estimate import estimate
+from pipeline.shards.cutout_shards import Columns
+from pipeline.training.cutout_blocks import LabeledSource
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import epoch_plan
 from pipeline.training.plan import stage_preprocessing
@@ -85,7 +88,8 @@ def test_each_method_draws_and_trains_in_each_of_its_stages(method: str, stage: 
     expected = np.full(len(classes), 1 / len(classes)) if own.sampling == "weighted" else own_shares
     np.testing.assert_allclose(shares, expected, atol=0.05)
 
-    nothing = CutoutStore((), np.zeros(1, np.int64), truth, {})
+    source = LabeledSource((), Columns(), np.zeros(1, np.int64))
+    nothing = CutoutStore(source, truth.astype(np.int8), {}, DEFAULT_RGB, 1)
     job = StageJob(stage, recipe, stage_preprocessing(own), nothing, nothing, None, "", 0.5, None)
     learner = stage_learner(job, 2, COMPUTE, world_size=1)
     generator = torch.Generator().manual_seed(0)

@@ -23,7 +23,7 @@ from pipeline.classification.shard_stream import (
     shard_stream,
     waiting_lines,
 )
-from pipeline.cluster import ClusterResources, use_ordered_streams
+from pipeline.cluster import ClusterResources, ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead
 from tests.drawings import write_labeled_shard
@@ -95,17 +95,17 @@ def planned(bundle: str, folder: Path, shards: int, model_id: str = "") -> tuple
 
 @pytest.mark.usefixtures("ray_session")
 def test_one_operator_reads_and_classifies_in_a_context_of_its_own(random_model: str, tmp_path: Path) -> None:
-    use_ordered_streams()
     work, plan = planned(random_model, tmp_path, 3)
     shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
     attempts = start_attempts()
-    stream = shard_stream(work, shards, ONE, attempts)
+    with ray.data.DataContext.current(ordered_streams()) as ordered:
+        stream = shard_stream(work, shards, ONE, attempts)
     facts = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert [entry.part for table in facts for entry in entries_of(table)] == list(plan.shards)
     assert "ReadShards->MapBatches(CascadeStage)" in stream.stats()
     assert not stream.context.execution_options.preserve_order
-    assert ray.data.DataContext.get_current().execution_options.preserve_order
-    assert ray.data.DataContext.get_current().target_max_block_size is not None
+    assert ordered.execution_options.preserve_order
+    assert ordered.target_max_block_size is not None
     ray.kill(attempts)
 
 

@@ -1,0 +1,145 @@
+"""Labeled shards as blocks of encoded cutouts in Ray's object store, read through Ray Data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import DataContext
+
+from pipeline.cluster import ordered_streams
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.shard_groups import FAILED_COLUMN, ROW_COLUMN, SHARD_COLUMN, ShardToRead, group_shards
+from pipeline.shards.shards_datasource import ShardsDatasource
+from pipeline.training.labeled_shards import LabeledShards
+
+__all__ = ["CutoutBlocks", "LabeledSource", "iter_blocks", "read_blocks"]
+
+# A task that wants an image fetches the block that it is in.
+BLOCK_BYTES = 64 * 2**20
+TASKS_A_CPU = 2
+
+
+@dataclass(frozen=True)
+class LabeledSource:
+    """Labeled shards, and which rows of all are a shard's.
+
+    Parameters
+    ----------
+    shards : tuple of ShardToRead
+    columns : Columns
+    starts : numpy.ndarray of int64, shape (S + 1,)
+        Number of the first row of each shard, and of all rows.
+    """
+
+    shards: tuple[ShardToRead, ...]
+    columns: Columns
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, labeled: LabeledShards, fingerprints: Sequence[str] | None = None) -> LabeledSource:
+        """Shards whose labels were checked; if fingerprints are given, what changed since is not read."""
+        marks = fingerprints or [""] * len(labeled.shards)
+        shards = map(ShardToRead, labeled.shards, labeled.sizes, labeled.rows, marks)
+        return cls(tuple(shards), labeled.columns, np.concatenate([[0], np.cumsum(labeled.rows)]))
+
+
+@dataclass(frozen=True)
+class CutoutBlocks:
+    """Encoded images, some hundred a block, by number.
+
+    Parameters
+    ----------
+    refs : tuple of ObjectRef
+        Tables with a column ``image``.
+    starts : numpy.ndarray of int64, shape (B + 1,)
+        Number of the first image of each block, and of all images.
+    """
+
+    refs: tuple[Any, ...]
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: Iterable[tuple[Any, int]]) -> CutoutBlocks:
+        """Blocks and their lengths, in order."""
+        pairs = list(blocks)
+        lengths = np.array([rows for _, rows in pairs], np.int64)
+        return cls(tuple(ref for ref, _ in pairs), np.concatenate([[0], np.cumsum(lengths)]))
+
+    def images(self, numbers: np.ndarray) -> list[bytes]:
+        """Some images, in the order given."""
+        block_of = np.searchsorted(self.starts, numbers, side="right") - 1
+        needed = np.unique(block_of)
+        tables = ray.get([self.refs[block] for block in needed])
+        columns = dict(zip(needed.tolist(), [table["image"] for table in tables], strict=True))
+        return [
+            columns[block][int(number - self.starts[block])].as_py()
+            for block, number in zip(block_of.tolist(), numbers.tolist(), strict=True)
+        ]
+
+
+def iter_blocks(
+    source: LabeledSource, shards: np.ndarray, change: Callable[[pa.Table], pa.Table]
+) -> Iterator[tuple[Any, int]]:
+    """Read shards by tasks; references to what is made of their rows, with the number of rows, in order.
+
+    Parameters
+    ----------
+    source : LabeledSource
+    shards : numpy.ndarray of int64
+        Numbers of shards.
+    change : callable
+        From a table as `pipeline.shards.shard_groups.iter_group` gives it, with image and label, to what is
+        kept of it.
+    """
+    tasks = TASKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    groups = group_shards([source.shards[shard] for shard in shards], tasks)
+    context = ordered_streams()
+    context.target_max_block_size = BLOCK_BYTES
+    with DataContext.current(context):
+        read = ray.data.read_datasource(
+            ShardsDatasource(groups, source.columns, ("image", "label")), override_num_blocks=len(groups)
+        )
+        stream = read.map_batches(change, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+        for bundle in stream.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                yield block.ref, block.metadata.num_rows
+
+
+def read_blocks(source: LabeledSource, shards: np.ndarray, wanted: np.ndarray) -> CutoutBlocks:
+    """The images of some shards, one after the other, by their number among all rows of these shards.
+
+    Parameters
+    ----------
+    source : LabeledSource
+    shards : numpy.ndarray of int64
+        Numbers of shards.
+    wanted : numpy.ndarray of bool, shape (R,)
+        For each row of the source whether its image is held; else it is null.
+    """
+    of_shard = {
+        source.shards[shard].path: wanted[source.starts[shard] : source.starts[shard + 1]] for shard in shards
+    }
+    return CutoutBlocks.of(iter_blocks(source, shards, partial(_wanted_images, of_shard=ray.put(of_shard))))
+
+
+def _wanted_images(table: pa.Table, of_shard: Any) -> pa.Table:
+    failed = table[FAILED_COLUMN].drop_null()
+    if len(failed):
+        # Who reads again is the trainer, from its last checkpoint.
+        raise OSError(f"{table[SHARD_COLUMN][-1].as_py()}: {failed[0].as_py()}")
+    wanted = ray.get(of_shard)
+    rows = table[ROW_COLUMN].to_numpy()
+    shards = table[SHARD_COLUMN].cast(pa.string()).combine_chunks()
+    start, masks = 0, []
+    for end in pc.run_end_encode(shards).run_ends.to_pylist():
+        masks.append(wanted[shards[start].as_py()][rows[start:end]])
+        start = end
+    mask = np.concatenate(masks) if masks else np.empty(0, bool)
+    return pa.table({"image": pc.if_else(pa.array(mask), table["image"], None)})

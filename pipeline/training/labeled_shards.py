@@ -1,0 +1,78 @@
+"""Shards to train on or to score by: their columns and labels, checked before any work."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import Taxonomy
+from pipeline import storage
+from pipeline.shards.cutout_shards import Columns, check_columns, read_columns
+
+__all__ = ["LabeledShards", "check_labeled"]
+
+
+@dataclass(frozen=True)
+class LabeledShards:
+    """Shards whose labels were read and checked.
+
+    Parameters
+    ----------
+    shards : tuple of str
+    columns : Columns
+    class_counts : dict of int
+        Objects of each class.
+    unlabeled : int
+        Rows without a label, which training leaves out.
+    rows, sizes : tuple of int
+        Of each shard, its rows and its bytes.
+    """
+
+    shards: tuple[str, ...]
+    columns: Columns
+    class_counts: dict[str, int]
+    unlabeled: int
+    rows: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabeledShards:
+    """Check columns and labels before any work.
+
+    Raises
+    ------
+    UserError
+        For a missing column, a label that is not a class, or shards without any label.
+    """
+    check_columns(shards, columns, required=("object_id", "image", "label"))
+    counts: Counter[str | None] = Counter()
+    rows, sizes = [], []
+    for shard, (found, size) in zip(
+        shards, storage.in_threads(partial(_labels_and_size, columns=columns), shards), strict=True
+    ):
+        try:
+            taxonomy.encode([label for label in found if label is not None])
+        except UserError as error:
+            raise UserError(f"{error} ({shard}, column {columns.label!r})") from None
+        counts.update(found)
+        rows.append(found.total())
+        sizes.append(size)
+    unlabeled = counts.pop(None, 0)
+    if not counts:
+        raise UserError(
+            f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
+        )
+    of_class = {name: counts[name] for name in taxonomy.classes}
+    return LabeledShards(tuple(shards), columns, of_class, unlabeled, tuple(rows), tuple(sizes))
+
+
+def _labels_and_size(shard: str, columns: Columns) -> tuple[Counter[str | None], int]:
+    """Rows of each label of a shard, and its bytes."""
+    labels = read_columns(shard, columns, ["label"])["label"]
+    counts = {pair["values"]: pair["counts"] for pair in labels.value_counts().to_pylist()}
+    with storage.open_input(shard) as file:
+        return Counter(counts), file.seek(0, io.SEEK_END)

@@ -52,11 +52,14 @@ class ClusterResources:
     cpus, gpus : int
     cpus_a_gpu : int
         Of the node with GPUs that has the fewest; 0 if there is none.
+    grows : bool
+        Whether nodes may join, which cannot be on a Ray that was started here and will end with us.
     """
 
     cpus: int
     gpus: int
     cpus_a_gpu: int = 0
+    grows: bool = True
 
     def cpus_an_actor(self, use_gpu: bool) -> int:
         """Logical CPUs of an actor that classifies."""
@@ -132,8 +135,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
         What a worker raised as such, and Ray as something else.
     """
     started = not ray.is_initialized()
+    here = started and not os.environ.get("RAY_ADDRESS")
     if started:
-        here = not os.environ.get("RAY_ADDRESS")
         # Ray 2.60 calls it an error, on the terminal, that Ray Data's actors are as Ray Data makes them.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
@@ -149,7 +152,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
         total = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
-        yield ClusterResources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), min(shares, default=0))
+        cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+        yield ClusterResources(cpus, gpus, min(shares, default=0), grows=not here)
     except Exception as error:
         mistake = None if type(error) is UserError else user_error_in(error)
         if mistake is None:

@@ -24,7 +24,7 @@ from pipeline.classification.shard_work import ShardTask
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import FINGERPRINT_COLUMN, LEFT_OUT_COLUMN, NOTES, SHARD_COLUMN
 
-__all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of"]
+__all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of", "entry_table"]
 
 ENTRY_COLUMN, HOPELESS_COLUMN = "entry", "hopeless"
 
@@ -95,10 +95,10 @@ class CascadeStage:
             entries = self._classify([task for task in tasks if task.rows is not None])
             entries += [self._try_alone(task) for task in tasks if task.rows is None]
         except NothingWorks as error:
-            return _facts([], str(error))
+            return entry_table([], str(error))
         shards, any_done = [task.shard for task in tasks], not all(entry.failed for entry in entries)
         self._attempts.forget.remote(shards, any_done)
-        return _facts(entries)
+        return entry_table(entries)
 
     def _tasks(self, group: pa.Table) -> Iterator[ShardTask]:
         """The shards of a group, in order."""
@@ -138,7 +138,8 @@ class CascadeStage:
             os._exit(1)
 
 
-def _facts(entries: Sequence[LedgerEntry], hopeless: str | None = None) -> pa.Table:
+def entry_table(entries: Sequence[LedgerEntry], hopeless: str | None = None) -> pa.Table:
+    """Entries, or why nothing works, as a row each; the inverse is `entries_of`."""
     # As facts and no exception, in whose text Ray puts advice of its own.
     rows = (
         [(json.dumps(asdict(entry)), None) for entry in entries] if hopeless is None else [(None, hopeless)]

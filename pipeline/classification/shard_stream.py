@@ -31,7 +31,7 @@ from pipeline.shards.shards_datasource import ShardsDatasource
 
 __all__ = ["StageActors", "classify_shards", "shard_stream", "waiting_lines"]
 
-MAX_AUTOSCALED_ACTORS = 64
+MAX_ACTORS = 64
 GROUPS_AN_ACTOR = 4
 # Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
 MAX_STREAMS = 3
@@ -51,12 +51,15 @@ class StageActors:
         Actors that the cluster has room for now; 0 if it has nothing yet.
     most : int or None
         Actors that the user allows.
+    grows : bool
+        Whether nodes may come while they work.
     """
 
     cpus: int
     gpus: int
     room: int
     most: int | None
+    grows: bool = True
 
     @classmethod
     def on(cls, cluster: ClusterResources, engine: str, workers: int | None, gpu: bool | None) -> StageActors:
@@ -71,12 +74,21 @@ class StageActors:
         if use_gpu and engine == "openvino":
             raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
         cpus = cluster.cpus_an_actor(use_gpu)
-        return cls(cpus, int(use_gpu), cluster.gpus if use_gpu else cluster.cpus // cpus, workers)
+        room = cluster.gpus if use_gpu else cluster.cpus // cpus
+        return cls(cpus, int(use_gpu), room, workers, cluster.grows)
 
     @property
     def number(self) -> int:
-        """Actors at most. They are asked for at once, so that an autoscaler sees what is wanted."""
-        return self.most or self.room or MAX_AUTOSCALED_ACTORS
+        """Actors at most.
+
+        They are asked for at once: an autoscaler sees what is wanted, and a node that joins is used.
+        """
+        return self.most or (max(self.room, MAX_ACTORS) if self.grows else self.room)
+
+    @property
+    def expected(self) -> int:
+        """Actors that the work is divided for: a node that comes takes of what is left."""
+        return min(self.number, self.room or self.number)
 
 
 def classify_shards(
@@ -147,10 +159,11 @@ def shard_stream(
     attempts : ActorHandle
         See `pipeline.classification.attempts.start_attempts`.
     """
-    groups = group_shards(shards, 1 if actors.number == 1 else GROUPS_AN_ACTOR * actors.number)
+    expected = actors.expected
+    groups = group_shards(shards, 1 if actors.number == 1 else GROUPS_AN_ACTOR * expected)
     size = min(len(groups), actors.number)
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
-    ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * size
+    ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected
     calls = 2 if ahead else 1
     wanted, carry = names_to_read(work.settings, work.columns)
     source = ShardsDatasource(

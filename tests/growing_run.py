@@ -1,0 +1,62 @@
+"""A classification on a cluster that grows: which nodes took part, as JSON. Run as ``python -m``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.catalog.plan import PlannedShard
+from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entry_table
+from pipeline.classification.plan import catalog_settings
+from pipeline.classification.shard_stream import StageActors, classify_shards
+from pipeline.cluster import connected
+from pipeline.shards.cutout_shards import Columns
+
+SECONDS_A_SHARD = 1.5
+
+
+class PatientStage(CascadeStage):
+    """Takes its time for each shard, and says where it is instead of what it sees."""
+
+    def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool, attempts: Any) -> None:
+        self._work, self._attempts = work, attempts
+
+    def __call__(self, group: pa.Table) -> pa.Table:
+        tasks = list(self._tasks(group))
+        time.sleep(SECONDS_A_SHARD * len(tasks))
+        here = ray.get_runtime_context().get_node_id()
+        return entry_table([task.entry(statuses={here: 1}) for task in tasks])
+
+
+def nodes() -> int:
+    """Nodes that have CPUs."""
+    return sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+
+
+def main(shards: Sequence[str]) -> None:
+    """Classify shards; print the nodes before and after, and the shards of each node."""
+    settings = catalog_settings(Columns(), [], "routed")
+    work = CatalogWork("", "", Columns(), settings, "", "auto")
+    planned = [PlannedShard(path, Path(path).name, 3, Path(path).stat().st_size, "", "") for path in shards]
+    with connected() as cluster:
+        before = nodes()
+        actors = StageActors.on(cluster, "auto", None, None)
+        of_node: Counter[str] = Counter()
+        for entry in classify_shards(work, planned, actors, PatientStage):
+            of_node.update(entry.statuses)
+        deadline = time.monotonic() + 60
+        while nodes() > before and time.monotonic() < deadline:
+            time.sleep(0.5)
+        print(json.dumps({"before": before, "shards": list(of_node.values()), "after": nodes()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

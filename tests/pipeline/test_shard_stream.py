@@ -98,7 +98,8 @@ def test_one_operator_reads_and_classifies_in_a_context_of_its_own(random_model:
     work, plan = planned(random_model, tmp_path, 3)
     shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
     attempts = start_attempts()
-    with ray.data.DataContext.current(ordered_streams()) as ordered:
+    ordered = ordered_streams()
+    with ray.data.DataContext.current(ordered):
         stream = shard_stream(work, shards, ONE, attempts)
     facts = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert [entry.part for table in facts for entry in entries_of(table)] == list(plan.shards)

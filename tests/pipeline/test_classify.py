@@ -8,8 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
+from jobs.cli import main
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.evaluation.evaluate import evaluate
@@ -279,14 +281,19 @@ def test_evaluate_scores_the_catalog_that_classify_writes(
 def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "sky", 3)
     damaged = shards / "sky-00001-of-00003.parquet"
-    content = bytearray(damaged.read_bytes())
+    whole = damaged.read_bytes()
     # Its footer is whole, so that it is found only when its rows are read.
-    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
-    damaged.write_bytes(content)
-    summary = classify(random_model, str(shards), str(tmp_path / "catalog"))
-    assert summary.computed == 20
-    assert [line.split(": ")[0] for line in summary.failed] == [str(damaged)]
+    damaged.write_bytes(whole[:4] + bytes(len(whole) // 2 - 4) + whole[len(whole) // 2 :])
+    command = ["classify", random_model, str(shards), str(tmp_path / "catalog")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1, done.output
+    assert "20 images in" in done.stdout
+    assert [line for line in done.stderr.splitlines() if line.startswith(f"not read: {damaged}: ")]
+    assert "1 of 3 shards are not in the catalog: mend them and start the same command again" in done.stderr
     assert len(list((tmp_path / "catalog").glob("*.parquet"))) == 2
+    damaged.write_bytes(whole)
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert verify(str(tmp_path / "catalog")).passed
 
 
 def test_webdataset_tars_become_parts_with_their_carried_columns(random_model: str, tmp_path: Path) -> None:

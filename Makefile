@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml $(PINS)
 demo: setup
 	@BIN=$(BIN) OUT=$(DEMO) sh jobs/demo.sh
 
-# Two processes, a file of tests each at a time. A test's own threads would be in the way of the other's.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, a file of tests each at a time. A test's own threads would be in the way of the other's, most of
+# all those that spin while they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) --durations=20

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ import ray
 from filelock import FileLock
 
 from hiwl_core.recipe import Recipe, load_recipe
+from pipeline.cluster import OWN_RAY
 from tests.drawings import write_labeled_shard
 from tests.object_store import ObjectStore, free_ports, serve, store_environment
 
@@ -30,7 +33,7 @@ TINY = (
     "stage2.augmentation.center_crop=72",
     "stage1.batch_size=16",
     "stage2.batch_size=16",
-    "stage1.epochs=6",
+    "stage1.epochs=4",
     "stage2.epochs=4",
     "stage1.optimizer.lr=3e-3",
     "stage2.optimizer.lr=2e-3",
@@ -62,11 +65,21 @@ def _workers_take_their_turn() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that share the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "shared").mkdir(exist_ok=True)
+    return folder / "shared"
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _engine_cache(shared_folder: Path) -> Iterator[None]:
     """Exported graphs of the tests' models stay out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HIWL_CACHE", str(tmp_path_factory.mktemp("engines")))
+        patch.setenv("HIWL_CACHE", str(shared_folder / "engines"))
         yield
 
 
@@ -92,23 +105,36 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
     """A local Ray with more slots than cores: they are for scheduling, not threads."""
-    # "local": or a Ray that another process of this machine started would be joined.
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
+    ray.init(
+        # Or a Ray that another process of this machine started would be joined.
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="WARNING",
+        _system_config=OWN_RAY,
+    )
     yield
     ray.shutdown()
 
 
+@pytest.fixture
+def ray_address(ray_session: None) -> str:
+    """The session's Ray for `hiwl` processes, of which starting and ending a Ray is not what is tested."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
-    folder = tmp_path_factory.mktemp("tiny")
-    counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
-    for index in range(2):
-        write_labeled_shard(
-            folder / "train" / f"train-{index:05d}-of-00002.parquet", counts, first_id=1000 * index
-        )
-    per_class = dict.fromkeys(counts, 10)
-    write_labeled_shard(folder / "val" / "val-00000-of-00001.parquet", per_class, first_id=9000)
-    return TinyData(str(folder / "train"), str(folder / "val"))
+def tiny_data(shared_folder: Path) -> TinyData:
+    data = TinyData(str(shared_folder / "data" / "train"), str(shared_folder / "data" / "val"))
+    with FileLock(shared_folder / "data.lock"):
+        if not (shared_folder / "data").exists():
+            counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
+            for index in range(2):
+                name = f"train-{index:05d}-of-00002.parquet"
+                write_labeled_shard(Path(data.train, name), counts, first_id=1000 * index)
+            per_class = dict.fromkeys(counts, 10)
+            write_labeled_shard(Path(data.val, "val-00000-of-00001.parquet"), per_class, first_id=9000)
+    return data
 
 
 @pytest.fixture(scope="session")
@@ -116,34 +142,38 @@ def tiny_recipe() -> Recipe:
     return load_recipe("demo", [*TINY, "finish=calibration"])
 
 
+def trained(data: TinyData, recipe: Recipe, shared: Path, own: Path) -> Path:
+    """A copy of a run that one of the processes which share the tests has trained."""
+    from pipeline.training.train import train
+
+    with FileLock(f"{shared}.lock"):
+        train(data.train, data.val, recipe, str(shared))
+    return Path(shutil.copytree(shared, own))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(
-    ray_session: None, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+    ray_session: None,
+    tiny_data: TinyData,
+    tiny_recipe: Recipe,
+    shared_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A finished run folder, with its calibrated bundle."""
-    from pipeline.training.train import train
-
-    out = tmp_path_factory.mktemp("runs") / "run"
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        train(tiny_data.train, tiny_data.val, tiny_recipe, str(out))
-        return out
-    # One of the processes that share the tests trains, the other takes a copy.
-    shared = tmp_path_factory.getbasetemp().parent / "tiny_run"
-    with FileLock(f"{shared}.lock"):
-        train(tiny_data.train, tiny_data.val, tiny_recipe, str(shared))
-    return Path(shutil.copytree(shared, out))
+    own = tmp_path_factory.mktemp("runs") / "tiny"
+    return trained(tiny_data, tiny_recipe, shared_folder / "tiny", own)
 
 
 @pytest.fixture(scope="session")
-def flat_run(ray_session: None, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flat_run(
+    ray_session: None, tiny_data: TinyData, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A finished run of one network for all classes, online smoothed."""
     from hiwl_core.methods import method_overrides
-    from pipeline.training.train import train
 
-    out = tmp_path_factory.mktemp("flat") / "run"
     changes = [*method_overrides("slwslm"), *TINY, "stage1.epochs=3", "stage1.smoothing=online"]
-    train(tiny_data.train, tiny_data.val, load_recipe("demo", changes), str(out))
-    return out
+    own = tmp_path_factory.mktemp("runs") / "flat"
+    return trained(tiny_data, load_recipe("demo", changes), shared_folder / "flat", own)
 
 
 @pytest.fixture(scope="session")
@@ -152,19 +182,23 @@ def tiny_bundle(tiny_run: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def random_model(shared_folder: Path) -> str:
     """A bundle that need not be trained: for what does not depend on how good it is."""
     from tests.bundles import random_bundle
 
-    return random_bundle(tmp_path_factory.mktemp("bundles") / "random")
+    with FileLock(shared_folder / "random.lock"):
+        made = shared_folder / "random"
+        return str(made) if made.exists() else random_bundle(made)
 
 
 @pytest.fixture(scope="session")
-def calibrated_model(random_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def calibrated_model(random_model: str, shared_folder: Path) -> str:
     """The same with adaptive views, calibrated on drawings."""
     from tests.bundles import calibrated_bundle
 
-    return calibrated_bundle(tmp_path_factory.mktemp("bundles") / "calibrated", random_model)
+    with FileLock(shared_folder / "calibrated.lock"):
+        made = shared_folder / "calibrated"
+        return str(made) if made.exists() else calibrated_bundle(made, random_model)
 
 
 def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -190,3 +224,18 @@ def classifying(pid: int) -> list[psutil.Process]:
                 if "CascadeStage" in " ".join(child.cmdline()):
                     found.append(child)
     return found
+
+
+def kill_driver(process: subprocess.Popen[Any]) -> None:
+    """End a process by SIGKILL, and wait until those of the Ray that it started have noticed and are gone.
+
+    But for Ray's agents, which have nothing to do any more and take a minute longer.
+    """
+    of_its_ray = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "Agent" not in child.name():
+                of_its_ray.append(child)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not psutil.wait_procs(of_its_ray, timeout=60)[1]

@@ -27,6 +27,7 @@ from pipeline.ingestion.planning import make_plan
 from pipeline.ingestion.source import Listing
 from pipeline.shards.cutout_shards import Columns
 from pipeline.storage import Entry
+from tests.conftest import kill_driver
 from tests.drawings import draw_galaxy
 from tests.object_store import ObjectStore
 
@@ -197,9 +198,7 @@ def test_a_killed_ingest_goes_on_with_its_plan(ray_session: None, tmp_path: Path
             assert first.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        first.kill()
-    # Ray's processes notice that their driver is gone and end, within a second or two.
-    time.sleep(3)
+        kill_driver(first)
     kept = [*out.glob("*.parquet"), *out.glob("_ingest/plan/*"), out / "_ingest" / "plan.json"]
     times = {path: path.stat().st_mtime_ns for path in kept}
     done = len(list(out.glob("*.parquet")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from hiwl_core.errors import UserError
 from jobs.publish import main as publish_verb
 from pipeline.publication.publish import PublishSummary, publish
 from tests.catalogs import write_catalog
+from tests.conftest import kill_driver
 from tests.object_store import ObjectStore
 
 ROWS = ["object_id", "ra", "dec", "label", "confidence", "p_css", "p_stage2_css", "status", "model_id"]
@@ -436,13 +436,21 @@ def test_it_reads_and_writes_an_object_store(object_store: ObjectStore, tmp_path
     assert not s3.exists(f"{root}/out/_spill")
 
 
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A catalog of 48,000 rows in a small field, and its publication."""
+    folder = tmp_path_factory.mktemp("crowded")
+    write_catalog(folder / "catalog", 12, 4000, change=partial(crowd, degrees=0.2), without_position=2)
+    publish(str(folder / "catalog"), str(folder / "whole"), max_rows=500, margin=5)
+    return folder / "catalog", folder / "whole"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "workers"), [("_spill/*.json", None), ("hiwl/**/*.parquet", 2)])
 def test_a_killed_publication_goes_on_to_the_same_files(
-    tmp_path: Path, stage: str, workers: int | None
+    crowded: tuple[Path, Path], tmp_path: Path, stage: str, workers: int | None
 ) -> None:
-    write_catalog(tmp_path / "catalog", 12, 4000, change=partial(crowd, degrees=0.2), without_position=2)
-    catalog, broken, whole = (str(tmp_path / name) for name in ("catalog", "broken", "whole"))
+    catalog, broken, whole = str(crowded[0]), str(tmp_path / "broken"), crowded[1]
     options = f"max_rows=500, margin=5, group_bytes=1, workers={workers}"
     call = f"from pipeline.publication.publish import publish; publish({catalog!r}, {broken!r}, {options})"
     first = subprocess.Popen(
@@ -456,11 +464,7 @@ def test_a_killed_publication_goes_on_to_the_same_files(
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    if workers:
-        # Ray's processes notice that their driver is gone and end, within a second or two.
-        time.sleep(5)
+    kill_driver(first)
     survivors = {
         path: path.stat().st_mtime_ns
         for pattern in ("_spill/*.json", "hiwl*/**/*.parquet")
@@ -475,9 +479,8 @@ def test_a_killed_publication_goes_on_to_the_same_files(
     summary = publish(catalog, broken, max_rows=500, margin=5)
     assert summary.kept == len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == {path: survivors[path] for path in kept}
-    publish(catalog, whole, max_rows=500, margin=5)
     for folder in ("hiwl", "hiwl_5arcs"):
-        assert contents(tmp_path / "broken" / folder) == contents(tmp_path / "whole" / folder)
+        assert contents(tmp_path / "broken" / folder) == contents(whole / folder)
     frame = read(leaves(tmp_path / "broken"))
     assert frame["object_id"].is_unique
     assert len(frame) + summary.without_position == 48_000

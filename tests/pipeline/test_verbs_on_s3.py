@@ -22,7 +22,9 @@ from tests.object_store import ObjectStore
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_from_cutouts_to_a_catalog_in_s3(object_store: ObjectStore, tiny_data: TinyData) -> None:
+def test_from_cutouts_by_a_sample_of_them_to_a_catalog_in_s3(
+    object_store: ObjectStore, tiny_data: TinyData
+) -> None:
     root = f"{object_store.url}/survey"
     for part in ("train", "val"):
         for path, _ in storage.list_files(getattr(tiny_data, part)):
@@ -36,10 +38,16 @@ def test_from_cutouts_to_a_catalog_in_s3(object_store: ObjectStore, tiny_data: T
     assert packed.rows == 10
     assert ingest(sky.cutouts, f"{root}/shards", shard_rows=4).resumed == packed.shards
 
-    recipe = load_recipe("demo", [*TINY, "stage1.epochs=1", "stage2.epochs=2"])
+    # Half the galaxies of each class to train on, and five to select by.
+    sample = ("train_galaxies=70", "val_galaxies=25")
+    recipe = load_recipe("demo", [*TINY, *sample, "stage1.epochs=1", "stage2.epochs=2"])
     data, val, run = f"{root}/labeled/train", f"{root}/labeled/val", f"{root}/run"
     bundle = train(data, val, recipe, run).bundle
     model_id = read_bundle(bundle).model_id
+    counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
+    assert read_bundle(bundle).provenance["class_counts"] == counts
+    sources = json.loads(storage.read_bytes(f"{run}/sources.json"))
+    assert (sources["data"], sources["val"], sources["columns"]["id"]) == (data, val, "object_id")
     table = storage.read_bytes(f"{run}/stage2_epochs.csv")
     # As if it had been killed after stage 2's first epoch was its last: it goes on from the checkpoint.
     for lost in ("bundle", "pairs.csv", "stage2.json"):
@@ -47,6 +55,8 @@ def test_from_cutouts_to_a_catalog_in_s3(object_store: ObjectStore, tiny_data: T
     again = train(data, val, recipe, run)
     assert again.pairs is not None
     assert len(again.pairs) == 2
+    assert {round(25 * accuracy, 4) % 1 for accuracy in again.pairs["accuracy"]} == {0}
+    assert {round(5 * share, 4) % 1 for share in again.pairs["recall_CRS"]} == {0}
     assert storage.read_bytes(f"{run}/stage2_epochs.csv") == table
     assert read_bundle(bundle).model_id == model_id
     checkpoints = [name for name, _ in storage.list_files(run) if name.endswith("weights.safetensors")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,12 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_acceptance.py"
 SMALL = ("--galaxies", "40", "--backbone", "efficientnet_lite0", "--size", "32")
 
 
-def accepted(folder: Path, *options: str) -> tuple[int, dict[tuple[str, str], str]]:
+def accepted(folder: Path, *options: str, **variables: str) -> tuple[int, dict[tuple[str, str], str]]:
     """Exit code, and the verdict on each check."""
     out = folder / "checks.json"
     command = [sys.executable, str(SCRIPT), *SMALL, "--json", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    environment = os.environ | variables
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert out.exists(), done.stderr
     rows = json.loads(out.read_text())["checks"]
     assert all(f"| {row['section']} | {row['check']} | {row['verdict']} |" in done.stdout for row in rows)
@@ -26,9 +28,9 @@ def accepted(folder: Path, *options: str) -> tuple[int, dict[tuple[str, str], st
 
 
 @pytest.mark.slow
-def test_its_part_for_cpus_passes(tmp_path: Path) -> None:
+def test_its_part_for_cpus_passes(ray_address: str, tmp_path: Path) -> None:
     sections = "environment,agreement,training,memory,classify,several"
-    code, verdicts = accepted(tmp_path, "--device", "cpu", "--only", sections)
+    code, verdicts = accepted(tmp_path, "--device", "cpu", "--only", sections, RAY_ADDRESS=ray_address)
     assert code == 0, verdicts
     assert {section for section, _ in verdicts} == set(sections.split(","))
     assert verdicts["agreement", "openvino as PyTorch on a CPU"] == "PASS"

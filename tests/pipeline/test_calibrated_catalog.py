@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,15 +47,26 @@ def read(catalog: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).sort_values("object_id", ignore_index=True)
 
 
+@pytest.fixture(scope="module")
+def catalog(
+    ray_session: None, calibrated_model: str, sky: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Of the three shards, by one worker."""
+    made = tmp_path_factory.mktemp("catalogs") / "catalog"
+    classify(calibrated_model, str(sky / "three"), str(made), workers=1)
+    return made
+
+
 @pytest.mark.slow
-def test_the_catalog_is_the_same_however_it_is_made(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
-    classify(calibrated_model, str(sky / "three"), str(tmp_path / "plain"))
-    expected = read(tmp_path / "plain")
+def test_the_catalog_is_the_same_however_it_is_made(
+    calibrated_model: str, sky: Path, catalog: Path, tmp_path: Path
+) -> None:
+    expected = read(catalog)
     assert set(expected["views_used"]) == {1, 8}
-    classify(calibrated_model, str(sky / "three"), str(tmp_path / "two"), workers=2)
     classify(calibrated_model, str(sky / "one"), str(tmp_path / "one"))
+    classify(calibrated_model, str(sky / "three"), str(tmp_path / "two"), workers=2)
     # A resume in the middle: one part is gone, and its driver with it.
-    classify(calibrated_model, str(sky / "three"), str(tmp_path / "resumed"))
+    shutil.copytree(tmp_path / "two", tmp_path / "resumed")
     (tmp_path / "resumed" / "sky-00001-of-00003.parquet").unlink()
     assert classify(calibrated_model, str(sky / "three"), str(tmp_path / "resumed")).computed == 45
     for name in ("two", "one", "resumed"):
@@ -63,9 +74,7 @@ def test_the_catalog_is_the_same_however_it_is_made(calibrated_model: str, sky: 
         assert verify(str(tmp_path / name)).passed
 
 
-def test_its_columns_say_what_they_should(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
-    catalog = tmp_path / "catalog"
-    classify(calibrated_model, str(sky / "three"), str(catalog))
+def test_its_columns_say_what_they_should(catalog: Path) -> None:
     rows = read(catalog)
     p = rows[PROBABILITIES].to_numpy(np.float64)
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
@@ -92,8 +101,8 @@ def test_eight_views_in_float32_give_the_label_of_before(
     random_model: str, calibrated_model: str, sky: Path, tmp_path: Path
 ) -> None:
     eight = ModelSettings(views=8, precision="float32")
-    classify(random_model, str(sky / "three"), str(tmp_path / "before"), model=eight)
-    classify(calibrated_model, str(sky / "three"), str(tmp_path / "after"), model=eight)
+    classify(random_model, str(sky / "one"), str(tmp_path / "before"), model=eight)
+    classify(calibrated_model, str(sky / "one"), str(tmp_path / "after"), model=eight)
     before, after = read(tmp_path / "before"), read(tmp_path / "after")
     pd.testing.assert_series_equal(before["label"], after["label"])
     assert before["class_set"].isna().all()
@@ -110,13 +119,10 @@ def test_eight_views_in_float32_give_the_label_of_before(
     ],
 )
 def test_a_catalog_has_one_way_of_making(
-    calibrated_model: str, sky: Path, tmp_path_factory: pytest.TempPathFactory, model: Any, words: str
+    calibrated_model: str, sky: Path, catalog: Path, model: ModelSettings, words: str
 ) -> None:
-    # Made once, and found complete by the other cases.
-    catalog = tmp_path_factory.getbasetemp() / "one_way"
-    classify(calibrated_model, str(sky / "one"), str(catalog))
     with pytest.raises(UserError, match=f"other settings .{words}"):
-        classify(calibrated_model, str(sky / "one"), str(catalog), model=model)
+        classify(calibrated_model, str(sky / "three"), str(catalog), model=model)
 
 
 def test_an_estimated_prior_is_estimated_once(calibrated_model: str, sky: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,9 @@ from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
 from jobs.cli import main
+from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
-from pipeline.classification.classify import classify
+from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.evaluation.evaluate import evaluate
 from tests.bundles import random_bundle
 from tests.conftest import TinyData
@@ -34,12 +37,33 @@ def write_shards(folder: Path, count: int, per_class: int = 2) -> Path:
     return folder
 
 
-def test_every_row_is_in_the_catalog_once_with_its_columns(random_model: str, tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "sky", 3)
-    summary = classify(random_model, str(shards), str(tmp_path / "catalog"))
-    catalog = read(tmp_path / "catalog")
-    assert [path.name for path in sorted((tmp_path / "catalog").glob("*.parquet"))] == [
-        path.name for path in sorted(shards.iterdir())
+class Made(NamedTuple):
+    """Three shards and their catalog."""
+
+    shards: Path
+    catalog: Path
+    summary: CatalogSummary
+
+
+@pytest.fixture(scope="module")
+def made(ray_session: None, random_model: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    shards = write_shards(folder / "sky", 3)
+    return Made(shards, folder / "catalog", classify(random_model, str(shards), str(folder / "catalog")))
+
+
+@pytest.fixture
+def copied(made: Made, tmp_path: Path) -> Made:
+    """A test's own."""
+    shards, catalog = (Path(shutil.copytree(one, tmp_path / one.name)) for one in made[:2])
+    return Made(shards, catalog, made.summary)
+
+
+def test_every_row_is_in_the_catalog_once_with_its_columns(made: Made) -> None:
+    catalog = read(made.catalog)
+    assert [path.name for path in sorted(made.catalog.glob("*.parquet"))] == [
+        path.name for path in sorted(made.shards.iterdir())
     ]
     assert sorted(catalog["object_id"]) == [1000 * i + j for i in range(3) for j in range(10)]
     assert list(catalog.columns) == [
@@ -61,13 +85,12 @@ def test_every_row_is_in_the_catalog_once_with_its_columns(random_model: str, tm
     ]
     assert np.abs(catalog[PROBABILITIES].astype("float64").sum(axis=1) - 1).max() < 1e-5
     assert (catalog["p_stage2_css"].notna() == catalog["label"].isin(["CSS", "EO"])).all()
-    assert summary.rows == 30
-    assert summary.classes == catalog["label"].value_counts().to_dict()
+    assert made.summary.rows == 30
+    assert made.summary.classes == catalog["label"].value_counts().to_dict()
 
 
-def test_columns_say_their_units_and_meaning(random_model: str, tmp_path: Path) -> None:
-    classify(random_model, str(write_shards(tmp_path / "sky", 1, 1)), str(tmp_path / "catalog"))
-    schema = pq.read_schema(next((tmp_path / "catalog").glob("*.parquet")))
+def test_columns_say_their_units_and_meaning(made: Made) -> None:
+    schema = pq.read_schema(next(made.catalog.glob("*.parquet")))
     assert schema.field("p_css").type == pa.float32()
     assert schema.field("object_id").type == pa.int64()
     assert schema.field("ra").metadata[b"unit"] == b"deg"
@@ -141,9 +164,8 @@ def test_stage2_on_every_row_keeps_labels_and_fills_its_column(random_model: str
     assert np.abs(always[PROBABILITIES].astype("float64").sum(axis=1) - 1).max() < 1e-5
 
 
-def test_only_missing_parts_are_computed(random_model: str, tmp_path: Path) -> None:
-    shards, catalog = write_shards(tmp_path / "sky", 3), tmp_path / "catalog"
-    classify(random_model, str(shards), str(catalog))
+def test_only_missing_parts_are_computed(random_model: str, copied: Made) -> None:
+    shards, catalog, _ = copied
     before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
     (catalog / "sky-00001-of-00003.parquet").unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in catalog.glob("*.parquet")}
@@ -154,56 +176,56 @@ def test_only_missing_parts_are_computed(random_model: str, tmp_path: Path) -> N
 
 
 def test_another_model_setting_or_shard_is_refused_under_the_same_catalog(
-    random_model: str, tmp_path: Path
+    random_model: str, copied: Made, tmp_path: Path
 ) -> None:
-    shards, catalog = write_shards(tmp_path / "sky", 2), tmp_path / "catalog"
-    classify(random_model, str(shards), str(catalog))
+    shards, catalog, _ = copied
     before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
     with pytest.raises(UserError, match=r"other settings \(stage2 routed, now always\)"):
         classify(random_model, str(shards), str(catalog), stage2="always")
     with pytest.raises(UserError, match=r"by another model \(\w{16}, now \w{16}\)"):
         classify(random_bundle(tmp_path / "other", seed=1), str(shards), str(catalog))
-    with pytest.raises(UserError, match="1 of the 2 shards of .* are not among those given now"):
-        classify(random_model, str(shards / "sky-00000-of-00002.parquet"), str(catalog))
-    write_labeled_shard(shards / "sky-00001-of-00002.parquet", {"CRS": 5}, first_id=500)
+    with pytest.raises(UserError, match="2 of the 3 shards of .* are not among those given now"):
+        classify(random_model, str(shards / "sky-00000-of-00003.parquet"), str(catalog))
+    write_labeled_shard(shards / "sky-00001-of-00003.parquet", {"CRS": 5}, first_id=500)
     write_labeled_shard(shards / "new.parquet", {"CRS": 3}, first_id=600)
     with pytest.raises(UserError, match=r"1 shards were added .* and 1 shards were changed .*--update"):
         classify(random_model, str(shards), str(catalog))
     assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
 
     summary = classify(random_model, str(shards), str(catalog), update=True)
-    assert (summary.skipped_parts, summary.computed, summary.rows) == (1, 8, 18)
-    assert sorted(read(catalog)["object_id"]) == [*range(10), *range(500, 505), *range(600, 603)]
+    assert (summary.skipped_parts, summary.computed, summary.rows) == (2, 8, 28)
+    ids = [*range(10), *range(500, 505), *range(600, 603), *range(2000, 2010)]
+    assert sorted(read(catalog)["object_id"]) == ids
     assert verify(str(catalog)).passed
 
 
-def test_shards_that_were_copied_or_touched_are_the_same(random_model: str, tmp_path: Path) -> None:
-    shards, catalog = write_shards(tmp_path / "sky", 2), tmp_path / "catalog"
-    classify(random_model, str(shards), str(catalog))
+def test_shards_that_were_copied_or_touched_are_the_same(
+    random_model: str, copied: Made, tmp_path: Path
+) -> None:
+    shards, catalog, _ = copied
     moved = shards.rename(tmp_path / "moved")
-    (moved / "sky-00000-of-00002.parquet").touch()
-    assert classify(random_model, str(moved), str(catalog)).skipped_parts == 2
+    (moved / "sky-00000-of-00003.parquet").touch()
+    assert classify(random_model, str(moved), str(catalog)).skipped_parts == 3
     assert verify(str(catalog)).passed
 
 
-def test_a_folder_of_something_else_is_not_written_to(random_model: str, tmp_path: Path) -> None:
-    shards = write_shards(tmp_path / "sky", 1)
+def test_a_folder_of_something_else_is_not_written_to(
+    random_model: str, copied: Made, tmp_path: Path
+) -> None:
+    shards, catalog, _ = copied
     write_labeled_shard(tmp_path / "other" / "mine.parquet", {"CRS": 2})
     with pytest.raises(UserError, match=r"mine\.parquet was not made by `hiwl classify`"):
         classify(random_model, str(shards), str(tmp_path / "other"))
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["mine.parquet"]
-    catalog = tmp_path / "catalog"
-    classify(random_model, str(shards), str(catalog))
     (catalog / "stray.parquet").write_text("stray")
     with pytest.raises(UserError, match=r"stray\.parquet is no part of this catalog"):
         classify(random_model, str(shards), str(catalog))
 
 
 def test_a_damaged_part_is_made_anew_and_one_of_a_killed_driver_is_adopted(
-    random_model: str, tmp_path: Path
+    random_model: str, copied: Made
 ) -> None:
-    shards, catalog = write_shards(tmp_path / "sky", 3), tmp_path / "catalog"
-    classify(random_model, str(shards), str(catalog))
+    shards, catalog, _ = copied
     before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
     damaged = catalog / "sky-00001-of-00003.parquet"
     damaged.write_bytes(before[damaged.name][:-10])
@@ -290,7 +312,9 @@ def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: st
     assert "20 images in" in done.stdout
     assert [line for line in done.stderr.splitlines() if line.startswith(f"not read: {damaged}: ")]
     assert "1 of 3 shards are not in the catalog: mend them and start the same command again" in done.stderr
-    assert len(list((tmp_path / "catalog").glob("*.parquet"))) == 2
+    status = catalog_status(str(tmp_path / "catalog"))
+    assert (status.parts_done, list(status.failed)) == (2, [str(damaged)])
+    assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}
     damaged.write_bytes(whole)
     assert CliRunner().invoke(main, command).exit_code == 0
     assert verify(str(tmp_path / "catalog")).passed

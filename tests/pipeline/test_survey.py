@@ -1,9 +1,9 @@
 """A survey as it is: broken images among good ones, and a store that fails now and then."""
 
 import contextlib
+import os
 import statistics
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -66,25 +66,26 @@ def write_survey(folder: Path) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_a_hundred_broken_inputs_among_ten_thousand_cost_a_row_each(
-    random_model: str, tmp_path: Path
+    ray_session: None, random_model: str, tmp_path: Path
 ) -> None:
     expected = write_survey(tmp_path / "sky")
     catalog = tmp_path / "catalog"
-    process = hiwl("classify", random_model, str(tmp_path / "sky"), str(catalog))
     memory: list[int] = []
+    done = threading.Event()
 
     def watch() -> None:
-        while process.poll() is None:
-            for worker in classifying(process.pid):
+        while not done.wait(0.02):
+            for worker in classifying(os.getpid()):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     memory.append(worker.memory_info().rss)
-            time.sleep(0.02)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    output, _ = process.communicate(timeout=300)
-    watcher.join()
-    assert process.returncode == 0, output
+    try:
+        classify(random_model, str(tmp_path / "sky"), str(catalog))
+    finally:
+        done.set()
+        watcher.join()
     catalog_rows = read(str(catalog))
     assert catalog_rows["object_id"].tolist() == expected["object_id"].tolist()
     assert catalog_rows["status"].tolist() == expected["status"].tolist()

@@ -138,21 +138,6 @@ def test_status_tells_a_running_job_from_a_dead_and_a_finished_one(catalog: Path
     assert "last sign 1 h 00 min ago" in answer.output
 
 
-def test_status_and_verify_name_a_shard_that_could_not_be_read(
-    random_model: str, ray_session: None, tmp_path: Path
-) -> None:
-    for name in ("a", "b"):
-        write_labeled_shard(tmp_path / "sky" / f"{name}.parquet", {"CRS": 30}, first_id=ord(name))
-    content = bytearray((tmp_path / "sky" / "b.parquet").read_bytes())
-    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
-    (tmp_path / "sky" / "b.parquet").write_bytes(content)
-    classify(random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
-    status = catalog_status(str(tmp_path / "catalog"))
-    assert status.parts_done == 1
-    assert list(status.failed) == [str(tmp_path / "sky" / "b.parquet")]
-    assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}
-
-
 def test_an_unfinished_catalog_is_not_published(catalog: Path, tmp_path: Path) -> None:
     next(catalog.glob("*.parquet")).unlink()
     with pytest.raises(UserError, match="1 of the 3 parts of .* are not there yet"):

@@ -103,7 +103,7 @@ def main(
             click.echo(f"not read: {line}", err=True)
         raise IncompleteError(
             f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog: mend them and "
-            "start the same command again"
+            "start the same command again with --update"
         )
 
 

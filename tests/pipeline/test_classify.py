@@ -311,12 +311,13 @@ def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: st
     assert done.exit_code == 1, done.output
     assert "20 images in" in done.stdout
     assert [line for line in done.stderr.splitlines() if line.startswith(f"not read: {damaged}: ")]
-    assert "1 of 3 shards are not in the catalog: mend them and start the same command again" in done.stderr
+    told = "1 of 3 shards are not in the catalog: mend them and start the same command again with --update"
+    assert told in done.stderr
     status = catalog_status(str(tmp_path / "catalog"))
     assert (status.parts_done, list(status.failed)) == (2, [str(damaged)])
     assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}
     damaged.write_bytes(whole)
-    assert CliRunner().invoke(main, command).exit_code == 0
+    assert CliRunner().invoke(main, [*command, "--update"]).exit_code == 0
     assert verify(str(tmp_path / "catalog")).passed
 
 

@@ -51,10 +51,12 @@ class TinyData:
     val: str
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Begin with files that have slow tests, lest one process is left with them and the other is done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    # The first of them that needs the trained run comes before all: later the other process would wait too.
+    first = next((item.path for item in items if item.path in slow and "tiny_run" in item.fixturenames), None)
+    items.sort(key=lambda item: (item.path != first, item.path not in slow))
 
 
 @pytest.fixture(scope="session", autouse=True)

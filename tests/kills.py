@@ -134,16 +134,17 @@ class _Victims:
         return hiwl(*self._command, RAY_ADDRESS=self._cluster.address)
 
     def restart_if_ended(self) -> None:
-        # A driver may end by itself, with exit code 1: a shard was killed too often and was set aside.
-        if self._driver.poll() == 1:
+        """Start the driver again if it ended since a shard was killed too often, and was set aside."""
+        code = self._driver.poll()
+        if code == 1:
             self._driver = self._start()
+        elif code:
+            raise RuntimeError(f"exit code {code}: {self._driver.communicate()[0]}")
 
     def finish(self) -> None:
         """Let the driver come to its end, and start it again as long as shards are set aside."""
-        while (code := self._driver.wait(timeout=PATIENCE)) != 0:
-            if code != 1:
-                raise RuntimeError(f"exit code {code}: {self._driver.communicate()[0]}")
-            self._driver = self._start()
+        while self._driver.wait(timeout=PATIENCE):
+            self.restart_if_ended()
 
     def turn_to(self, catalog: Path) -> None:
         """Begin another catalog, after the one that is whole."""

@@ -111,7 +111,7 @@ def classify_under_fire(
                     victims.finish()
                     catalogs.append(folder / f"catalog-{len(catalogs)}")
                     victims.turn_to(catalogs[-1])
-                    before = 0
+                    before, until = 0, time.monotonic() + PATIENCE
                 victims.restart_if_ended()
                 time.sleep(0.02)
             time.sleep(rng.uniform(0, 0.3))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
 
 from hiwl_core.errors import IncompleteError
+from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import (
-    VerbCommand,
     actors_option,
     carry_option,
     column_options,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # torch comes with it
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand)
+@click.command("classify", cls=NotifyingCommand)
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.argument("catalog", metavar="CATALOG")
@@ -38,6 +39,7 @@ __all__ = ["main"]
     is_flag=True,
     help="Take in shards that were added or changed since the catalog was begun, which are refused else.",
 )
+@notify_option
 @actors_option
 @gpu_option
 @engine_option
@@ -71,9 +73,12 @@ def main(
       hiwl classify run/bundle sky/cutouts catalog
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
       hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
+      hiwl classify galaxyzoo s3://sky/lsst s3://sky/catalog --notify 'echo "$HIWL_PLACE ended" | mail me'
     """
+    from pipeline import storage
     from pipeline.classification.classify import classify, failures
 
+    place = shlex.quote(storage.absolute(catalog))
     summary = classify(
         bundle,
         shards,
@@ -102,9 +107,11 @@ def main(
         for line in summary.failed:
             click.echo(f"not read: {line}", err=True)
         raise IncompleteError(
-            f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog: mend them and "
-            "start the same command again with --update"
+            f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog {place}: mend them "
+            "and start the same command again with --update"
         )
+    # The last line of a job's log, read by who does not know what was submitted.
+    click.echo(f"next: hiwl verify {place}, then hiwl query {place} or hiwl publish {place} OUT")
 
 
 if __name__ == "__main__":

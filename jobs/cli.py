@@ -30,6 +30,7 @@ VERBS = {
     "fractions": "Estimate class fractions, corrected for misclassification.",
     "sample": "Show the cutouts of some rows of a catalog on a page.",
     "submit": "Run any of these as a job on a Ray cluster.",
+    "jobs": "List the jobs of a Ray cluster, read their logs, stop them.",
 }
 
 

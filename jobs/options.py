@@ -19,6 +19,7 @@ PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExist
 __all__ = [
     "VerbCommand",
     "actors_option",
+    "address_option",
     "carry_option",
     "column_options",
     "engine_option",
@@ -192,4 +193,10 @@ gpu_option = click.option(
 
 actors_option = click.option(
     "--workers", type=int, metavar="N", help="Actors at most; default all there is room for."
+)
+
+address_option = click.option(
+    "--address",
+    metavar="URL",
+    help="The cluster's dashboard.  [default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265]",
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from jobs.options import VerbCommand, column_options, gpu_option
+from jobs.notifying import NotifyingCommand, notify_option
+from jobs.options import column_options, gpu_option
 from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
 
 
-@click.command(cls=VerbCommand)
+@click.command("train", cls=NotifyingCommand)
 @click.option("--data", required=True, metavar="SHARDS", help="Labeled shards to train on.")
 @click.option("--val", required=True, metavar="SHARDS", help="Labeled shards to select checkpoints by.")
 @click.option(
@@ -32,6 +33,7 @@ __all__ = ["main"]
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
 )
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
+@notify_option
 @gpu_option
 @column_options
 def main(

@@ -21,7 +21,9 @@ ENDS = {"|", "&&", ";", ">", "&"}
 
 
 def options(command: click.Command) -> set[str]:
-    """All spellings of a command's options."""
+    """All spellings of a command's options, and of those below it."""
+    if isinstance(command, click.Group):
+        return set().union(*(options(below) for below in command.commands.values()))
     own = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
     return {name for name in own if name.startswith("-")} | {"--help", "--version"}
 
@@ -52,7 +54,10 @@ def words_of(line: str, program: str) -> list[str]:
 def check_hiwl(words: list[str], line: str) -> None:
     assert words[0] in VERBS, line
     own, inner = split(words)
-    known = options(verb(own[0]))
+    command = verb(own[0])
+    if isinstance(command, click.Group):
+        command = command.commands[own[1]]
+    known = options(command)
     assert {word.partition("=")[0] for word in own[1:] if word.startswith("--")} <= known, line
     if inner:
         check_hiwl(inner, line)

@@ -1,0 +1,46 @@
+"""A command of the user's, run when long work has ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+from pipeline.progress import say
+
+__all__ = ["STOPPED_EXIT_CODE", "notify"]
+
+STOPPED_EXIT_CODE = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+# What is to tell of the end must not put it off for ever.
+SECONDS_ALLOWED = 60.0
+
+
+def notify(command: str, facts: Mapping[str, str], seconds: float = SECONDS_ALLOWED) -> None:
+    """Run a command; if it fails, that is a line and nothing else.
+
+    Parameters
+    ----------
+    command : str
+        For the shell.
+    facts : mapping of str to str
+        Environment variables that it gets beside those of this process.
+    seconds : float
+        After so long it is ended.
+    """
+    try:
+        code = subprocess.run(
+            command,
+            shell=True,
+            env={**os.environ, **facts},
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        say(f"--notify: {command!r} was ended after {seconds:.0f} s")
+    except OSError as error:
+        say(f"--notify: {command!r} could not be run: {error}")
+    else:
+        if code:
+            say(f"--notify: {command!r} ended with exit code {code}")

@@ -22,12 +22,17 @@ import pytest
 from click.testing import CliRunner
 from ray.job_submission import JobStatus
 
-import pipeline.submit
+import pipeline.cluster_jobs
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from jobs.submit import main
-from pipeline.submit import ClusterJob, dashboard_url
+from pipeline import storage
+from pipeline.catalog.parts import read_part
+from pipeline.cluster_jobs import ClusterJob
+from pipeline.job_client import dashboard_url
 from tests.conftest import TINY, TinyData
+from tests.drawings import write_labeled_shard
+from tests.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +68,7 @@ def no_ray_env(monkeypatch: pytest.MonkeyPatch) -> None:
         ([], "no verb to submit"),
         (["--", "clasify", "a"], "no verb 'clasify'"),
         (["--", "submit", "--", "train"], "'submit' cannot run inside a job"),
+        (["--detach", "--notify", "true", "--", "train"], "--notify waits for the job's end"),
         (["--env", "NOVALUE", "train"], "--env takes KEY=VALUE"),
         (["--env", "2=3", "train"], "its name was '2'"),
         (["--working-dir", "no/such", "train"], "no folder 'no/such'"),
@@ -147,7 +153,7 @@ class BreakingClient:
 def test_a_broken_connection_loses_no_line_and_repeats_none(
     status: JobStatus, exit_code: int | None, passed_on: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.submit, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.cluster_jobs, "RETRY_SECONDS", 0.0)
     written: list[str] = []
     job = ClusterJob(BreakingClient(status, exit_code), "job", "http://head:8265")
     assert job.follow(written.append) == passed_on
@@ -159,8 +165,8 @@ def test_a_cluster_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         def get_job_info(self, job_id: str) -> SimpleNamespace:
             raise ConnectionRefusedError("refused")
 
-    monkeypatch.setattr(pipeline.submit, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(pipeline.submit, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(pipeline.cluster_jobs, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.cluster_jobs, "PATIENCE_SECONDS", 0.05)
     job = ClusterJob(GoneClient(JobStatus.RUNNING, None), "job", "http://head:8265")
     with pytest.raises(ConnectionError, match="'job' may still be running"):
         job.follow(lambda text: None)
@@ -175,9 +181,9 @@ class Head:
     env: dict[str, str]
     stand_in: str
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, verb: str = "submit", **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", "submit", "--address", self.url, *arguments],
+            [sys.executable, "-m", "jobs.cli", *verb.split(), "--address", self.url, *arguments],
             cwd=ROOT,
             env=self.env | env,
             stdout=subprocess.PIPE,
@@ -187,8 +193,8 @@ class Head:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def submit(self, *arguments: str, **env: str) -> tuple[int, str, str]:
-        process = self.start(*arguments, **env)
+    def submit(self, *arguments: str, verb: str = "submit", **env: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, verb=verb, **env)
         out, err = process.communicate(timeout=180)
         return process.returncode, out, err
 
@@ -210,15 +216,17 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    """A head node that asks for a token, in a process group of its own."""
+def head(object_store_port: int) -> Iterator[Head]:
+    """A head node that asks for a token and sees a store, in a process group of its own."""
     # Not pytest's folder: Ray's sockets lie below it, and their paths may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="hiwl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         stand_in = Path(folder, "code")
         (stand_in / "jobs").mkdir(parents=True)
         (stand_in / "jobs" / "__init__.py").touch()
         (stand_in / "jobs" / "cli.py").write_text(STAND_IN)
-        env = clean_env(HOME=folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        token = secrets.token_hex(32)
+        # Nice workers would wait for whatever else runs here.
+        env = clean_env(HOME=folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, RAY_worker_niceness="0")
         url = f"http://127.0.0.1:{(port := free_port())}"
         command = ["ray", "start", "--head", "--block", "--num-cpus=2"]
         command += [
@@ -240,7 +248,9 @@ def head() -> Iterator[Head]:
                 assert process.poll() is None, Path(folder, "head.log").read_text()
                 assert time.monotonic() < deadline, Path(folder, "head.log").read_text()
                 time.sleep(0.5)
-            yield Head(url, env, str(stand_in))
+            # Who submits has no key of the store.
+            outside = {name: value for name, value in env.items() if not name.startswith("AWS_")}
+            yield Head(url, outside, str(stand_in))
         finally:
             # `ray start` ends what it started; `ray stop` would end every Ray on the machine.
             process.terminate()
@@ -257,6 +267,54 @@ def test_a_verb_runs_and_its_log_is_followed(head: Head) -> None:
     assert code == 0, err
     assert "Usage: python -m jobs.cli simulate" in out
     assert head.env["RAY_AUTH_TOKEN"] not in out + err
+
+
+@pytest.mark.slow
+def test_a_shipped_model_classifies_a_bucket_from_where_nothing_is(
+    head: Head, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    write_labeled_shard(tmp_path / "sky.parquet", {"CRS": 3, "SPI": 3}, first_id=1, size=200)
+    storage.write_bytes(f"{object_store.url}/night/sky.parquet", (tmp_path / "sky.parquet").read_bytes())
+    catalog = f"{object_store.url}/catalog"
+    told = tmp_path / "told"
+    code, out, err = head.submit(
+        "--job-id",
+        "night",
+        "--notify",
+        f"echo $HIWL_VERB $HIWL_JOB $HIWL_EXIT_CODE $HIWL_PLACE > {told}; exit 9",
+        "--",
+        *("classify", "galaxyzoo", f"{object_store.url}/night", catalog),
+    )
+    assert code == 0, out + err
+    assert out.splitlines()[-1].startswith(f"next: hiwl verify {catalog}, ")
+    assert told.read_text() == f"submit night 0 {catalog}\n"
+    assert "ended with exit code 9" in err
+    assert read_part(f"{catalog}/sky.parquet").num_rows == 6
+
+    code, out, err = head.submit(verb="jobs list")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("night ")]
+    assert "SUCCEEDED" in line
+    assert line.endswith(f"classify galaxyzoo {object_store.url}/night {catalog}")
+    code, log, err = head.submit("night", verb="jobs logs")
+    assert (code, err) == (0, "")
+    assert log.splitlines()[-1].startswith(f"next: hiwl verify {catalog}, ")
+    assert head.submit("night", verb="jobs stop") == (0, "job night had ended already\n", "")
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_is_stopped_and_one_that_is_not_there_is_said(head: Head) -> None:
+    assert (
+        head.submit("--detach", "--working-dir", head.stand_in, "--job-id", "idle", "train", "wait")[0] == 0
+    )
+    code, out, _ = head.submit("idle", verb="jobs stop")
+    assert (code, out.split(";")[0]) == (0, "job idle has ended")
+    code, out, err = head.submit("nobody", verb="jobs logs")
+    assert (code, out) == (2, "")
+    assert err == f"Error: no job 'nobody' on {head.url}: `hiwl jobs list` names those there are\n"
+    code, out, err = head.submit(verb="jobs list", RAY_AUTH_TOKEN="0" * 64)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "refused the token" in err
 
 
 @pytest.mark.slow

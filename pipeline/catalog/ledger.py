@@ -30,7 +30,7 @@ SECONDS_BETWEEN_SEGMENTS = 10.0
 MAX_SEGMENTS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """A part that was written, or a shard that could not become one.
 

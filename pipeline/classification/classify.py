@@ -29,7 +29,7 @@ from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings, decided, model_facts
-from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog, shard_entries
+from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import ClusterResources, connected
@@ -157,8 +157,7 @@ def classify(
         def cluster() -> ClusterResources:
             return stack.enter_context(connected())
 
-        def settings(stored: dict[str, Any] | None) -> dict[str, Any]:
-            shards = [entry.path for entry in shard_entries(shards_path)]
+        def settings(stored: dict[str, Any] | None, shards: list[str]) -> dict[str, Any]:
             run = decided(model, bundle, stored, cluster, gpu, engine, shards, columns, scale)
             return {
                 **catalog_settings(columns, carry, stage2, keep_truth, scale),

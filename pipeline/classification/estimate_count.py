@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pipeline import storage
 from pipeline.catalog.plan import part_names
 from pipeline.classification.plan import shard_entries
 from pipeline.progress import progress
-from pipeline.shards.cutout_shards import Columns, check_schema, inspect_shard
+from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.tar_members import BrokenTar, iter_members
 from pipeline.shards.webdataset import sample_key
 from pipeline.storage.places import in_s3
@@ -62,11 +64,11 @@ def count_shards(shards_path: str, columns: Columns, carry: Sequence[str]) -> Sh
     requests, got = bytes_got(paths[0])
     rows: list[int | None] = []
     with progress("counting", None) as advance:
-        for path, facts in zip(paths, storage.in_threads(inspect_shard, paths), strict=True):
-            if facts.schema is not None:
-                check_schema(path, facts.schema, columns, ("object_id", "image"), carry)
-            rows.append(facts.rows)
-            advance(facts.rows or 0)
+        wanted = WantedColumns(columns, ("object_id", "image"), carry)
+        # By this process alone, whose requests are counted.
+        for ends in inspect_shards(paths, wanted, many=sys.maxsize):
+            rows.append(ends.rows)
+            advance(ends.rows or 0)
     tars = [index for index, count in enumerate(rows) if count is None]
     if tars:
         bytes_a_row = tar_bytes_a_row(paths[tars[len(tars) // 2]])

@@ -26,7 +26,8 @@ from pipeline.catalog.plan import (
     part_record,
     read_plan,
 )
-from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, check_schema, inspect_shard, list_shards
+from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, list_shards
+from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["PartsFound", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
@@ -78,7 +79,7 @@ def plan_catalog(
     folder: str,
     shards_path: str,
     model_id: str,
-    settings: Callable[[dict[str, Any] | None], dict[str, Any]],
+    settings: Callable[[dict[str, Any] | None, list[str]], dict[str, Any]],
     columns: Columns,
     required: Sequence[str],
     carry: Sequence[str],
@@ -95,8 +96,8 @@ def plan_catalog(
         A file, a folder or a glob.
     model_id : str
     settings : callable
-        From the settings of the catalog that is there already, or None, to those wanted now; called when
-        the shards are known to be fit, since it may have to try what a cluster can do.
+        From the settings of the catalog that is there already, or None, and the shards to those wanted now;
+        called when the shards are known to be fit, since it may have to try what a cluster can do.
     columns : Columns
     required, carry : sequence of str
         Contract names and further columns that each shard must have.
@@ -116,7 +117,7 @@ def plan_catalog(
     # What was planned before is not read again as long as the storage says that it is the same.
     old = read_plan(folder) if is_catalog(folder) else None
     if old is not None:
-        making = settings(old.settings)
+        making = settings(old.settings, list(entries))
         _check_same_making(folder, old, model_id, making)
         _check_none_gone(folder, old, names)
     known = old.shards if old is not None else {}
@@ -129,12 +130,10 @@ def plan_catalog(
         else:
             unknown.append(part)
     added, changed = [], []
-    for part, found in zip(
-        unknown, storage.in_threads(inspect_shard, [names[part] for part in unknown]), strict=True
-    ):
+    wanted = WantedColumns(columns, required, carry, scale)
+    looks = inspect_shards([names[part] for part in unknown], wanted)
+    for part, found in zip(unknown, looks, strict=True):
         path = names[part]
-        if found.schema is not None:
-            check_schema(path, found.schema, columns, required, carry, scale)
         kept[part] = PlannedShard(
             path, part, found.rows, entries[path].size, entries[path].mark, found.fingerprint
         )
@@ -145,7 +144,7 @@ def plan_catalog(
     if old is not None and (added or changed) and not update:
         raise UserError(_what_changed(folder, added, changed))
     if old is None:
-        making = settings(None)
+        making = settings(None, list(entries))
     plan = CatalogPlan(model_id, making, {part: kept[part] for part in names})
     if old is None or plan != old:
         claim_catalog(folder, plan)

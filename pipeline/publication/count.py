@@ -10,8 +10,8 @@ from pipeline.publication.hats_metadata import SKYMAP_ORDER
 from pipeline.publication.hats_tiles import COUNT_ORDER, Tile, empty_cells, margin_order, plan_tiles
 from pipeline.publication.parts import CountTask, count_rows
 from pipeline.publication.plan import Publication, TilePlan
-from pipeline.publication.pool import TaskPool
 from pipeline.publication.spill import Sky
+from pipeline.task_pool import TaskPool
 
 __all__ = ["plan_publication", "plan_sky"]
 

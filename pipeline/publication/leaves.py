@@ -14,7 +14,6 @@ from pipeline.publication.hats_tiles import Tile
 from pipeline.publication.leaf import INDEX_FIELD, Leaf, LeafTask, read_footer, write_leaf
 from pipeline.publication.parts import unified
 from pipeline.publication.plan import Publication
-from pipeline.publication.pool import TaskPool
 from pipeline.publication.spill import (
     MAIN,
     MARGIN,
@@ -26,6 +25,7 @@ from pipeline.publication.spill import (
     split_rows,
 )
 from pipeline.publication.voparquet import is_text, with_votable
+from pipeline.task_pool import TaskPool
 
 __all__ = ["Leaves", "split_parts", "write_leaves"]
 

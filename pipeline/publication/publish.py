@@ -21,8 +21,8 @@ from pipeline.publication.hats_metadata import write_collection, write_margin, w
 from pipeline.publication.hats_tiles import Tile
 from pipeline.publication.leaves import Leaves, split_parts, write_leaves
 from pipeline.publication.plan import Publication, TilePlan, list_inputs
-from pipeline.publication.pool import TaskPool, ray_pool, thread_pool
 from pipeline.publication.spill import MAIN, MARGIN, NO_POSITION, Spill
+from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["PublishSummary", "publish"]
 
@@ -138,7 +138,8 @@ def publish(
 def _pool(small: bool, workers: int | None) -> Iterator[TaskPool]:
     from pipeline.cluster import usable_cores
 
-    with thread_pool(usable_cores()) if small else ray_pool(workers) as pool:
+    work = "the publication"
+    with thread_pool(usable_cores(), work) if small else ray_pool(workers, work) as pool:
         yield pool
 
 

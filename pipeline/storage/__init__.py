@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -46,6 +47,7 @@ __all__ = [
 
 # Object storage answers after tens of milliseconds: many requests wait at once.
 READERS = 16
+CALLED_AHEAD = 8 * READERS
 READ_BUFFER = 64 * 1024
 
 Item = TypeVar("Item")
@@ -159,10 +161,23 @@ def remove_partials(path: str) -> None:
             partial.unlink(missing_ok=True)
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Results of a function of a small file, in order; object storage answers many requests at once."""
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results of a function of a small file, in order; object storage answers many requests at once.
+
+    Some are called ahead of need, but not all: there may be a million, and results may be large.
+    """
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
-        yield from readers.map(function, items)
+        try:
+            for item in items:
+                waiting.append(readers.submit(function, item))
+                if len(waiting) >= CALLED_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def remove(path: str) -> None:

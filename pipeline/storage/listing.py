@@ -21,7 +21,7 @@ from pipeline.storage.s3_store import S3Store, shared_store
 __all__ = ["Entry", "find_files", "hidden", "iter_entries", "list_files"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file of a listing.
 

@@ -88,7 +88,7 @@ def planned(bundle: str, folder: Path, shards: int, model_id: str = "") -> tuple
     catalog, model_id = str(folder / "catalog"), model_id or read_bundle(bundle).model_id
     settings = catalog_settings(Columns(), [], "routed")
     plan = plan_catalog(
-        catalog, str(folder / "sky"), model_id, lambda _: settings, Columns(), ["object_id"], []
+        catalog, str(folder / "sky"), model_id, lambda *_: settings, Columns(), ["object_id"], []
     )
     return CatalogWork(bundle, model_id, Columns(), plan.settings, catalog, "auto"), plan
 

@@ -1,4 +1,4 @@
-"""Runs the tasks of a publication: as Ray tasks, or by threads where starting workers would take longer."""
+"""Runs many tasks of one kind: as Ray tasks, or by threads where starting workers would take longer."""
 
 from __future__ import annotations
 
@@ -40,31 +40,29 @@ class TaskPool(Protocol):
 
 
 @contextmanager
-def thread_pool(workers: int) -> Iterator[TaskPool]:
-    """A pool of threads of this process."""
+def thread_pool(workers: int, work: str) -> Iterator[TaskPool]:
+    """A pool of threads of this process; `work` is what breaks off if one fails."""
     with ThreadPoolExecutor(workers) as executor:
-        yield _Threads(executor)
+        yield _Threads(executor, work)
 
 
 @contextmanager
-def ray_pool(workers: int | None) -> Iterator[TaskPool]:
-    """A pool of Ray tasks, `workers` of them at once or as many as there is room for."""
+def ray_pool(workers: int | None, work: str) -> Iterator[TaskPool]:
+    """A pool of Ray tasks, `workers` of them at once or as many as there is room for; `work` as above."""
     from pipeline.cluster import connected
 
     with connected() as cluster:
-        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS)
+        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS, work)
 
 
-def _broken_off(error: BaseException) -> IncompleteError:
+def _broken_off(work: str, error: BaseException) -> IncompleteError:
     reason = " ".join(str(error).split())[:300]
-    return IncompleteError(
-        f"the publication broke off ({reason}); what is done is kept: start the same command again"
-    )
+    return IncompleteError(f"{work} broke off ({reason}); what is done is kept: start the same command again")
 
 
 class _Threads:
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self._executor = executor
+    def __init__(self, executor: ThreadPoolExecutor, work: str) -> None:
+        self._executor, self._work = executor, work
 
     def run(
         self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
@@ -76,15 +74,15 @@ class _Threads:
         except (UserError, PermissionError):
             raise
         except (OSError, MemoryError, pa.ArrowException) as error:
-            raise _broken_off(error) from error
+            raise _broken_off(self._work, error) from error
         finally:
             for future in futures:
                 future.cancel()
 
 
 class _RayTasks:
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    def __init__(self, at_once: int, work: str) -> None:
+        self._at_once, self._work = at_once, work
 
     def run(
         self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
@@ -110,9 +108,9 @@ class _RayTasks:
         except RayTaskError as error:
             if isinstance(error.cause, (UserError, PermissionError)):
                 raise error.cause from None
-            raise _broken_off(error.cause) from error
+            raise _broken_off(self._work, error.cause) from error
         except RayError as error:
-            raise _broken_off(error) from error
+            raise _broken_off(self._work, error) from error
         finally:
             for unfinished in running:
                 ray.cancel(unfinished)

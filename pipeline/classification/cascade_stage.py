@@ -22,7 +22,13 @@ from pipeline.classification.attempts import Verdict
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import ShardTask
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.shard_groups import FINGERPRINT_COLUMN, LEFT_OUT_COLUMN, NOTES, SHARD_COLUMN
+from pipeline.shards.shard_groups import (
+    FINGERPRINT_COLUMN,
+    LATER_COLUMN,
+    LEFT_OUT_COLUMN,
+    NOTES,
+    SHARD_COLUMN,
+)
 
 __all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of", "entry_table"]
 
@@ -67,8 +73,9 @@ class CatalogWork(NamedTuple):
 class CascadeStage:
     """Classifies groups of shards and writes their parts.
 
-    The shards whose rows came along are classified together. The others are read here, one by one: those
-    that are too large to come along, and those of a group over which workers died. A process that raises
+    The shards whose rows came along are classified together, and with them those for which there was only no
+    room. The others are read here, one by one: those that are too large to come along, and those of a group
+    over which workers died. A process that raises
     may be spoiled for good, as one is after a fault of its GPU: it ends, and Ray starts another instead.
 
     Parameters
@@ -90,27 +97,27 @@ class CascadeStage:
     # No generator: Ray calls this for one group at a time, but would step through generators side by side.
     def __call__(self, group: pa.Table) -> pa.Table:
         """An entry for each shard of a group, for `entries_of`."""
-        tasks = list(self._tasks(group))
+        found = list(self._tasks(group))
+        tasks = [task for task, _ in found]
         try:
-            entries = self._classify([task for task in tasks if task.rows is not None])
-            entries += [self._try_alone(task) for task in tasks if task.rows is None]
+            entries = self._classify([task for task, alone in found if not alone])
+            entries += [self._try_alone(task) for task, alone in found if alone]
         except NothingWorks as error:
             return entry_table([], str(error))
         shards, any_done = [task.shard for task in tasks], not all(entry.failed for entry in entries)
         self._attempts.forget.remote(shards, any_done)
         return entry_table(entries)
 
-    def _tasks(self, group: pa.Table) -> Iterator[ShardTask]:
-        """The shards of a group, in order."""
+    def _tasks(self, group: pa.Table) -> Iterator[tuple[ShardTask, bool]]:
+        """The shards of a group, in order, and whether each is to be tried by itself."""
         shards = group[SHARD_COLUMN].cast(pa.string()).combine_chunks()
         start = 0
         for end in pc.run_end_encode(shards).run_ends.to_pylist():
             rows = group.slice(start, end - start)
-            left_out = rows[LEFT_OUT_COLUMN][0].as_py()
+            left_out, later = rows[LEFT_OUT_COLUMN][0].as_py(), rows[LATER_COLUMN][0].as_py()
             fingerprint = rows[FINGERPRINT_COLUMN][0].as_py()
-            yield self._work.task(
-                shards[start].as_py(), fingerprint, None if left_out else rows.drop_columns(NOTES)
-            )
+            came = None if left_out else rows.drop_columns(NOTES)
+            yield self._work.task(shards[start].as_py(), fingerprint, came), left_out and not later
             start = end
 
     def _try_alone(self, task: ShardTask) -> LedgerEntry:

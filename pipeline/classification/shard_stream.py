@@ -26,13 +26,15 @@ from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, Not
 from pipeline.classification.shard_work import names_to_read
 from pipeline.cluster import ClusterResources, quiet_streams
 from pipeline.progress import say
-from pipeline.shards.shard_groups import ShardToRead, group_shards
+from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
 
 __all__ = ["StageActors", "classify_shards", "shard_stream", "waiting_lines"]
 
 MAX_ACTORS = 64
 GROUPS_AN_ACTOR = 4
+# Of so many a part is little: some may be joined.
+PLENTY_AN_ACTOR = 20
 # Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
 MAX_STREAMS = 3
 SECONDS_BETWEEN_LINES = 60.0
@@ -161,6 +163,7 @@ def shard_stream(
     """
     expected = actors.expected
     groups = group_shards(shards, 1 if actors.number == 1 else GROUPS_AN_ACTOR * expected)
+    groups = join_groups(groups, PLENTY_AN_ACTOR * actors.number)
     size = min(len(groups), actors.number)
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
     ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected

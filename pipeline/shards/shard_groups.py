@@ -22,6 +22,7 @@ from pipeline.shards.cutout_shards import (
 __all__ = [
     "FAILED_COLUMN",
     "FINGERPRINT_COLUMN",
+    "LATER_COLUMN",
     "LEFT_OUT_COLUMN",
     "NOTES",
     "ROW_COLUMN",
@@ -31,20 +32,24 @@ __all__ = [
     "checked_rows",
     "group_shards",
     "iter_group",
+    "join_groups",
     "read_group",
 ]
 
 SHARD_COLUMN, ROW_COLUMN, FAILED_COLUMN = "_shard", "_row", "_failed"
 """Of each row: its shard's path, its number in the shard, and why the shard was not read to its end."""
-LEFT_OUT_COLUMN, FINGERPRINT_COLUMN = "_left_out", "_fingerprint"
-"""In a group read as one table: whether the row only stands for its shard, and the state that was wanted."""
-NOTES = [SHARD_COLUMN, ROW_COLUMN, FAILED_COLUMN, LEFT_OUT_COLUMN, FINGERPRINT_COLUMN]
+LEFT_OUT_COLUMN, LATER_COLUMN, FINGERPRINT_COLUMN = "_left_out", "_later", "_fingerprint"
+"""In a group read as one table: whether the row only stands for its shard, whether it does so just because
+the table is full, and the state that was wanted."""
+NOTES = [SHARD_COLUMN, ROW_COLUMN, FAILED_COLUMN, LEFT_OUT_COLUMN, LATER_COLUMN, FINGERPRINT_COLUMN]
 """What a group that was read as one table has beside the columns of its shards."""
 SHARD_DAMAGE = (OSError, pa.ArrowException, tarfile.TarError, ValueError, KeyError, TypeError)
 """What reading a shard raises that is damaged, or whose store is away."""
 
 # Files may be packed: rows that take more memory than this are let go, and left out.
 MOST_UNPACKED_BYTES = 2 * MAX_SHARD_BYTES
+# A task costs the driver six milliseconds of a core, and a worker that dies the work of one.
+MOST_JOINED = 8
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,23 @@ def group_shards(shards: Sequence[ShardToRead], tasks: int) -> list[list[ShardTo
     return groups
 
 
+def join_groups(groups: Sequence[list[ShardToRead]], least: int) -> list[list[ShardToRead]]:
+    """Some groups after each other as one, where there are very many: what a task costs the driver adds up.
+
+    Parameters
+    ----------
+    groups : sequence of list of ShardToRead
+        From `group_shards`.
+    least : int
+        Groups that are wanted at least, lest readers wait for the last of them.
+    """
+    together = max(1, min(MOST_JOINED, len(groups) // max(1, least)))
+    return [
+        [shard for group in groups[start : start + together] for shard in group]
+        for start in range(0, len(groups), together)
+    ]
+
+
 def checked_rows(
     shard: ShardToRead, columns: Columns, wanted: Sequence[str], carry: Sequence[str]
 ) -> Iterator[pa.Table]:
@@ -147,7 +169,8 @@ def read_group(
     """A group as one table, in the order of its shards.
 
     A shard that is too large to be held, is a tar, has no rows, or rows of other types than those before it,
-    or that cannot be read, is one row: with `LEFT_OUT_COLUMN` true, and `FAILED_COLUMN` if it was damaged.
+    or that cannot be read, is one row: with `LEFT_OUT_COLUMN` true, and `FAILED_COLUMN` if it was damaged. So
+    are those from the first on for which the table has no room; they have `LATER_COLUMN` true.
 
     Parameters
     ----------
@@ -158,24 +181,30 @@ def read_group(
     """
     may = may_read is None or may_read([shard.path for shard in group])
     schema: pa.Schema | None = None
-    read: list[tuple[ShardToRead, list[pa.Table], str | None]] = []
+    read: list[tuple[ShardToRead, list[pa.Table], str | None, bool]] = []
+    rows = size = 0
+    full = False
     for shard in group:
         tables: list[pa.Table] = []
         failed = None
-        if may and shard.small:
+        here = may and shard.small
+        more_rows, more_size = rows + (shard.rows or 0), size + shard.size
+        full = full or (here and size > 0 and (more_rows > MAX_SHARD_ROWS or more_size > MAX_SHARD_BYTES))
+        if here and not full:
+            rows, size = more_rows, more_size
             tables, failed = _held(shard, columns, wanted, carry, schema)
         if tables:
             schema = tables[0].schema
-        read.append((shard, tables, failed))
+        read.append((shard, tables, failed, here and full))
     found = []
-    for shard, tables, failed in read:
+    for shard, tables, failed, later in read:
         left_out = not tables
         row = 0
         for table in tables:
-            found.append(_annotated(_marked(table, shard, row), shard, left_out))
+            found.append(_annotated(_marked(table, shard, row), shard, left_out, later))
             row += table.num_rows
         if left_out:
-            found.append(_annotated(_note(schema or pa.schema([]), shard, failed), shard, left_out))
+            found.append(_annotated(_note(schema or pa.schema([]), shard, failed), shard, left_out, later))
     yield pa.concat_tables(found)
 
 
@@ -217,8 +246,9 @@ def _note(schema: pa.Schema, shard: ShardToRead, failed: str | None) -> pa.Table
     return pa.table(columns)
 
 
-def _annotated(table: pa.Table, shard: ShardToRead, left_out: bool) -> pa.Table:
+def _annotated(table: pa.Table, shard: ShardToRead, left_out: bool, later: bool) -> pa.Table:
     table = table.append_column(LEFT_OUT_COLUMN, pa.array([left_out] * table.num_rows))
+    table = table.append_column(LATER_COLUMN, pa.array([later] * table.num_rows))
     return table.append_column(FINGERPRINT_COLUMN, _repeated(shard.fingerprint, table.num_rows))
 
 

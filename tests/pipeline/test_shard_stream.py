@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_actors_that_cannot_begin_end_the_classification(random_model: str, tmp_
     with pytest.raises(IncompleteError, match=r"broke off .* not another.*start the same command again"):
         list(classify_shards(work, list(plan.shards.values()), TWO))
     assert not list((tmp_path / "catalog").glob("*.parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_very_many_full_shards_share_tasks_and_each_has_its_part(random_model: str, tmp_path: Path) -> None:
+    work, plan = planned(random_model, tmp_path, 41)
+    full = [replace(shard, rows=4096) for shard in plan.shards.values()]
+    entries = list(classify_shards(work, full, ONE))
+    assert sorted(entry.part for entry in entries) == list(plan.shards)
+    for shard in full:
+        ids = pq.read_table(tmp_path / "catalog" / shard.part, columns=["object_id"])
+        assert ids.equals(pq.read_table(shard.shard, columns=["object_id"]))
 
 
 class SickStage(CascadeStage):

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from hiwl_core.errors import UserError
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns, fingerprint
-from pipeline.shards.shard_groups import NOTES, ShardToRead, group_shards, read_group
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns, fingerprint
+from pipeline.shards.shard_groups import NOTES, ShardToRead, group_shards, join_groups, read_group
 from pipeline.shards.shards_datasource import ShardsDatasource
 from tests.broken_inputs import fits_file
 from tests.drawings import draw_galaxy, write_labeled_shard
@@ -137,3 +137,20 @@ def test_a_whole_group_is_one_table_in_which_what_cannot_be_held_is_left_out(tmp
     (nothing,) = read_group(group, Columns(), WANTED, [], may_read)
     assert nothing["_left_out"].to_pylist() == [True] * 7
     assert asked == [[shard.path for shard in group]] * 2
+
+
+def test_of_joined_groups_a_table_holds_the_first(tmp_path: Path) -> None:
+    groups = []
+    for name in "abcde":
+        path = write_labeled_shard(tmp_path / f"{name}.parquet", {"CRS": 1}, first_id=ord(name))
+        groups.append([ShardToRead(str(path), path.stat().st_size, MAX_SHARD_ROWS)])
+    assert join_groups(groups, 5) == groups
+    joined = join_groups(groups, 2)
+    assert [len(group) for group in joined] == [2, 2, 1]
+    assert [shard for group in joined for shard in group] == [shard for group in groups for shard in group]
+    (table,) = read_group(joined[0], Columns(), WANTED, [])
+    assert table["object_id"].to_pylist() == [ord("a"), None]
+    assert table["_left_out"].to_pylist() == table["_later"].to_pylist() == [False, True]
+    (table,) = read_group(joined[0], Columns(), WANTED, [], lambda _: False)
+    assert table["_left_out"].to_pylist() == [True, True]
+    assert table["_later"].to_pylist() == [False, False]

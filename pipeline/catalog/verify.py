@@ -1,6 +1,7 @@
 """Proof that a catalog is whole: each row of each shard is in it exactly once, as it was written.
 
-Parts and shards are compared pair by pair, so that nothing but a few counts is held for each.
+Parts and shards are compared pair by pair, so that nothing but counts and hashes of the ids is held of each;
+very many are compared by Ray tasks.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
-from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
-from pipeline.catalog.ledger import LedgerEntry, read_ledger
+from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
+from pipeline.catalog.ledger import read_ledger
 from pipeline.catalog.parts import check_part_record, counted, list_parts
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import Columns, inspect_shard, iter_rows
+from pipeline.task_pool import ray_pool, thread_pool
 
 __all__ = ["CHECKS", "Verification", "verify"]
 
@@ -38,7 +41,9 @@ CHECKS = {
     "doubles": "no id twice",
 }
 FINDINGS_KEPT = 20
-MEMORY_FOR_DOUBLES = "1GB"
+# So many take one process a minute.
+MANY_PARTS = 2_000
+PARTS_A_TASK = 128
 
 
 @dataclass
@@ -84,11 +89,29 @@ class Verification:
 
 @dataclass(frozen=True)
 class _PartFacts:
-    """What the look at one part told."""
+    """What the look at one part told; of some parts, what the looks at them did, with hashes by bucket."""
 
     rows: int
     statuses: Counter[str]
     findings: list[tuple[str, str]]
+    hashes: Any
+
+
+class _PartToCheck(NamedTuple):
+    """A part's shard, and the checksums that the ledger has of the part."""
+
+    shard: PlannedShard
+    checksums: frozenset[str]
+
+
+class _Checks(NamedTuple):
+    """What the looks at all parts have in common; the plan is without its shards."""
+
+    folder: str
+    plan: CatalogPlan
+    with_shards: bool
+    buckets: int
+    in_ray: bool
 
 
 def verify(catalog: str, with_shards: bool = True) -> Verification:
@@ -121,31 +144,63 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
     for part in sorted(missing):
         result.add("parts", f"no part for {plan.shards[part].shard}")
 
-    def look(shard: PlannedShard) -> _PartFacts:
-        return _look(folder, plan, shard, ledger.get(shard.part, []), with_shards)
-
-    present = [shard for part, shard in plan.shards.items() if part not in missing]
-    with progress("verifying", plan.rows) as advance:
-        for facts in storage.in_threads(look, present):
-            result.parts += 1
+    present = []
+    for part, shard in plan.shards.items():
+        if part not in missing:
+            made = [entry for entry in ledger.get(part, []) if entry.fingerprint == shard.fingerprint]
+            present.append(_PartToCheck(shard, frozenset(entry.sha256 for entry in made if entry.sha256)))
+    many = len(present) >= MANY_PARTS
+    bare = CatalogPlan(plan.model_id, plan.settings, {})
+    checks = _Checks(folder, bare, with_shards, buckets_for(plan.rows), many)
+    tasks = [present[start : start + PARTS_A_TASK] for start in range(0, len(present), PARTS_A_TASK)]
+    buckets: list[list[Any]] = [[] for _ in range(checks.buckets)]
+    work = "the verification"
+    with (
+        ray_pool(None, work) if many else thread_pool(1, work) as pool,
+        progress("verifying", plan.rows) as advance,
+    ):
+        for number, facts in pool.run(_look_at_some, tasks, checks):
+            result.parts += len(tasks[number])
             result.rows += facts.rows
             result.statuses.update(facts.statuses)
             for check, finding in facts.findings:
                 result.add(check, finding)
+            for bucket, hashes in zip(buckets, facts.hashes, strict=True):
+                bucket.append(hashes)
             advance(facts.rows)
-    for identifier, times in _doubles([f"{folder}/{shard.part}" for shard in present]):
-        result.add("doubles", f"id {identifier} has {times} rows")
+        paths = [[f"{folder}/{one.shard.part}" for one in task] for task in tasks]
+        times, others = repeated_ids(pool, buckets, paths)
+    for identifier, count in times.items():
+        result.add("doubles", f"id {identifier} has {count} rows")
+    result.counts.update({"doubles": others} if others else {})
     return result
 
 
-def _look(
-    folder: str, plan: CatalogPlan, shard: PlannedShard, made: Sequence[LedgerEntry], with_shards: bool
-) -> _PartFacts:
+def _look_at_some(parts: Sequence[_PartToCheck], checks: _Checks) -> _PartFacts:
+    """Compare some parts with what they should be."""
+    rows, statuses = 0, Counter[str]()
+    findings: list[tuple[str, str]] = []
+    hashes = [np.empty(0, np.uint64)]
+    for facts in storage.in_threads(partial(_look, checks), parts):
+        rows += facts.rows
+        statuses.update(facts.statuses)
+        findings += facts.findings
+        hashes.append(facts.hashes)
+    spread: list[Any] = in_buckets(np.concatenate(hashes), checks.buckets)
+    if checks.in_ray:
+        import ray
+
+        # They stay where they are until they are looked through, bucket by bucket.
+        spread = [ray.put(bucket) for bucket in spread]
+    return _PartFacts(rows, statuses, findings, spread)
+
+
+def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
     """Compare one part with its entries in the ledger, its plan and its shard."""
-    path = f"{folder}/{shard.part}"
+    shard, checksums = part
+    plan, path = checks.plan, f"{checks.folder}/{shard.part}"
     findings: list[tuple[str, str]] = []
     content = storage.read_bytes(path)
-    checksums = {entry.sha256 for entry in made if entry.fingerprint == shard.fingerprint and entry.sha256}
     if not checksums:
         findings.append(("checksums", f"{path} is not in the ledger yet: start `hiwl classify` again"))
     elif hashlib.sha256(content).hexdigest() not in checksums:
@@ -158,15 +213,15 @@ def _look(
             findings.append(("models", f"{path} was made from another state of its shard"))
     except (pa.ArrowException, OSError, UserError) as error:
         findings.append(("models", f"{path} cannot be read as a part of this catalog: {error}"))
-        return _PartFacts(0, Counter(), findings)
+        return _PartFacts(0, Counter(), findings, np.empty(0, np.uint64))
     models = pc.unique(table["model_id"]).to_pylist()
     if models not in ([plan.model_id], []):
         findings.append(("models", f"{path} has rows of the models {models}"))
     if shard.rows is not None and table.num_rows != shard.rows:
         findings.append(("rows", f"{path} has {table.num_rows} rows, its shard {shard.rows}"))
-    if with_shards:
+    if checks.with_shards:
         findings += _compare_ids(path, table["object_id"], plan, shard)
-    return _PartFacts(table.num_rows, counted(table, "status"), findings)
+    return _PartFacts(table.num_rows, counted(table, "status"), findings, id_hashes(table))
 
 
 def _compare_ids(
@@ -197,32 +252,3 @@ def _same(found: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:
     if found.type != expected.type:
         found, expected = found.cast(pa.string()), expected.cast(pa.string())
     return bool(found.equals(expected))
-
-
-def _doubles(parts: Sequence[str]) -> list[tuple[Any, int]]:
-    """Ids that more than one classified row has; on disk where memory does not suffice."""
-    if not parts:
-        return []
-    connection = duckdb.connect(config={"memory_limit": MEMORY_FOR_DOUBLES})
-    ids = pa.RecordBatchReader.from_batches(pa.schema([("id", pa.string())]), _id_batches(parts))
-    connection.register("ids", ids)
-    found = connection.execute(
-        f"SELECT id, count(*) FROM ids GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT {FINDINGS_KEPT}"
-    ).fetchall()
-    connection.close()
-    return found
-
-
-def _id_batches(parts: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    # Rows whose id was found wanting within their own shard say so themselves.
-    own = pa.array([DUPLICATE_ID, NO_ID])
-    for part in parts:
-        with storage.open_input(part) as file:
-            try:
-                table = pq.ParquetFile(file).read(columns=["object_id", "status"])
-            except storage.StoreError:
-                raise
-            except (pa.ArrowException, OSError):
-                continue  # found above
-        ids = table.filter(pc.invert(pc.is_in(table["status"], value_set=own)))["object_id"].cast(pa.string())
-        yield from pa.table({"id": ids}).to_batches()

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.ledger import read_ledger
+from pipeline.catalog.part_statistics import KnownPart, part_statistics, write_statistics
 from pipeline.catalog.parts import check_part_record, counted, list_parts
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.progress import progress
@@ -91,6 +93,7 @@ class Verification:
 class _PartFacts:
     """What the look at one part told; of some parts, what the looks at them did, with hashes by bucket."""
 
+    known: dict[str, KnownPart]
     rows: int
     statuses: Counter[str]
     findings: list[tuple[str, str]]
@@ -98,10 +101,12 @@ class _PartFacts:
 
 
 class _PartToCheck(NamedTuple):
-    """A part's shard, and the checksums that the ledger has of the part."""
+    """A part's shard, the checksums that the ledger has of the part, and its state as it was listed."""
 
     shard: PlannedShard
     checksums: frozenset[str]
+    size: int
+    mark: str
 
 
 class _Checks(NamedTuple):
@@ -138,28 +143,32 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
     ledger = read_ledger(folder)
     result = Verification(catalog, plan.model_id, skipped=() if with_shards else ("shards", "ids"))
     there = list_parts(folder)
+    marks = {entry.path: entry.mark for entry in storage.iter_entries(folder)}
     for name in there.keys() - plan.shards.keys():
         result.add("parts", f"{folder}/{name} belongs to no shard of the plan")
     missing = plan.shards.keys() - there.keys()
     for part in sorted(missing):
         result.add("parts", f"no part for {plan.shards[part].shard}")
 
-    present = []
+    present, place = [], folder.removeprefix("file://")
     for part, shard in plan.shards.items():
         if part not in missing:
             made = [entry for entry in ledger.get(part, []) if entry.fingerprint == shard.fingerprint]
-            present.append(_PartToCheck(shard, frozenset(entry.sha256 for entry in made if entry.sha256)))
+            checksums = frozenset(entry.sha256 for entry in made if entry.sha256)
+            present.append(_PartToCheck(shard, checksums, there[part], marks.get(f"{place}/{part}", "")))
     many = len(present) >= MANY_PARTS
     bare = CatalogPlan(plan.model_id, plan.settings, {})
     checks = _Checks(folder, bare, with_shards, buckets_for(plan.rows), many)
     tasks = [present[start : start + PARTS_A_TASK] for start in range(0, len(present), PARTS_A_TASK)]
     buckets: list[list[Any]] = [[] for _ in range(checks.buckets)]
+    known: dict[str, KnownPart] = {}
     work = "the verification"
     with (
         ray_pool(None, work) if many else thread_pool(1, work) as pool,
         progress("verifying", plan.rows) as advance,
     ):
         for number, facts in pool.run(_look_at_some, tasks, checks):
+            known.update(facts.known)
             result.parts += len(tasks[number])
             result.rows += facts.rows
             result.statuses.update(facts.statuses)
@@ -173,15 +182,20 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
     for identifier, count in times.items():
         result.add("doubles", f"id {identifier} has {count} rows")
     result.counts.update({"doubles": others} if others else {})
+    # Who may not write here may verify all the same.
+    with suppress(OSError, UserError):
+        write_statistics(folder, known)
     return result
 
 
 def _look_at_some(parts: Sequence[_PartToCheck], checks: _Checks) -> _PartFacts:
     """Compare some parts with what they should be."""
     rows, statuses = 0, Counter[str]()
+    known: dict[str, KnownPart] = {}
     findings: list[tuple[str, str]] = []
     hashes = [np.empty(0, np.uint64)]
     for facts in storage.in_threads(partial(_look, checks), parts):
+        known.update(facts.known)
         rows += facts.rows
         statuses.update(facts.statuses)
         findings += facts.findings
@@ -192,12 +206,12 @@ def _look_at_some(parts: Sequence[_PartToCheck], checks: _Checks) -> _PartFacts:
 
         # They stay where they are until they are looked through, bucket by bucket.
         spread = [ray.put(bucket) for bucket in spread]
-    return _PartFacts(rows, statuses, findings, spread)
+    return _PartFacts(known, rows, statuses, findings, spread)
 
 
 def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
     """Compare one part with its entries in the ledger, its plan and its shard."""
-    shard, checksums = part
+    shard, checksums = part.shard, part.checksums
     plan, path = checks.plan, f"{checks.folder}/{shard.part}"
     findings: list[tuple[str, str]] = []
     content = storage.read_bytes(path)
@@ -213,7 +227,7 @@ def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
             findings.append(("models", f"{path} was made from another state of its shard"))
     except (pa.ArrowException, OSError, UserError) as error:
         findings.append(("models", f"{path} cannot be read as a part of this catalog: {error}"))
-        return _PartFacts(0, Counter(), findings, np.empty(0, np.uint64))
+        return _PartFacts({}, 0, Counter(), findings, np.empty(0, np.uint64))
     models = pc.unique(table["model_id"]).to_pylist()
     if models not in ([plan.model_id], []):
         findings.append(("models", f"{path} has rows of the models {models}"))
@@ -221,7 +235,8 @@ def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
         findings.append(("rows", f"{path} has {table.num_rows} rows, its shard {shard.rows}"))
     if checks.with_shards:
         findings += _compare_ids(path, table["object_id"], plan, shard)
-    return _PartFacts(table.num_rows, counted(table, "status"), findings, id_hashes(table))
+    known = {shard.part: part_statistics(table, part.size, part.mark)}
+    return _PartFacts(known, table.num_rows, counted(table, "status"), findings, id_hashes(table))
 
 
 def _compare_ids(

@@ -57,14 +57,9 @@ class Cone:
         """
         ra, dec, radius = self.ra % 360, self.dec, self.radius
         box = [f"dec BETWEEN {dec - radius - MARGIN!r} AND {dec + radius + MARGIN!r}"]
-        half_width = self._half_width()
-        if half_width is not None:
-            # Whole turns, since catalogs count from 0 to 360 or from -180 to 180, and the circle may cross 0.
-            spans = (
-                f"ra BETWEEN {center - half_width!r} AND {center + half_width!r}"
-                for center in (ra - 360, ra, ra + 360)
-            )
-            box.append(f"({' OR '.join(spans)})")
+        spans = self._spans()
+        if spans:
+            box.append(f"({' OR '.join(f'ra BETWEEN {west!r} AND {east!r}' for west, east in spans)})")
         haversine = (
             f"pow(sin(radians(dec - {dec!r}) / 2), 2) + "
             f"cos(radians(dec)) * {math.cos(math.radians(dec))!r} * pow(sin(radians(ra - {ra!r}) / 2), 2)"
@@ -109,6 +104,37 @@ class Cone:
         ended = np.searchsorted(ends, pixels << shift, side="right")
         touched: np.ndarray = begun > ended
         return touched
+
+    def touched_boxes(self, boxes: Sequence[tuple[float, float, float, float]]) -> np.ndarray:
+        """In which boxes on the sky a position in the cone can be.
+
+        Parameters
+        ----------
+        boxes : sequence of tuple of float, length N
+            Least and greatest right ascension and declination, degrees; NaN where there is nothing.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (N,)
+            Never false for a box with such a position.
+        """
+        west, east, south, north = np.array(boxes, dtype=np.float64).reshape(-1, 4).T
+        touched: np.ndarray = (south <= self.dec + self.radius + MARGIN) & (
+            north >= self.dec - self.radius - MARGIN
+        )
+        spans = self._spans()
+        if spans:
+            touched &= np.logical_or.reduce([(west <= end) & (east >= start) for start, end in spans])
+        return touched
+
+    def _spans(self) -> list[tuple[float, float]]:
+        """Right ascensions from one edge to the other; none if a pole is in the cone."""
+        half_width = self._half_width()
+        if half_width is None:
+            return []
+        # Whole turns, since catalogs count from 0 to 360 or from -180 to 180, and the circle may cross 0.
+        centers = (self.ra % 360 + turn for turn in (-360, 0, 360))
+        return [(center - half_width, center + half_width) for center in centers]
 
     def _half_width(self) -> float | None:
         """Degrees of right ascension from the center to the edge; None if a pole is in the cone."""

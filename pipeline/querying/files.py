@@ -1,20 +1,24 @@
 """The Parquet files of a catalog, unpublished or published, and what DuckDB may read of them.
 
 An unpublished catalog is a folder of parts. A published one is a HATS collection, one file a tile of the
-sky; the folder names ``Norder=`` and ``Dir=`` are no columns here, and its margins are no rows.
+sky; the folder names ``Norder=`` and ``Dir=`` are no columns here, and its margins are no rows. Parts that a
+verification has seen as they are now (`pipeline.catalog.part_statistics`) need not be opened first.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.catalog.part_statistics import KnownPart, read_statistics
 from pipeline.querying.cone import Cone
 from pipeline.storage.retries import is_transient
 
@@ -24,6 +28,8 @@ PART_COLUMN = "_part"
 TILE = re.compile(r"dataset/Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
 COLLECTION = "collection.properties"
 WITHOUT_POSITION = "no_position"
+# The box of a part in which no row has a position.
+NOWHERE = (math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,25 @@ class CatalogFiles:
         Files of a published catalog with the rows that have no position, or an impossible one.
     sizes : dict of int
         Bytes of each file, as listed.
+    known : dict of KnownPart
+        What is known of parts in the state in which they are listed, by path.
     """
 
     paths: list[str]
     tiles: list[tuple[int, int]] | None = None
     beside: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
+    known: dict[str, KnownPart] = field(default_factory=dict)
 
     def within(self, cone: Cone) -> CatalogFiles:
-        """Only the tiles that a cone touches, but one at least, for its columns; parts are all kept."""
+        """Only the tiles that a cone touches, and parts of which that is not excluded; one at least."""
         if self.tiles is None:
-            return self
+            # One of each schema stays, for its columns.
+            needed = set({known.schema: path for path, known in self.known.items()}.values())
+            boxes = [known.box or NOWHERE for known in self.known.values()]
+            touched = dict(zip(self.known, cone.touched_boxes(boxes).tolist(), strict=True))
+            kept = [path for path in self.paths if path in needed or touched.get(path, True)]
+            return replace(self, paths=kept)
         chosen = cone.touched(self.tiles).nonzero()[0].tolist() or [0]
         paths, tiles = [self.paths[i] for i in chosen], [self.tiles[i] for i in chosen]
         return CatalogFiles(paths, tiles, self.beside, self.sizes)
@@ -71,7 +85,8 @@ def find_catalog(catalog: str) -> CatalogFiles:
         If there is none.
     """
     root = storage.absolute(catalog).rstrip("/")
-    sizes = dict(storage.list_files(root))
+    entries = sorted(storage.iter_entries(root), key=lambda entry: entry.path)
+    sizes = {entry.path: entry.size for entry in entries}
     names = list(sizes)
     if not names:
         raise UserError(f"no catalog at {catalog!r}: check the path (globs need quotes)")
@@ -93,7 +108,9 @@ def find_catalog(catalog: str) -> CatalogFiles:
     ]
     if not parts:
         raise UserError(f"no catalog at {catalog!r}: there is no Parquet part in it")
-    return CatalogFiles(parts, sizes=sizes)
+    flat = set(parts)
+    known = {} if whole else read_statistics(root, [entry for entry in entries if entry.path in flat])
+    return CatalogFiles(parts, sizes=sizes, known=known)
 
 
 def scan(files: CatalogFiles) -> list[ds.Dataset]:
@@ -126,7 +143,13 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
     # The writer of a published catalog gives all its tiles the same columns; parts may differ.
     alike = len(files.paths) if files.tiles is not None else 1
 
+    @cache
+    def parsed(text: bytes) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(text))
+
     def schema(number: int) -> pa.Schema:
+        if paths[number] in files.known:
+            return parsed(files.known[paths[number]].schema)
         try:
             fragments[
                 number
@@ -138,13 +161,18 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
             words = str(error).splitlines()[0]
             raise UserError(f"{paths[number]} is not a Parquet file: {words}") from None
 
-    asked = list(storage.in_threads(schema, [0, *range(alike, len(paths))]))
+    numbers = [0, *range(alike, len(paths))]
+    unknown = [number for number in numbers if paths[number] not in files.known]
+    opened = dict(zip(unknown, storage.in_threads(schema, unknown), strict=True))
+    asked = [opened[number] if number in opened else schema(number) for number in numbers]
     schemas = asked[:1] * alike + asked[1:]
+    words: dict[int, str] = {}
     groups: dict[str, list[int]] = {}
     for index, found in enumerate(schemas):
-        groups.setdefault(found.to_string(show_field_metadata=False, show_schema_metadata=False), []).append(
-            index
-        )
+        # Those that are known are few objects for many parts.
+        if id(found) not in words:
+            words[id(found)] = found.to_string(show_field_metadata=False, show_schema_metadata=False)
+        groups.setdefault(words[id(found)], []).append(index)
     return [_dataset(schemas[of[0]], [fragments[i] for i in of], form, filesystem) for of in groups.values()]
 
 

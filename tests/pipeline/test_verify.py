@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -8,12 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+import pipeline.catalog.doubles
+import pipeline.catalog.verify
 from hiwl_core.errors import UserError
 from jobs.cli import main
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.publication.publish import publish
+from pipeline.querying.cone import Cone
+from pipeline.querying.query import query
 from tests.drawings import CLASSES, write_labeled_shard
 
 
@@ -107,6 +112,50 @@ def test_an_id_in_two_shards_is_found(random_model: str, ray_session: None, tmp_
     result = verify(str(tmp_path / "catalog"))
     assert result.counts == {"doubles": 2}
     assert result.findings["doubles"] == ["id 10 has 2 rows", "id 11 has 2 rows"]
+
+
+def test_many_parts_are_compared_by_ray_tasks_alike(
+    catalog: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = sorted(catalog.glob("*.parquet"))
+    table = pq.read_table(parts[0])
+    rewrite(parts[0], table.take(pa.array([0, 0, 2, 3, 3])))
+    alone = verify(str(catalog))
+    monkeypatch.setattr(pipeline.catalog.verify, "MANY_PARTS", 1)
+    monkeypatch.setattr(pipeline.catalog.verify, "PARTS_A_TASK", 2)
+    monkeypatch.setattr(pipeline.catalog.doubles, "ROWS_A_BUCKET", 4)
+    assert verify(str(catalog)) == alone
+    assert alone.counts == {"checksums": 1, "ids": 1, "doubles": 2}
+    monkeypatch.setattr(pipeline.catalog.doubles, "IDS_READ_AGAIN", 1)
+    assert verify(str(catalog)).counts == alone.counts
+
+
+def test_what_was_seen_of_a_part_holds_while_it_is_as_it_was(catalog: Path) -> None:
+    first, second, _ = sorted(catalog.glob("*.parquet"))
+    cone = Cone(11.002, -5.0, 0.1)
+    ids = "SELECT object_id FROM catalog ORDER BY object_id"
+    everything = query(str(catalog), ids).table()
+    assert verify(str(catalog)).passed
+    assert query(str(catalog), ids).table().equals(everything)
+
+    # A part that the cone does not touch is not even opened, though there is nothing in it to read.
+    content, state = first.read_bytes(), first.stat()
+    first.write_bytes(bytes(len(content)))
+    os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))
+    found = query(str(catalog), ids, cone).table()["object_id"].to_pylist()
+    assert found == list(range(1000, 1005))
+    # As soon as it is another, it is.
+    os.utime(first)
+    with pytest.raises(UserError, match="is not a Parquet file"):
+        query(str(catalog), ids, cone)
+
+    first.write_bytes(content)
+    rewrite(second, pq.read_table(second).slice(0, 2))
+    assert query(str(catalog), ids, cone).table()["object_id"].to_pylist() == [1000, 1001]
+    second.unlink()
+    assert query(str(catalog), ids).table().num_rows == 10
+    (catalog / "_statistics.arrow").write_bytes(b"nothing")
+    assert query(str(catalog), ids).table().num_rows == 10
 
 
 def test_what_is_no_catalog_is_said(tmp_path: Path) -> None:

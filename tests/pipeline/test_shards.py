@@ -16,6 +16,7 @@ from pipeline.shards.cutout_shards import (
     list_shards,
     read_columns,
 )
+from pipeline.shards.inspection import WantedColumns, inspect_shards
 from tests.broken_inputs import fits_file
 from tests.drawings import write_labeled_shard
 
@@ -200,3 +201,16 @@ def test_fingerprints_tell_shards_apart(tmp_path: Path) -> None:
         for name, first in (("x", 0), ("y", 10))
     )
     assert fingerprint(one) == fingerprint(one) != fingerprint(two)
+
+
+def test_very_many_shards_are_looked_at_by_ray_tasks_alike(tmp_path: Path, ray_session: None) -> None:
+    paths = [
+        str(write_labeled_shard(tmp_path / f"{name}.parquet", {"CRS": number}, first_id=10 * number))
+        for number, name in enumerate("abc", 1)
+    ]
+    wanted = WantedColumns(Columns(), ("object_id", "image"))
+    found = list(inspect_shards(paths, wanted, many=1))
+    assert found == list(inspect_shards(paths, wanted))
+    assert [ends.rows for ends in found] == [1, 2, 3]
+    with pytest.raises(UserError, match="no column 'brightness' to carry in .*a.parquet"):
+        list(inspect_shards(paths, wanted._replace(carry=["brightness"]), many=1))

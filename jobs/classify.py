@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hiwl_core.errors import IncompleteError
+from hiwl_core.errors import IncompleteError, UserError
 from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import (
     actors_option,
@@ -41,6 +41,13 @@ __all__ = ["main"]
 )
 @notify_option
 @actors_option
+@click.option(
+    "--deadline",
+    metavar="TIME",
+    help="By when the catalog is wanted: 06:00 (the next), or 2027-03-01T06:00. Says whether it will be "
+    "there, and how many workers that takes.",
+)
+@click.option("--stop-at-deadline", is_flag=True, help="End then, with whole parts and exit code 1.")
 @gpu_option
 @engine_option
 @model_options
@@ -54,6 +61,8 @@ def main(
     stage2: str,
     update: bool,
     workers: int | None,
+    deadline: str | None,
+    stop_at_deadline: bool,
     gpu: bool | None,
     engine: str,
     model: ModelSettings,
@@ -72,12 +81,17 @@ def main(
     Examples:
       hiwl classify run/bundle sky/cutouts catalog
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
+      hiwl classify galaxyzoo sky catalog --deadline 06:00 --stop-at-deadline
       hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
       hiwl classify galaxyzoo s3://sky/lsst s3://sky/catalog --notify 'echo "$HIWL_PLACE ended" | mail me'
     """
     from pipeline import storage
     from pipeline.classification.classify import classify, failures
+    from pipeline.classification.deadline import Deadline
 
+    if stop_at_deadline and deadline is None:
+        raise UserError("--stop-at-deadline: give the time with --deadline")
+    wanted = None if deadline is None else Deadline.parse(deadline, stop_at_deadline)
     place = shlex.quote(storage.absolute(catalog))
     summary = classify(
         bundle,
@@ -92,6 +106,7 @@ def main(
         update=update,
         engine=engine,
         model=model,
+        deadline=wanted,
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

@@ -24,6 +24,7 @@ __all__ = [
     "connected",
     "ordered_streams",
     "quiet_streams",
+    "resources_now",
     "usable_cores",
 ]
 
@@ -113,6 +114,14 @@ def quiet_streams(context: DataContext) -> None:
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
 
 
+def resources_now(grows: bool = True) -> ClusterResources:
+    """What the cluster has at this moment."""
+    total = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
+    return ClusterResources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), min(shares, default=0), grows)
+
+
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
@@ -149,11 +158,7 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
             _system_config=OWN_RAY if here else None,
         )
     try:
-        total = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
-        cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-        yield ClusterResources(cpus, gpus, min(shares, default=0), grows=not here)
+        yield resources_now(grows=not here)
     except Exception as error:
         mistake = None if type(error) is UserError else user_error_in(error)
         if mistake is None:

@@ -28,11 +28,12 @@ from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.cascade_stage import CatalogWork
+from pipeline.classification.deadline import Deadline, Forecast, in_time
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings, decided, model_facts
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_stream import StageActors, classify_shards
-from pipeline.cluster import ClusterResources, connected
+from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -97,6 +98,7 @@ def classify(
     update: bool = False,
     engine: str = "auto",
     model: ModelSettings = AS_VALIDATED,
+    deadline: Deadline | None = None,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -128,6 +130,8 @@ def classify(
         What runs the networks; see `hiwl_core.engines.choose_engine`.
     model : ModelSettings
         Views, precision, prior and coverage.
+    deadline : Deadline, optional
+        By when the catalog is wanted.
 
     Raises
     ------
@@ -136,7 +140,7 @@ def classify(
         a catalog of another model, other settings or other shards, an engine that is not installed, a stage 2
         that is to run always and is not there.
     IncompleteError
-        If Ray gave up; whole parts are kept.
+        If Ray gave up, or the work was to stop at its deadline; whole parts are kept.
     """
     columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
     if workers is not None and workers < 1:
@@ -191,7 +195,17 @@ def classify(
             work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine)
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
-                for entry in classify_shards(work, found.missing, actors):
+                entries = classify_shards(work, found.missing, actors)
+                if deadline is not None:
+                    left = None if plan.rows is None else plan.rows - summary.rows
+                    forecast = Forecast(
+                        deadline,
+                        left,
+                        lambda: StageActors.on(resources_now(), engine, workers, gpu).room,
+                        workers,
+                    )
+                    entries = in_time(entries, forecast)
+                for entry in entries:
                     ledger.add(replace(entry, run=ledger.run))
                     summary.take(entry)
                     if not entry.failed:

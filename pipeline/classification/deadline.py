@@ -117,8 +117,8 @@ class Forecast:
         left = self._deadline.at.timestamp() - now
         if self._deadline.stop and left <= 0:
             raise IncompleteError(
-                f"stopped at the deadline {self._deadline}: whole parts are kept, start the same command again "
-                "to go on"
+                f"stopped at the deadline {self._deadline}: whole parts are kept, start the same command "
+                "again to go on"
             )
         if done and self._since is None:
             self._since = (done, now)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ __all__ = [
 CPUS_AN_ACTOR = 2
 # With a GPU, beside which decoding is the limit; the bound was not measured.
 MOST_CPUS_A_GPU = 12
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Of a Ray that is started here.
 OWN_RAY = {
     # Ray ends workers that were idle for a second, and starting one takes five of a core: a training that
@@ -123,6 +126,33 @@ def resources_now(grows: bool = True) -> ClusterResources:
 
 
 @contextmanager
+def _quiet_backend() -> Iterator[None]:
+    """Start Ray without what its C++ side prints, unless the user has set how much that is.
+
+    Ray 2.60 calls it an error, on the terminal, that Ray Data's actors are as Ray Data makes them. Of a level
+    that is set it says so, with a line that is held back here.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "fatal"
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            del os.environ[LOG_LEVEL]
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            said.seek(0)
+            for line in said:
+                if LOG_LEVEL.encode() not in line:
+                    os.write(2, line)
+
+
+@contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
 
@@ -146,17 +176,16 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     started = not ray.is_initialized()
     here = started and not os.environ.get("RAY_ADDRESS")
     if started:
-        # Ray 2.60 calls it an error, on the terminal, that Ray Data's actors are as Ray Data makes them.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(
-            address="local" if here else None,
-            num_cpus=max(min_cpus, usable_cores()) if here else None,
-            include_dashboard=False if here else None,
-            logging_level=logging.ERROR,
-            # What workers have to say to people comes through `pipeline.relay`; what they raise comes anyway.
-            log_to_driver=False,
-            _system_config=OWN_RAY if here else None,
-        )
+        with _quiet_backend():
+            ray.init(
+                address="local" if here else None,
+                num_cpus=max(min_cpus, usable_cores()) if here else None,
+                include_dashboard=False if here else None,
+                logging_level=logging.ERROR,
+                # What workers have to say to people comes through `pipeline.relay`; what they raise, anyway.
+                log_to_driver=False,
+                _system_config=OWN_RAY if here else None,
+            )
     try:
         yield resources_now(grows=not here)
     except Exception as error:

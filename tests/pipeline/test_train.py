@@ -96,7 +96,9 @@ def test_two_workers_killed_in_stage_2_go_on_and_train_on_the_batches_of_one(
 ) -> None:
     out = tmp_path / "run"
     where = ["--data", tiny_data.train, "--val", tiny_data.val, "--out", str(out), "--workers", "2"]
-    settings = [word for key in (*TINY, "stage2.smoothing=online") for word in ("--set", key)]
+    # A shard a window.
+    keys = (*TINY, "stage2.smoothing=online", "window_mb=0.1")
+    settings = [word for key in keys for word in ("--set", key)]
     command = ["train", *where, "--recipe", "demo", *settings]
     first = hiwl(*command)
     deadline = time.monotonic() + 240

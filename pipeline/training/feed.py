@@ -173,17 +173,23 @@ class StageFeed:
         """One worker's batches of an epoch, freshly drawn and augmented."""
         recipe, seed = self._recipe, self._seed
         transform = TrainTransform(recipe.augmentation, recipe.train_size(epoch))
-        windows = self._store.windows(seed, epoch)
         bounds = batch_bounds(self.size, recipe.batch_size)
         shares = [(len(rank_share(*bound, rank, world_size)), bound[1] - bound[0]) for bound in bounds]
-        if len(windows) == 1:
-            rows = np.flatnonzero(self._targets >= 0)
-            targets = self._targets[rows]
-            plan = epoch_plan(targets, self._num_classes, recipe, seed, epoch, rank, world_size)
-            draws = iter([WindowDraws(windows[0], rows[plan.rows], targets[plan.rows], plan.seeds)])
-        else:
-            draws = self._draws(windows, epoch, rank, world_size)
+        draws = self.window_draws(epoch, rank, world_size)
+        windows = self._store.windows(seed, epoch)
         return self._stream(transform, transform.input_size, windows, draws, shares, world_size)
+
+    def window_draws(self, epoch: int, rank: int, world_size: int) -> Iterator[WindowDraws]:
+        """What one worker trains on in one epoch, window by window."""
+        recipe, seed = self._recipe, self._seed
+        windows = self._store.windows(seed, epoch)
+        if len(windows) > 1:
+            yield from self._draws(windows, epoch, rank, world_size)
+            return
+        rows = np.flatnonzero(self._targets >= 0)
+        targets = self._targets[rows]
+        plan = epoch_plan(targets, self._num_classes, recipe, seed, epoch, rank, world_size)
+        yield WindowDraws(windows[0], rows[plan.rows], targets[plan.rows], plan.seeds)
 
     def eval_batches(self, rank: int, world_size: int, batch_size: int = 128) -> Iterator[Batch]:
         """One worker's share of all rows, in order, without augmentation."""
@@ -198,7 +204,7 @@ class StageFeed:
     def _draws(
         self, windows: list[np.ndarray], epoch: int, rank: int, world_size: int
     ) -> Iterator[WindowDraws]:
-        """What one worker trains on in one epoch, window by window; see `hiwl_core.sampling`."""
+        """Draws from several windows; see `hiwl_core.sampling`."""
         recipe, seed = self._recipe, self._seed
         power = recipe.weighting if recipe.sampling == "weighted" else None
         counts = self._counts_of_shards()

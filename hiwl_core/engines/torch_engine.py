@@ -28,12 +28,17 @@ class TorchEngine:
         Whether to compile the graph; default: on a GPU that can. There Inductor folds the batch
         normalization into the convolutions and records the kernels as CUDA graphs. On a CPU it takes a
         minute at each start, for less than OpenVINO gives.
+
+    Attributes
+    ----------
+    pieces : int
+        In which a batch is computed: one, until the device has no memory for it, then twice as many.
     """
 
     def __init__(
         self, graph: StageGraph, compute: ComputePlan, batch_size: int, compiled: bool | None = None
     ) -> None:
-        self.batch_size = batch_size
+        self.batch_size, self.pieces = batch_size, 1
         self._compute = compute
         self._cuda = compute.device.type == "cuda"
         # On a CPU a batch is computed when it is submitted; on a GPU the next is copied meanwhile.
@@ -50,9 +55,34 @@ class TorchEngine:
             options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": self._cuda}
             self._graph = torch.compile(self._graph, dynamic=False, options=options)  # type: ignore[assignment]
 
-    @torch.inference_mode()
     def submit(self, pixels: np.ndarray, symmetry: int = 0) -> Pending:
-        """As `Engine.submit`."""
+        """As `Engine.submit`.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If the device has no memory for a single image.
+        """
+        while True:
+            try:
+                pending = [self._submit(piece, symmetry) for piece in np.array_split(pixels, self.pieces)]
+                break
+            except torch.OutOfMemoryError:
+                if self.pieces >= len(pixels):
+                    raise
+            # What is held of the batch is let go here, after the exception, and then by the device.
+            pending = []
+            self.pieces = min(2 * self.pieces, len(pixels))
+            torch.cuda.empty_cache()
+
+        def result() -> Answer:
+            parts = [piece() for piece in pending]
+            return Answer(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+        return pending[0] if len(pending) == 1 else result
+
+    @torch.inference_mode()
+    def _submit(self, pixels: np.ndarray, symmetry: int) -> Pending:
         batch = torch.from_numpy(pixels)
         computing = self._streams.current_stream()
         with self._streams.stream(self._copies):

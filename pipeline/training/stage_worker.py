@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from hiwl_core.backbones import create_backbone, load_weights
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.device import ComputePlan, choose_compute
+from hiwl_core.errors import UserError
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
 from hiwl_core.training import StageLearner, early_stop
@@ -109,7 +110,14 @@ def train_stage(config: dict[str, StageJob]) -> None:
         started = time.monotonic()
         # A new seed for dropout in each epoch, so that a resumed epoch is the one that was interrupted.
         torch.manual_seed(seed + 1000 * epoch + rank)
-        loss = train_epoch(job, learner, feeds["train"], epoch, rank, world_size)
+        try:
+            loss = train_epoch(job, learner, feeds["train"], epoch, rank, world_size)
+        except torch.OutOfMemoryError as error:
+            images, size = recipe.batch_size // world_size, recipe.train_size(epoch)
+            raise UserError(
+                f"{job.stage}: {images} images of {size} px do not fit into the memory of {compute.device}: "
+                f"set a smaller {job.stage}.batch_size, or give more --workers"
+            ) from error
         trained = time.monotonic()
         metrics = _validate(learner, feeds["val"], classes, rank, world_size)
         history.append(

@@ -145,6 +145,30 @@ def test_a_compiled_graph_says_the_same(pixels: np.ndarray) -> None:
     assert np.abs(compiled - eager).max() < 1e-4
 
 
+class Cramped(nn.Module):
+    """A network on a device with no memory for more than some images."""
+
+    def __init__(self, network: nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self.most = network, most
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.network(pixels)
+
+
+def test_a_batch_without_memory_for_it_is_computed_in_pieces(pixels: np.ndarray) -> None:
+    whole = TorchEngine(StageGraph(one_layer, SMALL), CPU, 16)
+    engine, hopeless = (TorchEngine(StageGraph(one_layer, SMALL), CPU, 16) for _ in range(2))
+    engine._graph = Cramped(whole._graph, 5)
+    np.testing.assert_allclose(probabilities(engine, pixels), probabilities(whole, pixels), atol=1e-6)
+    assert engine.pieces == 4
+    hopeless._graph = Cramped(whole._graph, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        probabilities(hopeless, pixels)
+
+
 def test_what_fills_a_batch_does_not_matter(bundle_folder: Path, pixels: np.ndarray) -> None:
     engine = create_engine(graph_of(bundle_folder), choose_engine(compute=CPU))
     one_by_one = np.concatenate([probabilities(engine, pixels[row : row + 1]) for row in range(len(pixels))])

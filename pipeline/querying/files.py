@@ -127,9 +127,13 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
     form = ds.ParquetFileFormat()
     filesystem, _ = storage.arrow_path(files.paths[0])
 
+    @cache
+    def place_of(folder: str) -> str:
+        return storage.arrow_path(folder)[1]
+
     def fragment(path: str) -> ds.ParquetFileFragment:
-        name = path.rsplit("/", 1)[-1]
-        _, place = storage.arrow_path(path)
+        folder, _, name = path.rpartition("/")
+        place = f"{place_of(folder)}/{name}"
         # With its size a file in S3 need not be asked for it first.
         return form.make_fragment(
             place,

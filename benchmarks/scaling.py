@@ -1,9 +1,8 @@
-"""How far one driver goes: planning, dispatch, ledger and query at many shards, with stand-ins for the rest.
+"""How far one driver goes: planning and dispatch at many shards, with stand-ins for network and store.
 
 python benchmarks/scaling.py dispatch WORK --workers 1,4,16,64 --shards-a-worker 40
 python benchmarks/scaling.py dispatch WORK --workers 64 --shards 10000
 python benchmarks/scaling.py plan WORK --shards 50000
-python benchmarks/scaling.py query WORK --parts 100000
 
 `dispatch` runs `pipeline.classification.shard_stream.classify_shards` itself, with its ledger. Its workers
 are logical: a stand-in waits for a shard as long as a network and a store of fixed speeds would take, which
@@ -33,8 +32,9 @@ import pyarrow as pa
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pipeline import storage
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, encode_shard
+
+__all__ = ["own_cpu", "write_files"]
 
 ROWS_A_FILE = 4
 MEGABYTE = 1e6
@@ -55,16 +55,14 @@ def main() -> None:
     dispatch.add_argument("--profile", action="store_true", help="print where the driver's time goes")
     plan = verbs.add_parser("plan", help="plan a catalog, and once more as a resume does")
     plan.add_argument("--shards", type=int, default=50_000)
-    query = verbs.add_parser("query", help="open a catalog of many parts")
-    query.add_argument("--parts", type=int, default=100_000)
-    for verb in (dispatch, plan, query):
+    for verb in (dispatch, plan):
         verb.add_argument("work", type=Path, help="folder for the files")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_worker_niceness", "0")
     # For the workers that Ray starts.
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-    {"dispatch": measure_dispatch, "plan": measure_plan, "query": measure_query}[arguments.verb](arguments)
+    {"dispatch": measure_dispatch, "plan": measure_plan}[arguments.verb](arguments)
 
 
 def measure_dispatch(arguments: argparse.Namespace) -> None:
@@ -94,7 +92,7 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
     profile = cProfile.Profile() if arguments.profile else contextlib.nullcontext()
     try:
         started = time.monotonic()
-        own_started = _own_cpu()
+        own_started = own_cpu()
         times: list[float] = []
         with Ledger(str(arguments.work / "catalog"), shards) as ledger, profile:
             for entry in classify_shards(work, plan, StageActors(1, 0, workers, workers), StandInStage):  # type: ignore[arg-type]
@@ -137,7 +135,7 @@ def measure_plan(arguments: argparse.Namespace) -> None:
     write_files(arguments.work / "sky", arguments.shards)
     catalog = arguments.work / f"plan-{time.time_ns()}"
     for what in ("new", "again"):
-        before, base = _own_cpu(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        before, base = own_cpu(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
         started = time.monotonic()
         sky = str(arguments.work / "sky")
         plan = plan_catalog(
@@ -147,7 +145,7 @@ def measure_plan(arguments: argparse.Namespace) -> None:
         facts = {
             "plan": what,
             "shards": len(plan.shards),
-            "driver_ms_a_shard": round(1000 * (_own_cpu() - before) / len(plan.shards), 3),
+            "driver_ms_a_shard": round(1000 * (own_cpu() - before) / len(plan.shards), 3),
             "seconds": round(time.monotonic() - started, 1),
             "mb_before": round(base),
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
@@ -155,40 +153,8 @@ def measure_plan(arguments: argparse.Namespace) -> None:
         print(json.dumps(facts), flush=True)
 
 
-def measure_query(arguments: argparse.Namespace) -> None:
-    """Seconds until a catalog of many parts has answered, without and with what a verification left."""
-    from pipeline.catalog.part_statistics import part_statistics, write_statistics
-    from pipeline.catalog.parts import read_part
-    from pipeline.querying.cone import Cone
-    from pipeline.querying.query import query
-
-    catalog = str(arguments.work / "parts")
-    write_files(arguments.work / "parts", arguments.parts, image=False)
-    Path(catalog, "_statistics.arrow").unlink(missing_ok=True)
-    for what in ("footers", "statistics"):
-        if what == "statistics":
-            known = {
-                os.path.basename(entry.path): part_statistics(read_part(entry.path), entry.size, entry.mark)
-                for entry in storage.iter_entries(catalog)
-            }
-            write_statistics(catalog, known)
-        for question in ("SELECT * FROM catalog LIMIT 5", Cone(0.05, 8.0, 0.1)):
-            before, started = _own_cpu(), time.monotonic()
-            asked = (None, question) if isinstance(question, Cone) else (question, None)
-            rows = query(catalog, *asked).table().num_rows
-            facts = {
-                "query": str(question),
-                "by": what,
-                "parts": arguments.parts,
-                "rows": rows,
-                "seconds": round(time.monotonic() - started, 1),
-                "cpu_seconds": round(_own_cpu() - before, 1),
-            }
-            print(json.dumps(facts), flush=True)
-
-
 def write_files(folder: Path, count: int, image: bool = True) -> list[str]:
-    """So many small shards with ids of their own; those that are there are kept."""
+    """So many small shards, or parts, with ids of their own; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [str(folder / f"sky-{number:07d}.parquet") for number in range(count)]
     there = {entry.name for entry in os.scandir(folder)}
@@ -210,14 +176,15 @@ def write_files(folder: Path, count: int, image: bool = True) -> list[str]:
     return paths
 
 
-def _own_cpu() -> float:
+def own_cpu() -> float:
+    """CPU seconds of this process so far."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     return own.ru_utime + own.ru_stime
 
 
 def _cpu_seconds() -> dict[str, float]:
     """CPU seconds so far of this process and of Ray's servers."""
-    spent = {"driver": _own_cpu(), "ray_servers": 0.0}
+    spent = {"driver": own_cpu(), "ray_servers": 0.0}
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if not child.name().startswith("ray::"):

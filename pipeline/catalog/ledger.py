@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +71,9 @@ class LedgerEntry:
     def rows(self) -> int:
         """Rows of the part."""
         return sum(self.statuses.values())
+
+
+NAMES = [one.name for one in fields(LedgerEntry)]
 
 
 def read_ledger(catalog: str) -> dict[str, list[LedgerEntry]]:
@@ -183,4 +186,5 @@ def _write_segment(catalog: str, name: str, entries: Iterable[LedgerEntry | str]
 
 
 def _line(entry: LedgerEntry) -> str:
-    return json.dumps(asdict(entry), sort_keys=True)
+    # `asdict` copies all that is in it, which takes three times as long.
+    return json.dumps({name: getattr(entry, name) for name in NAMES}, sort_keys=True)

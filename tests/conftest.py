@@ -64,6 +64,8 @@ def _workers_take_their_turn() -> Iterator[None]:
     """Ray's workers are nice by default, and would wait for the other process's tests until these give up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
+        # A process less for each stage of a training: no node is taken away here.
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         yield
 
 

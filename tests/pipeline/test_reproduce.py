@@ -56,23 +56,24 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     assert f"Recipe demo, {', '.join(SETTINGS)}, seed 0, scored on 50 validation galaxies" in first.stdout
 
     before = stamps(run)
-    second = reproduce(tiny_data, tmp_path, "table9", "table11", "--at-once", "2")
+    second = reproduce(tiny_data, tmp_path, "table9", "figure6", "--at-once", "2")
     assert second.exit_code == 0, second.output
     assert "3 trainings, 1 of them done before" in second.stderr
     assert stamps(run) == before
     lines = second.stderr.splitlines()
     # Who speaks is named where several do, and what they share was loaded once.
-    for method in ("slwslm", "hmws"):
+    for method in ("slwslm", "plain"):
         own = [line for line in lines if line.startswith(f"efficientnet_lite0-{method}-seed0: ")]
         assert any("stage1 epoch 4/4" in line for line in own)
     assert len([line for line in lines if "train: 140 galaxies in 2 shards" in line]) == 1
-    assert pd.read_csv(tmp_path / "table11.csv")["method"].tolist() == ["hiwl", "hmws"]
+    assert pd.read_csv(tmp_path / "table9.csv")["method"].tolist() == ["hiwl", "slwslm"]
+    assert (tmp_path / "figure6.png").read_bytes().startswith(b"\x89PNG")
     assert "slwslm against hiwl: " in second.stdout
 
     # The same galaxies elsewhere are the same.
     moved = TinyData(tiny_data.train, shutil.copytree(tiny_data.val, tmp_path / "moved").as_posix())
     before = stamps(tmp_path / "runs")
-    third = reproduce(moved, tmp_path, "table4", "table11")
+    third = reproduce(moved, tmp_path, "table4", "table9")
     assert third.exit_code == 0, third.output
     assert "2 trainings, 2 of them done before" in third.stderr
     assert stamps(tmp_path / "runs") == before

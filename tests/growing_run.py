@@ -30,7 +30,7 @@ class PatientStage(CascadeStage):
         self._work, self._attempts = work, attempts
 
     def __call__(self, group: pa.Table) -> pa.Table:
-        tasks = list(self._tasks(group))
+        tasks = [task for task, _ in self._tasks(group)]
         time.sleep(SECONDS_A_SHARD * len(tasks))
         here = ray.get_runtime_context().get_node_id()
         return entry_table([task.entry(statuses={here: 1}) for task in tasks])

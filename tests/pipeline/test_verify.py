@@ -29,7 +29,7 @@ def made(random_model: str, ray_session: None, tmp_path_factory: pytest.TempPath
     for index in range(3):
         path = folder / "sky" / f"sky-{index:05d}-of-00003.parquet"
         write_labeled_shard(path, dict.fromkeys(CLASSES, 1), first_id=1000 * index)
-    classify(random_model, str(folder / "sky"), str(folder / "catalog"))
+    classify(random_model, str(folder / "sky"), str(folder / "catalog"), workers=1)
     return folder
 
 

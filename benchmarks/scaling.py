@@ -142,10 +142,12 @@ def measure_plan(arguments: argparse.Namespace) -> None:
             str(catalog), sky, "model", lambda *_: {"columns": {}}, Columns(), ("object_id", "image"), ()
         )
         find_parts(str(catalog), plan)
+        count = len(plan.shards)
+        del plan
         facts = {
             "plan": what,
-            "shards": len(plan.shards),
-            "driver_ms_a_shard": round(1000 * (own_cpu() - before) / len(plan.shards), 3),
+            "shards": count,
+            "driver_ms_a_shard": round(1000 * (own_cpu() - before) / count, 3),
             "seconds": round(time.monotonic() - started, 1),
             "mb_before": round(base),
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),

@@ -50,7 +50,7 @@ def progress(
     done : int
         Those of an earlier run, which do not count for the rate.
     unit : str
-        What the rate counts.
+        What the rate counts, and the lines where it is not images, which are galaxies there.
 
     Yields
     ------
@@ -60,6 +60,7 @@ def progress(
     console = Console(stderr=True)
     started = last_line = time.monotonic()
     now_done = done
+    counted = "galaxies" if unit == "images" else unit
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -80,7 +81,7 @@ def progress(
         if not with_bar and (now - last_line >= SECONDS_BETWEEN_LINES or now_done == total):
             last_line = now
             of_all = f" of {total:,}" if total is not None else ""
-            say(f"{title}: {now_done:,}{of_all} galaxies, {rate}")
+            say(f"{title}: {now_done:,}{of_all} {counted}, {rate}")
 
     with bar:
         yield advance

@@ -56,7 +56,10 @@ def main() -> None:
         store = CutoutStore(source, codes, {}, DEFAULT_RGB, int(recipe.window_mb * MEBIBYTE))
         started = time.perf_counter()
         feed = StageFeed(store, recipe.taxonomy, "stage2", stage, stage_preprocessing(stage), 0, 1)
-        drawn = [len(window.rows) for window in feed.window_draws(epoch=0, rank=0, world_size=1)]
+        drawn = [
+            len(window.rows)
+            for window in feed.window_draws(store.windows(0, 0), epoch=0, rank=0, world_size=1)
+        ]
         seconds = time.perf_counter() - started
         print(
             f"{labels:.0e} labels in {shards:,} shards: {sum(drawn):,} draws in {len(drawn)} windows, "

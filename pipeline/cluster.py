@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hiwl_core.errors import UserError
 from pipeline.mistakes import user_error_in
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CPUS_AN_ACTOR",
     "ClusterResources",
+    "beside_driver",
     "connected",
     "ordered_streams",
     "quiet_streams",
@@ -115,6 +117,11 @@ def quiet_streams(context: DataContext) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Ray 2.60 warns of the only way to bound the retries of an actor; its successor has yet to come.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Where a small actor belongs that is to end with the driver, and with no other node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def resources_now(grows: bool = True) -> ClusterResources:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.cluster import beside_driver
 
 if TYPE_CHECKING:
     from pipeline.catalog.ledger import LedgerEntry
@@ -114,8 +115,7 @@ class Attempts:
 
 def start_attempts() -> Any:
     """The actor, beside the driver, whose end is its own; `ray.kill` ends it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=beside_driver()).remote()
 
 
 def ask_to_read(attempts: Any, shards: list[str]) -> bool:

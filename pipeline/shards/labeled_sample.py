@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
 
-__all__ = ["LabeledSample", "TrainedOn", "labeled_cutouts", "sample_labeled"]
+__all__ = ["LabeledSample", "TrainedOn", "labeled_statuses", "sample_labeled"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def sample_labeled(
         statuses = [
             status
             for shard in shards
-            for status, _, _ in labeled_cutouts(shard, columns, trained_on.smallest, rgb)
+            for table in iter_rows(shard, columns, ["image", "label"])
+            for status in labeled_statuses(table, trained_on.smallest, rgb)
+            if status is not None
         ]
         pool = pool[np.array(statuses) == OK]
         pool = pool[stratified_sample(classes[pool], trained_on.galaxies, seed)]
@@ -142,21 +144,17 @@ def sample_labeled(
     return LabeledSample(ids, images, np.array(kept, dtype=np.int64))
 
 
-def labeled_cutouts(
-    shard: str, columns: Columns, smallest: int, rgb: RgbSettings
-) -> Iterator[tuple[str, bytes, str]]:
-    """Status, encoded image and label of all rows with a label, in order; a training takes those that are ok.
+def labeled_statuses(table: pa.Table, smallest: int, rgb: RgbSettings) -> list[str | None]:
+    """Status of each row with a label, None of one without; a training takes those that are ok.
 
     Parameters
     ----------
-    shard : str
-    columns : Columns
+    table : pyarrow.Table
+        With `image` and `label`.
     smallest : int
         Pixels that a cutout's shorter side must have.
     rgb : RgbSettings
         Colors of FITS cutouts.
     """
-    for table in iter_rows(shard, columns, ["image", "label"]):
-        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            if label is not None:
-                yield read_cutout(image, (), smallest, rgb)[0], image, label
+    pairs = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
+    return [None if label is None else read_cutout(image, (), smallest, rgb)[0] for image, label in pairs]

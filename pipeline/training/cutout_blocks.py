@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data import DataContext
 
+from pipeline import storage
 from pipeline.cluster import ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import FAILED_COLUMN, ROW_COLUMN, SHARD_COLUMN, ShardToRead, group_shards
@@ -46,7 +48,8 @@ class LabeledSource:
     def of(cls, labeled: LabeledShards, fingerprints: Sequence[str] | None = None) -> LabeledSource:
         """Shards whose labels were checked; if fingerprints are given, what changed since is not read."""
         marks = fingerprints or [""] * len(labeled.shards)
-        shards = map(ShardToRead, labeled.shards, labeled.sizes, labeled.rows, marks)
+        sizes = storage.in_threads(_size, labeled.shards)
+        shards = map(ShardToRead, labeled.shards, sizes, labeled.rows, marks)
         return cls(tuple(shards), labeled.columns, np.concatenate([[0], np.cumsum(labeled.rows)]))
 
 
@@ -82,6 +85,11 @@ class CutoutBlocks:
             columns[block][int(number - self.starts[block])].as_py()
             for block, number in zip(block_of.tolist(), numbers.tolist(), strict=True)
         ]
+
+
+def _size(shard: str) -> int:
+    with storage.open_input(shard) as file:
+        return file.seek(0, io.SEEK_END)
 
 
 def iter_blocks(

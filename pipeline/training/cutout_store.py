@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from hiwl_core.cutouts import read_cutout
 from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
@@ -26,6 +26,7 @@ from hiwl_core.sampling import epoch_windows, stratified_sample
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.progress import progress
+from pipeline.shards.labeled_sample import labeled_statuses
 from pipeline.shards.shard_groups import FAILED_COLUMN, SHARD_COLUMN
 from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, iter_blocks, read_blocks
 from pipeline.training.labeled_shards import LabeledShards
@@ -66,6 +67,10 @@ class CutoutStore:
     window_bytes: int
     blocks: CutoutBlocks | None = None
     loader: Any = None
+
+    def __len__(self) -> int:
+        """Rows of this set, without a number held for each."""
+        return int(np.count_nonzero(self.codes >= 0))
 
     @property
     def rows(self) -> np.ndarray:
@@ -127,7 +132,7 @@ class CutoutStore:
 
     def sampled(self, count: int | None, seed: int) -> CutoutStore:
         """A stratified sample of the rows, or all of them; see `hiwl_core.sampling.stratified_sample`."""
-        if count is None or count >= len(self.rows):
+        if count is None or count >= len(self):
             return self
         chosen = self.rows[stratified_sample(self.class_indices, count, seed)]
         codes = np.full_like(self.codes, LEFT_OUT)
@@ -138,7 +143,7 @@ class CutoutStore:
         """The same with its images where they can be reached: all in memory, or behind a loader."""
         if self.blocks is not None:
             return self
-        of_all = len(self.rows) / max(1, len(self.codes))
+        of_all = len(self) / max(1, len(self.codes))
         if of_all * sum(shard.size for shard in self.source.shards) <= self.window_bytes:
             every_shard = np.arange(len(self.source.shards))
             return replace(self, blocks=read_blocks(self.source, every_shard, self.codes >= 0))
@@ -174,7 +179,7 @@ def load_cutouts(
         If a shard cannot be read to its end, or is not as it was.
     """
     source = LabeledSource.of(labeled, fingerprints)
-    fits = sum(labeled.sizes) <= window_bytes
+    fits = sum(shard.size for shard in source.shards) <= window_bytes
     look = partial(_looked_at, taxonomy=taxonomy, smallest=smallest, rgb=rgb, keep=fits)
     notes_of = ray.remote(_notes)
     blocks: list[tuple[Any, int]] = []
@@ -211,28 +216,19 @@ class _Notes(NamedTuple):
 
 def _looked_at(table: pa.Table, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, keep: bool) -> pa.Table:
     """For each row its class index, why it has none, and, to keep, its image."""
+    statuses = labeled_statuses(table, smallest, rgb)
+    readable = np.array([status == OK for status in statuses], bool)
     codes = np.full(table.num_rows, LEFT_OUT, np.int8)
-    statuses: list[str | None] = [None] * table.num_rows
-    images: list[bytes | None] = [None] * table.num_rows
-    pairs = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
-    for row, (image, label) in enumerate(pairs):
-        if label is None:
-            continue
-        status, _ = read_cutout(image, (), smallest, rgb)
-        if status == OK:
-            codes[row] = taxonomy.classes.index(label)
-            images[row] = image if keep else None
-        else:
-            statuses[row] = status
+    codes[readable] = taxonomy.encode(table["label"].filter(pa.array(readable)).to_pylist())
     failed = [
         None if why is None else f"{shard}: {why}"
         for shard, why in zip(table[SHARD_COLUMN].to_pylist(), table[FAILED_COLUMN].to_pylist(), strict=True)
     ]
     return pa.table(
         {
-            "image": pa.array(images, pa.binary()),
+            "image": pc.if_else(pa.array(readable & keep), table["image"], None).cast(pa.binary()),
             "code": codes,
-            "status": pa.array(statuses, pa.string()),
+            "status": pa.array([None if status == OK else status for status in statuses], pa.string()),
             "failed": pa.array(failed, pa.string()),
         }
     )

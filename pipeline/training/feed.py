@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
@@ -34,7 +35,7 @@ from pipeline.cluster import ordered_streams
 from pipeline.read_ahead import read_ahead
 from pipeline.training.cutout_store import CutoutStore
 
-__all__ = ["Batch", "StageFeed", "epoch_plan"]
+__all__ = ["Batch", "StageFeed", "WindowDraws", "epoch_plan"]
 
 # Rows a task: long enough to make the cost of a task small, short enough to start an epoch soon.
 ROWS_A_TASK = 256
@@ -175,14 +176,15 @@ class StageFeed:
         transform = TrainTransform(recipe.augmentation, recipe.train_size(epoch))
         bounds = batch_bounds(self.size, recipe.batch_size)
         shares = [(len(rank_share(*bound, rank, world_size)), bound[1] - bound[0]) for bound in bounds]
-        draws = self.window_draws(epoch, rank, world_size)
         windows = self._store.windows(seed, epoch)
+        draws = self.window_draws(windows, epoch, rank, world_size)
         return self._stream(transform, transform.input_size, windows, draws, shares, world_size)
 
-    def window_draws(self, epoch: int, rank: int, world_size: int) -> Iterator[WindowDraws]:
-        """What one worker trains on in one epoch, window by window."""
+    def window_draws(
+        self, windows: list[np.ndarray], epoch: int, rank: int, world_size: int
+    ) -> Iterator[WindowDraws]:
+        """What one worker trains on in one epoch, in each of its windows."""
         recipe, seed = self._recipe, self._seed
-        windows = self._store.windows(seed, epoch)
         if len(windows) > 1:
             yield from self._draws(windows, epoch, rank, world_size)
             return
@@ -207,8 +209,7 @@ class StageFeed:
         """Draws from several windows; see `hiwl_core.sampling`."""
         recipe, seed = self._recipe, self._seed
         power = recipe.weighting if recipe.sampling == "weighted" else None
-        counts = self._counts_of_shards()
-        wanted = draws_of_shards(counts, seed, epoch, power)
+        wanted = draws_of_shards(self._counts_of_shards, seed, epoch, power)
         starts = np.array([start for start, _ in batch_bounds(self.size, recipe.batch_size)])
         first = 0
         for number, shards in enumerate(windows):
@@ -250,6 +251,7 @@ class StageFeed:
             start += len(targets)
         return np.concatenate(rows), np.concatenate(found)
 
+    @cached_property
     def _counts_of_shards(self) -> np.ndarray:
         """Rows of each class of the stage in each shard; shape (S, K), int64."""
         codes = [

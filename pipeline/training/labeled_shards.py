@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ class LabeledShards:
         Objects of each class.
     unlabeled : int
         Rows without a label, which training leaves out.
-    rows, sizes : tuple of int
-        Of each shard, its rows and its bytes.
+    rows : tuple of int
+        Of each shard.
     """
 
     shards: tuple[str, ...]
@@ -37,7 +36,6 @@ class LabeledShards:
     class_counts: dict[str, int]
     unlabeled: int
     rows: tuple[int, ...]
-    sizes: tuple[int, ...]
 
 
 def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabeledShards:
@@ -50,29 +48,25 @@ def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -
     """
     check_columns(shards, columns, required=("object_id", "image", "label"))
     counts: Counter[str | None] = Counter()
-    rows, sizes = [], []
-    for shard, (found, size) in zip(
-        shards, storage.in_threads(partial(_labels_and_size, columns=columns), shards), strict=True
-    ):
+    rows = []
+    looks = storage.in_threads(partial(_count_labels, columns=columns), shards)
+    for shard, found in zip(shards, looks, strict=True):
         try:
             taxonomy.encode([label for label in found if label is not None])
         except UserError as error:
             raise UserError(f"{error} ({shard}, column {columns.label!r})") from None
         counts.update(found)
         rows.append(found.total())
-        sizes.append(size)
     unlabeled = counts.pop(None, 0)
     if not counts:
         raise UserError(
             f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
         )
     of_class = {name: counts[name] for name in taxonomy.classes}
-    return LabeledShards(tuple(shards), columns, of_class, unlabeled, tuple(rows), tuple(sizes))
+    return LabeledShards(tuple(shards), columns, of_class, unlabeled, tuple(rows))
 
 
-def _labels_and_size(shard: str, columns: Columns) -> tuple[Counter[str | None], int]:
-    """Rows of each label of a shard, and its bytes."""
+def _count_labels(shard: str, columns: Columns) -> Counter[str | None]:
+    """Rows of each label of a shard."""
     labels = read_columns(shard, columns, ["label"])["label"]
-    counts = {pair["values"]: pair["counts"] for pair in labels.value_counts().to_pylist()}
-    with storage.open_input(shard) as file:
-        return Counter(counts), file.seek(0, io.SEEK_END)
+    return Counter({pair["values"]: pair["counts"] for pair in labels.value_counts().to_pylist()})

@@ -233,8 +233,8 @@ def load_stores(plan: TrainingPlan) -> Stores:
         note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""
         counts = ", ".join(f"{name} {n}" for name, n in labeled.class_counts.items())
         windows = "" if store.blocks else f", read in {len(store.windows())} windows in each epoch"
-        say(f"{part}: {len(store.rows)} galaxies in {len(labeled.shards)} shards ({counts}){windows}{note}")
-        if not len(store.rows):
+        say(f"{part}: {len(store)} galaxies in {len(labeled.shards)} shards ({counts}){windows}{note}")
+        if not len(store):
             raise UserError(f"no readable cutout of {smallest[part]} px or more among the {part} shards")
     return stores
 
@@ -244,8 +244,8 @@ def _sampled(recipe: Recipe, stores: Stores) -> Stores:
     sampled = {}
     for part, wanted in (("train", recipe.train_galaxies), ("val", recipe.val_galaxies)):
         sampled[part] = stores[part].sampled(wanted, recipe.seed)
-        taken = len(sampled[part].rows)
-        if taken < len(stores[part].rows):
+        taken = len(sampled[part])
+        if taken < len(stores[part]):
             say(f"{part}: a stratified sample of {taken} of them")
     return sampled
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster import beside_driver
 from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, read_blocks
 
 __all__ = ["start_loader"]
@@ -65,12 +65,11 @@ def start_loader(source: LabeledSource, wanted: np.ndarray) -> Any:
     source, wanted
         See `pipeline.training.cutout_blocks.read_blocks`.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(_WindowLoader)
         .options(
             num_cpus=0,
-            scheduling_strategy=here,
+            scheduling_strategy=beside_driver(),
             max_concurrency=MAX_CALLS,
             max_restarts=-1,
             max_task_retries=-1,

@@ -21,9 +21,9 @@ from typing import Any
 from hiwl_core.errors import UserError
 from pipeline import storage
 
-__all__ = ["Ledger", "LedgerEntry", "read_heartbeat", "read_ledger"]
+__all__ = ["LEDGER_FOLDER", "Ledger", "LedgerEntry", "read_heartbeat", "read_ledger"]
 
-FOLDER = "_ledger"
+LEDGER_FOLDER = "_ledger"
 HEARTBEAT = "_ledger/_heartbeat.json"
 SECONDS_BETWEEN_SEGMENTS = 10.0
 # Segments are read one request each; beyond so many they are merged into one.
@@ -173,7 +173,7 @@ def _read_segments(catalog: str) -> dict[str, list[LedgerEntry]]:
 
 
 def _segments(catalog: str) -> list[str]:
-    return [name for name, _ in storage.list_files(f"{catalog}/{FOLDER}") if name.endswith(".jsonl")]
+    return [name for name, _ in storage.list_files(f"{catalog}/{LEDGER_FOLDER}") if name.endswith(".jsonl")]
 
 
 def _read_segment(path: str) -> str:
@@ -182,7 +182,9 @@ def _read_segment(path: str) -> str:
 
 def _write_segment(catalog: str, name: str, entries: Iterable[LedgerEntry | str]) -> None:
     lines = [entry if isinstance(entry, str) else _line(entry) for entry in entries]
-    storage.write_bytes(f"{catalog}/{FOLDER}/{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    storage.write_bytes(
+        f"{catalog}/{LEDGER_FOLDER}/{name}.jsonl", "".join(f"{line}\n" for line in lines).encode()
+    )
 
 
 def _line(entry: LedgerEntry) -> str:

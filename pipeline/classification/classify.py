@@ -24,7 +24,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.catalog.ledger import Ledger, LedgerEntry
+from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.cascade_stage import CatalogWork
@@ -173,7 +173,7 @@ def classify(
         plan = plan_catalog(
             folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
         )
-        storage.prepare_folder(folder)
+        storage.prepare_folder(folder, (LEDGER_FOLDER,))
         write_model_facts(folder, model_facts(bundle, ModelSettings.from_dict(plan.settings)))
         found = find_parts(folder, plan)
         for part in found.damaged:

@@ -35,6 +35,7 @@ GROUP_BYTES = 64 * 2**20
 # Small catalogs are cut into more groups than that, so that all cores have work.
 LEAST_GROUPS = 16
 LEAST_GROUP_BYTES = 2**20
+SPILL = "_spill"
 REQUIRED = ("object_id", "ra", "dec", "status", "model_id")
 
 
@@ -172,7 +173,12 @@ class Publication:
     @property
     def spill(self) -> str:
         """Folder of the intermediate files."""
-        return f"{self.path}/_spill"
+        return f"{self.path}/{SPILL}"
+
+    @property
+    def _inner(self) -> tuple[str, ...]:
+        """Names of the folders in it that are all ours."""
+        return (self.name, self.margin_name, "no_position", SPILL)
 
     def spill_file(self, group: int) -> str:
         """Spill file of a group of parts."""
@@ -194,7 +200,7 @@ class Publication:
         if not storage.exists(marker):
             if storage.exists(self.path) and not _is_empty(self.path):
                 raise UserError(f"{self._given} holds files that publish did not make: choose another folder")
-            storage.prepare_folder(self.path)
+            storage.prepare_folder(self.path, self._inner)
             self._write(None)
             return
         begun = json.loads(storage.read_bytes(marker))
@@ -228,7 +234,7 @@ class Publication:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that all is written, and remove what is not needed any more."""
-        storage.remove_partials(self.path)
+        storage.remove_partials(self.path, self._inner)
         self._write(summary)
         storage.remove(self.spill)
 
@@ -249,7 +255,9 @@ class Publication:
 
 
 def _is_empty(folder: str) -> bool:
-    return not storage.list_files(folder) and not storage.exists(f"{folder}/_catalog.json")
+    # Listings leave hidden names out: another verb's, and the one that is removed at the end.
+    hidden = ("_catalog.json", SPILL)
+    return not storage.list_files(folder) and not any(storage.exists(f"{folder}/{name}") for name in hidden)
 
 
 def _fingerprint(parts: Sequence[Entry]) -> str:

@@ -11,15 +11,15 @@ import io
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
 from pipeline.storage.listing import Entry, find_files, hidden, iter_entries, list_files
+from pipeline.storage.partials import dead_partials, partial_name
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
 from pipeline.storage.ranged_file import RangedFile
 from pipeline.storage.retries import StoreError, retried
@@ -120,9 +120,9 @@ def write_bytes(path: str, content: bytes) -> None:
     if not isinstance(filesystem, LocalFileSystem):
         retried(lambda: filesystem.pipe_file(place, content), path)
         return
-    folder, name = os.path.split(place)
+    folder = os.path.dirname(place)
     os.makedirs(folder, exist_ok=True)
-    partial = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.partial")
+    partial = os.path.join(folder, partial_name())
     try:
         with open(partial, "wb") as file:
             file.write(content)
@@ -135,8 +135,14 @@ def write_bytes(path: str, content: bytes) -> None:
         raise
 
 
-def prepare_folder(path: str) -> None:
-    """Make a folder ready for parts: it can be written, and what a killed run left half written is removed.
+def prepare_folder(path: str, inner: Sequence[str] = ()) -> None:
+    """Make a folder ready for parts: it can be written, and what dead processes left half written is removed.
+
+    Parameters
+    ----------
+    path : str
+    inner : sequence of str
+        See `remove_partials`.
 
     Raises
     ------
@@ -145,19 +151,27 @@ def prepare_folder(path: str) -> None:
     UserError
         If a store refuses it.
     """
-    probe = f"{path}/_probe"
+    # A name that nobody has: a file of the user's is neither overwritten nor removed.
+    probe = f"{path}/_probe-{secrets.token_hex(8)}"
     write_bytes(probe, b"")
     remove(probe)
-    remove_partials(path)
+    remove_partials(path, inner)
 
 
-def remove_partials(path: str) -> None:
-    """Remove what killed runs left half written in a folder, searched to the bottom."""
+def remove_partials(path: str, inner: Sequence[str] = ()) -> None:
+    """Remove what dead processes of ours left half written at the top of a folder.
+
+    Parameters
+    ----------
+    path : str
+    inner : sequence of str
+        Names of folders in it that are all ours, and are searched to the bottom.
+    """
     if in_s3(path):
         return
     filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem):
-        for partial in Path(place).rglob(".*.partial"):
+        for partial in dead_partials(place, inner):
             partial.unlink(missing_ok=True)
 
 

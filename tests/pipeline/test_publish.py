@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from click.testing import CliRunner
 from hiwl_core.errors import UserError
 from jobs.publish import main as publish_verb
 from pipeline.publication.publish import PublishSummary, publish
+from pipeline.storage.partials import partial_name
 from tests.catalogs import write_catalog
 from tests.conftest import kill_driver
 from tests.object_store import ObjectStore
@@ -330,13 +332,27 @@ def test_an_unfinished_publication_keeps_its_whole_leaves_only(tmp_path: Path) -
     missing, damaged, *whole = leaves(out)
     missing.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    missing.with_name(f".{missing.name}.0123.partial").write_bytes(b"PAR1")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    half = partial_name().replace(f"-{os.getpid()}-", f"-{gone.pid}-")
+    missing.with_name(half).write_bytes(b"PAR1")
     times = {path: path.stat().st_mtime_ns for path in whole}
     summary = publish(str(tmp_path / "catalog"), str(out), max_rows=200)
     assert summary.kept == len(whole) + len(list((out / "no_position").iterdir()))
     assert {path: path.stat().st_mtime_ns for path in whole} == times
     assert contents(out / "hiwl") == before
     assert (out / "collection.properties").exists()
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_folder_with_a_spill_of_the_users_is_refused_and_kept(tmp_path: Path) -> None:
+    write_catalog(tmp_path / "catalog", 1, 20)
+    theirs = tmp_path / "out" / "_spill" / "notes.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"mine")
+    with pytest.raises(UserError, match="holds files that publish did not make"):
+        publish(str(tmp_path / "catalog"), str(tmp_path / "out"))
+    assert theirs.read_bytes() == b"mine"
 
 
 def change_a_part(catalog: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -10,6 +14,7 @@ import pytest
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.storage import partials
 from pipeline.storage.retries import is_transient
 
 
@@ -87,11 +92,55 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     assert [(name.name, name.read_bytes()) for name in tmp_path.iterdir()] == [("part.bin", b"old")]
 
 
-def test_a_prepared_folder_holds_no_half_written_files(tmp_path: Path) -> None:
-    (tmp_path / ".part.parquet.1a2b.partial").write_bytes(b"half")
-    (tmp_path / "part.parquet").write_bytes(b"whole")
-    storage.prepare_folder(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"]
+def partial_of(process: str = "", host: str = "", began: float | None = None) -> str:
+    """A name as this machine's, or another's, gives it."""
+    _, own, pid, now, token = partials.partial_name().split("-")
+    since = now if began is None else f"{int(began):x}"
+    return "-".join([".hiwl", host or own, process or pid, since, token])
+
+
+def test_only_what_dead_writers_of_ours_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = partial_of(str(gone.pid))
+    an_hour_ago, days_ago = time.time() - 3600, time.time() - 3 * 86400
+    removed = {
+        dead,
+        f"_ledger/{dead}",
+        f"_ledger/deep/{dead}",
+        partial_of(host="0123456789ab", began=days_ago),
+    }
+    kept = {
+        # Of those who are at it: this process, one of another user, one elsewhere.
+        partial_of(),
+        partial_of("1"),
+        partial_of(host="0123456789ab", began=an_hour_ago),
+        # Not ours, whatever they look like.
+        "_probe",
+        ".thesis.tex.partial",
+        ".part.parquet.1a2b3c4d.partial",
+        ".hiwl-notes.partial",
+        f"theirs/{dead}",
+        f"{dead}.bak",
+        "part.parquet",
+    }
+    for name in removed | kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    storage.prepare_folder(str(tmp_path), inner=("_ledger", "missing"))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == kept
+    assert {(tmp_path / name).read_bytes() for name in left} == {b"half"}
+
+
+def test_a_start_breaks_no_write_of_another(tmp_path: Path) -> None:
+    """A run that starts while another writes in the same folder."""
+    with ThreadPoolExecutor(1) as other:
+        starts = other.submit(lambda: [storage.prepare_folder(str(tmp_path)) for _ in range(100)])
+        for number in range(100):
+            storage.write_bytes(f"{tmp_path}/{number}.bin", b"whole")
+        starts.result()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"] * 100
 
 
 def test_an_unknown_scheme_and_missing_files_are_mistakes(tmp_path: Path) -> None:

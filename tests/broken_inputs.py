@@ -196,3 +196,20 @@ def _without_a_band(rng: np.random.Generator) -> bytes:
 
 def _wrong_dimension(rng: np.random.Generator) -> bytes:
     return fits_file(_flux(rng, ((99,), (3, 3, 9, 9))[int(rng.integers(2))]))
+
+
+def with_rows_in_footer(parquet: bytes, rows: int, said: int) -> bytes:
+    """A Parquet file of `rows` rows whose footer says another number, of as many digits in base 64."""
+
+    def field(number: int) -> bytes:
+        # Field 3 of FileMetaData in Thrift's compact protocol, and the type of the list that follows it.
+        digits, rest = [], 2 * number
+        while rest >= 128:
+            digits.append(rest % 128 + 128)
+            rest //= 128
+        return bytes([0x16, *digits, rest, 0x19])
+
+    start = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
+    at = parquet.index(field(rows), start)
+    assert len(field(rows)) == len(field(said))
+    return parquet[:at] + field(said) + parquet[at + len(field(rows)) :]

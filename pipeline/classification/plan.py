@@ -171,7 +171,10 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
             for entry in ledger.get(part, [])
             if not entry.failed and entry.fingerprint == shard.fingerprint
         ]
-        whole = [entry for entry in made if entry.size == there.get(part)]
+        # Versions that did not count left parts of shards that claim more rows than they have.
+        whole = [
+            entry for entry in made if entry.size == there.get(part) and shard.rows in (None, entry.rows)
+        ]
         if whole:
             found.done.append(whole[-1])
         elif part in there and not made:
@@ -182,7 +185,8 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
                 found.damaged.append(part)
 
     def adopt(shard: PlannedShard) -> LedgerEntry | None:
-        return _adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
+        entry = _adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
+        return entry if entry is not None and shard.rows in (None, entry.rows) else None
 
     for shard, entry in zip(orphans, storage.in_threads(adopt, orphans), strict=True):
         if entry is None:

@@ -16,6 +16,7 @@ from pipeline import storage
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.object_ids import check_id_texts, first_duplicate
+from pipeline.shards.parquet_rows import check_row_count
 
 __all__ = ["UNLABELED", "Labels", "read_labels"]
 
@@ -147,11 +148,14 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
             # Never the images that a table of objects may hold too.
             read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
             names = [name for name in parquet.schema_arrow.names if name in read]
-            return parquet.read(columns=names), list(parquet.schema_arrow.names), False
+            table = parquet.read(columns=names)
+            if names:
+                check_row_count(int(parquet.metadata.num_rows), table.num_rows)
+            return table, list(parquet.schema_arrow.names), False
     except storage.StoreError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:

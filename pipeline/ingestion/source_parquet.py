@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, check_columns
+from pipeline.shards.parquet_rows import check_row_count
 
 __all__ = ["ParquetColumns", "describe_tables", "gather_rows", "iter_objects"]
 
@@ -74,7 +75,7 @@ def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Ite
     Raises
     ------
     UserError
-        If an id is null, or there is no row.
+        If an id is null, if there is no row, or not as many as a file's footer says.
     """
     read = [columns.id, *([columns.label] if has_label else [])]
     rows = 0
@@ -100,9 +101,17 @@ def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Ite
                     }
                     yield pa.table(objects), pa.types.is_integer(ids.type)
                     start += len(ids)
+            _check_rows(file, parquet, start)
         rows += start
     if not rows:
         raise UserError(f"no row in {files[0]}" + (f" and {len(files) - 1} more files" if files[1:] else ""))
+
+
+def _check_rows(file: str, parquet: pq.ParquetFile, there: int) -> None:
+    try:
+        check_row_count(int(parquet.metadata.num_rows), there)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
@@ -125,7 +134,10 @@ def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
     pieces: list[pa.Table] = []
     for file in dict.fromkeys(files):
         with storage.open_input(file) as handle:
-            batches = _batches_with(pq.ParquetFile(handle), rows[files == file], read)
+            wanted = rows[files == file]
+            batches = _batches_with(pq.ParquetFile(handle), wanted, read)
+            if (there := sum(map(len, batches))) != len(wanted):
+                raise ValueError(f"{there} of {len(wanted)} rows could be read of {file}")
             pieces += [_under_contract_names(batch, names, columns) for batch in batches]
     return pa.concat_tables(pieces)
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_position, healpix_index
+from pipeline.shards.parquet_rows import check_row_count
 
 __all__ = ["CellCounts", "CountTask", "conform", "count_rows", "positions", "read_part", "unified"]
 
@@ -62,7 +63,9 @@ def read_part(path: str) -> pa.Table:
         If it is damaged.
     """
     with _readable(path):
-        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
+        parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+        table = parquet.read(use_threads=False)
+        check_row_count(parquet.metadata.num_rows, table.num_rows)
         return table.replace_schema_metadata(None)
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 
-__all__ = ["is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
+__all__ = ["check_row_count", "is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
 
 READ_BUFFER = 4 * 2**20
 FETCHED_BYTES = 64 * 2**20
@@ -50,6 +50,11 @@ def iter_parquet(
     ------
     pyarrow.Table
         At least one, which is empty if the file is.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        If there are fewer or more rows than the footer says, before the first or after the last of them.
     """
     with storage.open_input(shard) as file:
         # Fetches what it is asked for at once, in few requests; the other one a page after the other.
@@ -59,14 +64,32 @@ def iter_parquet(
         read = [name for name in [*(names[standard] for standard in types), *carry] if name in present]
         read = list(dict.fromkeys(read))
         sizes = _group_sizes(parquet.metadata, set(read))
+        said, came = int(parquet.metadata.num_rows), 0
+        check_row_count(said, sum(count for count, _ in sizes))
         rows = min([batch_rows, *(max(1, int(TABLE_BYTES * count / size)) for count, size in sizes if size)])
         for groups in _together([size for _, size in sizes]):
             reader = parquet if sum(sizes[group][1] for group in groups) <= FETCHED_BYTES else paged
             for batch in reader.iter_batches(batch_size=rows, row_groups=groups, columns=read):
+                came += batch.num_rows
                 yield _standard_table(pa.Table.from_batches([batch]), names, types, carry)
-        if parquet.metadata.num_rows == 0:
+        # Of no columns at all there are no rows to count.
+        if read:
+            check_row_count(said, came)
+        if said == 0:
             # One table without rows, so that an empty shard has columns and becomes an empty part.
             yield _standard_table(parquet.read(columns=read), names, types, carry)
+
+
+def check_row_count(said: int, there: int) -> None:
+    """Check that a Parquet file has the rows that its footer says.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        With both numbers; what pyarrow raises for damaged files.
+    """
+    if there != said:
+        raise pa.ArrowInvalid(f"the footer says {said} rows, and there are {there}: the file is damaged")
 
 
 def is_image_type(image_type: pa.DataType) -> bool:

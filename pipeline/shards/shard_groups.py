@@ -134,11 +134,17 @@ def checked_rows(
     Raises
     ------
     ValueError
-        If it is not. What else is raised is one of `SHARD_DAMAGE`.
+        If it is not, or after the last of them if they are not as many as were planned. What else is raised
+        is one of `SHARD_DAMAGE`.
     """
     if shard.fingerprint and fingerprint(shard.path) != shard.fingerprint:
         raise ValueError("the shard changed after the catalog was planned; start the same command again")
-    yield from iter_rows(shard.path, columns, wanted, carry)
+    came = 0
+    for table in iter_rows(shard.path, columns, wanted, carry):
+        came += table.num_rows
+        yield table
+    if shard.rows is not None and came != shard.rows:
+        raise ValueError(f"{came} rows were read of the {shard.rows} that were planned")
 
 
 def iter_group(

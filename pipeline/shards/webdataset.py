@@ -1,12 +1,14 @@
 """WebDataset tars as shards: ``key.jpg`` holds the image, ``key.json`` the other columns.
 
 The last dot of a name, not the first, ends its key: names such as ``J1234+56.7.jpg`` hold dots of their own.
-``key.image.jpg`` and ``key.labels.json``, as galaxy-datasets writes them, are of the key ``key``.
+``key.image.jpg`` and ``key.labels.json``, as galaxy-datasets writes them, are of the key ``key``. Where two
+members that follow each other have one name, as after a tar was appended to, the second is a row of its own.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from hiwl_core.decoding import MAX_BYTES
-from hiwl_core.statuses import BROKEN_SHARD, TOO_LARGE
+from hiwl_core.statuses import BROKEN_SHARD, DUPLICATE_ID, TOO_LARGE
 from pipeline import storage
 from pipeline.shards.tar_members import BrokenTar, Member, iter_members
 
@@ -38,8 +40,16 @@ class _Sample:
     fields: dict[str, Any] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
     status: str | None = None
+    names: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def copies(self) -> int:
+        """Further rows that its members would make: there are so many of one name."""
+        return max(self.names.values(), default=1) - 1
 
     def add(self, kind: str, member: Member) -> None:
+        if kind != "other":
+            self.names[member.name] += 1
         if kind == "json":
             self.fields = {**_fields(member.content), **self.fields}
         elif kind == "image" and "image" not in self.kinds:
@@ -106,13 +116,13 @@ def _rows(shard: str, names: Mapping[str, str], carry: Sequence[str]) -> Iterato
                     continue  # what file managers leave behind
                 if sample is None or not _belongs(key, kind, sample.key):
                     if sample is not None:
-                        yield _row(sample, names, carry)
+                        yield from _rows_of(sample, names, carry)
                     sample = _Sample(key)
                 sample.add(kind, member)
                 any_json = any_json or kind == "json"
         except BrokenTar as broken:
             if sample is not None and _is_whole(sample, broken, any_json):
-                yield _row(sample, names, carry)
+                yield from _rows_of(sample, names, carry)
             identifier = f"{shard.rsplit('/', 1)[-1]}@{broken.offset}"
             yield {
                 **dict.fromkeys([*names, *carry]),
@@ -121,7 +131,14 @@ def _rows(shard: str, names: Mapping[str, str], carry: Sequence[str]) -> Iterato
             }
             return
     if sample is not None:
-        yield _row(sample, names, carry)
+        yield from _rows_of(sample, names, carry)
+
+
+def _rows_of(sample: _Sample, names: Mapping[str, str], carry: Sequence[str]) -> Iterator[dict[str, Any]]:
+    row = _row(sample, names, carry)
+    yield row
+    for _ in range(sample.copies):
+        yield {**row, "image": None, STATUS_COLUMN: DUPLICATE_ID}
 
 
 def _kind(name: str) -> tuple[str, str]:

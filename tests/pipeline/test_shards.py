@@ -6,6 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.ingestion.labels import read_labels
+from pipeline.ingestion.source_parquet import iter_objects
 from pipeline.shards import parquet_rows
 from pipeline.shards.cutout_shards import (
     Columns,
@@ -17,7 +20,8 @@ from pipeline.shards.cutout_shards import (
     read_columns,
 )
 from pipeline.shards.inspection import WantedColumns, inspect_shards
-from tests.broken_inputs import fits_file
+from pipeline.shards.shard_groups import ShardToRead, checked_rows, read_group
+from tests.broken_inputs import fits_file, with_rows_in_footer
 from tests.drawings import write_labeled_shard
 
 BIG_ID = 1237648720693755918
@@ -193,6 +197,33 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no parquet at all")
     with pytest.raises(UserError, match=r"x\.parquet is not a Parquet file"):
         check_columns([str(tmp_path / "x.parquet")], Columns(), ["object_id"])
+
+
+def test_a_footer_that_claims_more_rows_than_there_are_is_damage(tmp_path: Path) -> None:
+    """Of a shard read whole, of one read a row group at a time, of a source of ingest and of labels."""
+    path = tmp_path / "sky.parquet"
+    table = pa.table({"object_id": range(300), "image": [b"x"] * 300, "label": ["EO"] * 300})
+    pq.write_table(table, path, row_group_size=100)
+    path.write_bytes(with_rows_in_footer(path.read_bytes(), 300, 600))
+    assert count_rows(str(path)) == 600
+    says = "the footer says 600 rows, and there are 300"
+    with pytest.raises(pa.ArrowInvalid, match=says):
+        read_columns(str(path), Columns(), ["object_id"])
+    shard = ShardToRead(str(path), path.stat().st_size, 600)
+    (read,) = read_group([shard], Columns(), ["object_id", "image"], [])
+    assert read["_left_out"].to_pylist() == [True]
+    assert says in read["_failed"][0].as_py()
+    with pytest.raises(UserError, match=rf"sky\.parquet: {says}"):
+        list(iter_objects([str(path)], Columns(), False))
+    with pytest.raises(UserError, match=rf"sky\.parquet .*{says}"):
+        read_labels(str(path), None, None, (), GALAXY_ZOO)
+
+
+def test_other_rows_than_were_planned_fail_a_shard(tmp_path: Path) -> None:
+    path = write_labeled_shard(tmp_path / "a.parquet", {"CRS": 3})
+    shard = ShardToRead(str(path), path.stat().st_size, 4)
+    with pytest.raises(ValueError, match="3 rows were read of the 4 that were planned"):
+        list(checked_rows(shard, Columns(), ["object_id"], []))
 
 
 def test_fingerprints_tell_shards_apart(tmp_path: Path) -> None:

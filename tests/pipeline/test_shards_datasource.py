@@ -10,7 +10,8 @@ import pytest
 import ray
 
 from hiwl_core.errors import UserError
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns, fingerprint
+from pipeline.shards import shard_groups
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns, fingerprint
 from pipeline.shards.shard_groups import NOTES, ShardToRead, group_shards, join_groups, read_group
 from pipeline.shards.shards_datasource import ShardsDatasource
 from tests.broken_inputs import fits_file
@@ -139,11 +140,12 @@ def test_a_whole_group_is_one_table_in_which_what_cannot_be_held_is_left_out(tmp
     assert asked == [[shard.path for shard in group]] * 2
 
 
-def test_of_joined_groups_a_table_holds_the_first(tmp_path: Path) -> None:
+def test_of_joined_groups_a_table_holds_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_groups, "MAX_SHARD_ROWS", 1)
     groups = []
     for name in "abcde":
         path = write_labeled_shard(tmp_path / f"{name}.parquet", {"CRS": 1}, first_id=ord(name))
-        groups.append([ShardToRead(str(path), path.stat().st_size, MAX_SHARD_ROWS)])
+        groups.append([ShardToRead(str(path), path.stat().st_size, 1)])
     assert join_groups(groups, 5) == groups
     joined = join_groups(groups, 2)
     assert [len(group) for group in joined] == [2, 2, 1]

@@ -79,6 +79,31 @@ def test_names_of_galaxy_datasets(tmp_path: Path) -> None:
     ]
 
 
+def test_of_two_members_of_one_name_the_second_is_a_duplicate(tmp_path: Path) -> None:
+    meta = json.dumps({"object_id": BIG_ID, "ra": 12.5}).encode()
+    files = [
+        ("a.jpg", b"first"),
+        ("a.jpg", b"second"),
+        ("a.json", meta),
+        ("b.jpg", b"b"),
+        ("b.json", b"{}"),
+        ("b.jpg", b"b again"),
+        ("b.json", b"{}"),
+        ("b.txt", b"no row"),
+        ("b.txt", b"no row"),
+        ("c.jpg", b"c"),
+    ]
+    rows = rows_of(tmp_path / "w.tar", tar_of(files))
+    assert [(row["object_id"], row["image"], row["_status"]) for row in rows] == [
+        (str(BIG_ID), b"first", None),
+        (str(BIG_ID), None, "duplicate_id"),
+        ("b", b"b", None),
+        ("b", None, "duplicate_id"),
+        ("c", b"c", None),
+    ]
+    assert [row["ra"] for row in rows[:2]] == [12.5, 12.5]
+
+
 def test_fits_members_bring_their_position(tmp_path: Path) -> None:
     header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": -5.0}
     header |= {"CRPIX1": 4.5, "CRPIX2": 4.5, "CDELT1": -1e-4, "CDELT2": 1e-4}

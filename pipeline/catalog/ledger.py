@@ -54,6 +54,8 @@ class LedgerEntry:
         Which call of `classify` made it.
     failed : str
         Why there is no part; empty if there is one.
+    content : str
+        Digest of the shard's rows; see `pipeline.catalog.shard_content`. Empty in catalogs of before.
     """
 
     part: str
@@ -66,6 +68,7 @@ class LedgerEntry:
     seconds: float = 0.0
     run: str = ""
     failed: str = ""
+    content: str = ""
 
     @property
     def rows(self) -> int:
@@ -165,7 +168,8 @@ def _read_segments(catalog: str) -> dict[str, list[LedgerEntry]]:
     entries: dict[str, list[LedgerEntry]] = defaultdict(list)
     for content in storage.in_threads(_read_segment, _segments(catalog)):
         for line in content.splitlines():
-            entry = LedgerEntry(**json.loads(line))
+            # What a later version adds is of no use here.
+            entry = LedgerEntry(**{name: value for name, value in json.loads(line).items() if name in NAMES})
             entries[entry.part].append(entry)
     for versions in entries.values():
         versions.sort(key=lambda entry: entry.finished)

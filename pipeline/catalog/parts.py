@@ -34,6 +34,7 @@ __all__ = [
     "PartRecord",
     "catalog_schema",
     "check_part_record",
+    "content_in",
     "counted",
     "encode_part",
     "list_parts",
@@ -245,7 +246,7 @@ def part_table(
     return pa.table(columns).cast(schema)
 
 
-def encode_part(table: pa.Table, record: PartRecord, engine: str = "") -> bytes:
+def encode_part(table: pa.Table, record: PartRecord, engine: str = "", content: str = "") -> bytes:
     """A part's file content, with its record in the footer, and what computed it.
 
     Parameters
@@ -256,8 +257,10 @@ def encode_part(table: pa.Table, record: PartRecord, engine: str = "") -> bytes:
     engine : str
         See `hiwl_core.engines.EngineChoice.describe`. Engines agree, so that parts of one catalog may have
         different ones.
+    content : str
+        Of the shard's rows; see `pipeline.catalog.shard_content`.
     """
-    note = json.dumps({**record.__dict__, "engine": engine}, sort_keys=True).encode()
+    note = json.dumps({**record.__dict__, "engine": engine, "content": content}, sort_keys=True).encode()
     table = table.replace_schema_metadata({RECORD_KEY: note})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -295,6 +298,11 @@ def check_part_record(path: str, metadata: Mapping[bytes, bytes] | None, record:
     if not ours:
         raise UserError(f"{path} is not a part of this catalog: move it elsewhere, or choose another folder")
     return bool(made["shard_fingerprint"] == record.shard_fingerprint)
+
+
+def content_in(metadata: Mapping[bytes, bytes] | None) -> str:
+    """The digest of a part's shard in the metadata of its schema; empty if it has none."""
+    return str(json.loads((metadata or {}).get(RECORD_KEY, b"{}")).get("content", ""))
 
 
 def list_parts(folder: str) -> dict[str, int]:

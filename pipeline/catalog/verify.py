@@ -27,8 +27,9 @@ from pipeline.catalog.ledger import read_ledger
 from pipeline.catalog.part_statistics import KnownPart, part_statistics, write_statistics
 from pipeline.catalog.parts import check_part_record, counted, list_parts
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
+from pipeline.catalog.shard_content import content_of
 from pipeline.progress import progress
-from pipeline.shards.cutout_shards import Columns, inspect_shard, iter_rows
+from pipeline.shards.cutout_shards import Columns, ends_of, inspect_shard, iter_rows
 from pipeline.task_pool import ray_pool, thread_pool
 
 __all__ = ["CHECKS", "Verification", "verify"]
@@ -101,10 +102,11 @@ class _PartFacts:
 
 
 class _PartToCheck(NamedTuple):
-    """A part's shard, the checksums that the ledger has of the part, and its state as it was listed."""
+    """A part's shard, the ledger's digests of the part and of the shard's rows, and its state as listed."""
 
     shard: PlannedShard
     checksums: frozenset[str]
+    contents: frozenset[str]
     size: int
     mark: str
 
@@ -155,7 +157,9 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
         if part not in missing:
             made = [entry for entry in ledger.get(part, []) if entry.fingerprint == shard.fingerprint]
             checksums = frozenset(entry.sha256 for entry in made if entry.sha256)
-            present.append(_PartToCheck(shard, checksums, there[part], marks.get(f"{place}/{part}", "")))
+            contents = frozenset(entry.content for entry in made if entry.content)
+            mark = marks.get(f"{place}/{part}", "")
+            present.append(_PartToCheck(shard, checksums, contents, there[part], mark))
     many = len(present) >= MANY_PARTS
     bare = CatalogPlan(plan.model_id, plan.settings, {})
     checks = _Checks(folder, bare, with_shards, buckets_for(plan.rows), many)
@@ -234,18 +238,22 @@ def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
     if shard.rows is not None and table.num_rows != shard.rows:
         findings.append(("rows", f"{path} has {table.num_rows} rows, its shard {shard.rows}"))
     if checks.with_shards:
-        findings += _compare_ids(path, table["object_id"], plan, shard)
+        findings += _compare_ids(path, table["object_id"], plan, part)
     known = {shard.part: part_statistics(table, part.size, part.mark)}
     return _PartFacts(known, table.num_rows, counted(table, "status"), findings, id_hashes(table))
 
 
 def _compare_ids(
-    path: str, ids: pa.ChunkedArray, plan: CatalogPlan, shard: PlannedShard
+    path: str, ids: pa.ChunkedArray, plan: CatalogPlan, part: _PartToCheck
 ) -> Iterator[tuple[str, str]]:
+    shard = part.shard
     columns = Columns(**plan.settings["columns"])
     try:
-        if inspect_shard(shard.shard).fingerprint != shard.fingerprint:
+        if inspect_shard(shard.shard).fingerprint != ends_of(shard.fingerprint):
             yield "shards", f"{shard.shard} changed since the catalog was planned"
+            return
+        if _written_since(shard) and content_of(shard.shard, plan.settings) not in part.contents:
+            yield "shards", f"{shard.shard} was written since the catalog was planned, and may have changed"
             return
         start = 0
         for rows in iter_rows(shard.shard, columns, ["object_id"], batch_rows=65536):
@@ -261,6 +269,10 @@ def _compare_ids(
         raise
     except (OSError, UserError, pa.ArrowException) as error:
         yield "shards", f"{shard.shard} cannot be read: {error}"
+
+
+def _written_since(shard: PlannedShard) -> bool:
+    return any(entry.mark != shard.mark for entry in storage.iter_entries(shard.shard))
 
 
 def _same(found: pa.ChunkedArray, expected: pa.ChunkedArray) -> bool:

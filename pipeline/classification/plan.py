@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
-from pipeline.catalog.parts import PartRecord, check_part_record, counted, list_parts
+from pipeline.catalog.parts import PartRecord, check_part_record, content_in, counted, list_parts, read_part
 from pipeline.catalog.plan import (
     NEXT_STEPS,
     CatalogPlan,
@@ -26,8 +26,11 @@ from pipeline.catalog.plan import (
     part_record,
     read_plan,
 )
-from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, list_shards
+from pipeline.catalog.shard_content import content_of
+from pipeline.progress import say
+from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, ends_of, list_shards
 from pipeline.shards.inspection import WantedColumns, inspect_shards
+from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["PartsFound", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
@@ -121,6 +124,7 @@ def plan_catalog(
         _check_same_making(folder, old, model_id, making)
         _check_none_gone(folder, old, names)
     known = old.shards if old is not None else {}
+    written: dict[str, PlannedShard] = {}
     kept: dict[str, PlannedShard] = {}
     unknown: list[str] = []
     for part, path in names.items():
@@ -133,14 +137,23 @@ def plan_catalog(
     wanted = WantedColumns(columns, required, carry, scale)
     looks = inspect_shards([names[part] for part in unknown], wanted)
     for part, found in zip(unknown, looks, strict=True):
-        path = names[part]
+        path, planned = names[part], known.get(part)
         kept[part] = PlannedShard(
             path, part, found.rows, entries[path].size, entries[path].mark, found.fingerprint
         )
-        if part not in known:
+        if planned is None:
             added.append(path)
-        elif known[part].fingerprint != found.fingerprint:
+        elif ends_of(planned.fingerprint) != found.fingerprint:
             changed.append(path)
+        else:
+            kept[part] = replace(kept[part], fingerprint=planned.fingerprint)
+            if planned.mark != kept[part].mark:
+                written[part] = kept[part]
+    if old is not None and written:
+        say(f"{len(written)} shards were written since they were planned: their rows are compared")
+        for shard in _changed_inside(folder, written, old.settings):
+            changed.append(shard.shard)
+            kept[shard.part] = _in_another_state(shard)
     if old is not None and (added or changed) and not update:
         raise UserError(_what_changed(folder, added, changed))
     if old is None:
@@ -197,6 +210,40 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
     return found
 
 
+def _changed_inside(
+    folder: str, shards: dict[str, PlannedShard], settings: dict[str, Any]
+) -> Iterator[PlannedShard]:
+    """Those of some shards whose rows are not, or may not be, what their parts were made from."""
+    there, ledger = list_parts(folder), read_ledger(folder)
+
+    def changed(shard: PlannedShard) -> bool:
+        if shard.part not in there:
+            return False
+        made = [
+            entry.content
+            for entry in ledger.get(shard.part, [])
+            if not entry.failed and entry.fingerprint == shard.fingerprint
+        ]
+        try:
+            was = made[-1] if made else content_in(read_part(f"{folder}/{shard.part}", []).schema.metadata)
+            # Catalogs of before have no digest: whether it is the same cannot be known.
+            return not was or content_of(shard.shard, settings) != was
+        except storage.StoreError:
+            raise
+        except SHARD_DAMAGE:
+            return True
+
+    for shard, is_changed in zip(shards.values(), storage.in_threads(changed, shards.values()), strict=True):
+        if is_changed:
+            yield shard
+
+
+def _in_another_state(shard: PlannedShard) -> PlannedShard:
+    """With a fingerprint that its old part does not have; the mark is of this state alone."""
+    state = hashlib.sha256(shard.mark.encode()).hexdigest()[:8]
+    return replace(shard, fingerprint=f"{ends_of(shard.fingerprint)}+{state}")
+
+
 def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
     """The ledger's entry of a part that it does not know; None if the part is of an older state of its shard.
 
@@ -222,6 +269,7 @@ def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
         classes=dict(counted(table, "label")),
         statuses=dict(counted(table, "status")),
         finished=time.time(),
+        content=content_in(table.schema.metadata),
     )
 
 

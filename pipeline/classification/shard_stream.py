@@ -21,9 +21,9 @@ from ray.exceptions import RayError
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
+from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
-from pipeline.classification.shard_work import names_to_read
 from pipeline.cluster import ClusterResources, quiet_streams
 from pipeline.progress import say
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups

@@ -18,11 +18,12 @@ from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
+from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
 
-__all__ = ["ShardTask", "ShardWork", "names_to_read"]
+__all__ = ["ShardTask", "ShardWork"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,6 @@ class ShardTask:
         """The ledger's line on this task."""
         name = self.part.rsplit("/", 1)[-1]
         return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), **facts)
-
-
-def names_to_read(settings: dict[str, Any], columns: Columns) -> tuple[list[str], list[str]]:
-    """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
-    scale = WantedScale(**settings["scale"])
-    carried = [*settings["carry"], *([columns.label] if settings["keep_truth"] else [])]
-    return ["object_id", "ra", "dec", "image", *scale.wanted], list(dict.fromkeys([*carried, *scale.carry]))
 
 
 class ShardWork:
@@ -80,6 +74,7 @@ class ShardWork:
         self._settings = task.record.settings
         self._read: list[tuple[pa.Table, list[str | None]]] = []
         self._read_whole = False
+        self._content = RowDigest()
         self._parts: list[pa.Table] = []
         self._started = 0.0
 
@@ -102,6 +97,7 @@ class ShardWork:
         scale = WantedScale(**self._settings["scale"])
         seen: set[Any] = set()
         for table in self._tables():
+            self._content.add(table)
             verdicts = _verdicts(table, seen)
             self._read.append((table.drop_columns(["image"]), verdicts))
             # A row that is not to be classified need not be decoded.
@@ -139,7 +135,8 @@ class ShardWork:
             What computed it, for the footer.
         """
         table = pa.concat_tables(self._parts, promote_options="permissive")
-        content = encode_part(table, self.task.record, engine)
+        of_shard = self._content.hexdigest()
+        content = encode_part(table, self.task.record, engine, of_shard)
         storage.write_bytes(self.task.part, content)
         return self.task.entry(
             size=len(content),
@@ -147,6 +144,7 @@ class ShardWork:
             classes=dict(counted(table, "label")),
             statuses=dict(counted(table, "status")),
             seconds=self.seconds,
+            content=of_shard,
         )
 
     @property

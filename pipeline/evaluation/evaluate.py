@@ -32,7 +32,7 @@ from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
 from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.pages.cards import Card
-from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.cutout_shards import Columns, ends_of, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import check_labeled
 
@@ -186,7 +186,7 @@ def _score(rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSu
         known,
         bundle,
         ModelSettings.from_dict(plan.settings),
-        [shard.fingerprint for shard in plan.shards.values()],
+        [ends_of(shard.fingerprint) for shard in plan.shards.values()],
     )
     by_map = confusion_matrix(truth, probabilities.most_probable, len(taxonomy.classes))
     return Evaluation(

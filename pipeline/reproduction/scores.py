@@ -15,6 +15,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
 from pipeline.catalog.plan import read_plan
+from pipeline.shards.cutout_shards import ends_of
 
 __all__ = ["RunScores", "read_scores", "same_galaxies", "scores_folder", "scores_known"]
 
@@ -70,7 +71,9 @@ def scores_known(run_folder: str, fingerprints: Set[str], on_test: bool) -> bool
     folder = scores_folder(run_folder, on_test)
     if not storage.exists(f"{folder}/evaluation.json"):
         return False
-    if {shard.fingerprint for shard in read_plan(f"{folder}/catalog").shards.values()} != fingerprints:
+    if {
+        ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()
+    } != fingerprints:
         raise UserError(
             f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
         )

@@ -36,6 +36,7 @@ __all__ = [
     "check_schema",
     "count_rows",
     "encode_shard",
+    "ends_of",
     "fingerprint",
     "inspect_shard",
     "is_tar",
@@ -239,13 +240,19 @@ def count_rows(shard: str) -> int | None:
 
 
 def fingerprint(shard: str) -> str:
-    """A short hash of a shard's content: its size and its two ends, cheap to read from object storage.
+    """A short hash of a shard's size and its two ends, cheap to read from object storage.
 
     A Parquet footer, at the end of the file, holds the row counts, sizes and statistics of all columns, so
-    two different shards of one name do not share a fingerprint in practice.
+    two different shards of one name share a fingerprint only if one is the other, mended in its middle.
+    Plans have ``<fingerprint>+<state>`` for such; see `pipeline.catalog.shard_content`.
     """
     with storage.open_input(shard) as file:
         return _fingerprint(file)
+
+
+def ends_of(planned: str) -> str:
+    """The fingerprint in that of a plan."""
+    return planned.split("+")[0]
 
 
 def _fingerprint(file: BinaryIO) -> str:

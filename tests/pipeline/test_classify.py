@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from hiwl_core.errors import UserError
 from jobs.cli import main
@@ -18,6 +20,7 @@ from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.shards.cutout_shards import fingerprint
 from tests.bundles import random_bundle
 from tests.conftest import TinyData
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
@@ -208,6 +211,47 @@ def test_shards_that_were_copied_or_touched_are_the_same(
     (moved / "sky-00000-of-00003.parquet").touch()
     assert classify(random_model, str(moved), str(catalog)).skipped_parts == 3
     assert verify(str(catalog)).passed
+
+
+def test_a_shard_that_was_mended_in_its_middle_is_another(random_model: str, tmp_path: Path) -> None:
+    shard, catalog = tmp_path / "sky" / "a.parquet", tmp_path / "catalog"
+    images = [noise_image(seed) for seed in range(2)]
+    shard.parent.mkdir()
+    pq.write_table(pa.table({"object_id": [1, 2], "image": images}), shard, compression="none")
+    whole = shard.read_bytes()
+    middle = whole.index(images[1]) + 1000
+    shard.write_bytes(whole[:middle] + bytes(100) + whole[middle + 100 :])
+    damaged = fingerprint(str(shard))
+    assert classify(random_model, str(shard), str(catalog)).statuses == {"ok": 1, "undecodable": 1}
+    os.utime(shard, ns=(1, 1))
+    assert classify(random_model, str(shard), str(catalog)).skipped_parts == 1
+
+    shard.write_bytes(whole)
+    assert fingerprint(str(shard)) == damaged
+    assert verify(str(catalog)).counts == {"shards": 1}
+    with pytest.raises(UserError, match=r"1 shards were changed .*--update"):
+        classify(random_model, str(shard), str(catalog))
+    summary = classify(random_model, str(shard), str(catalog), update=True)
+    assert (summary.computed, summary.statuses) == (2, {"ok": 2})
+    os.utime(shard, ns=(2, 2))
+    assert classify(random_model, str(shard), str(catalog)).skipped_parts == 1
+    assert verify(str(catalog)).passed
+    # A catalog of before does not know what its parts were made from.
+    for segment in (catalog / "_ledger").glob("*.jsonl"):
+        lines = [json.loads(line) for line in segment.read_text().splitlines()]
+        segment.write_text("".join(json.dumps({**line, "content": ""}) + "\n" for line in lines))
+    assert classify(random_model, str(shard), str(catalog)).skipped_parts == 1
+    os.utime(shard, ns=(3, 3))
+    with pytest.raises(UserError, match=r"1 shards were changed .*--update"):
+        classify(random_model, str(shard), str(catalog))
+
+
+def noise_image(seed: int) -> bytes:
+    """A PNG that is longer than both ends of a fingerprint."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_folder_of_something_else_is_not_written_to(

@@ -7,6 +7,7 @@ import pytest
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.catalog.shard_content import RowDigest
 from pipeline.ingestion.labels import read_labels
 from pipeline.ingestion.source_parquet import iter_objects
 from pipeline.shards import parquet_rows
@@ -224,6 +225,19 @@ def test_other_rows_than_were_planned_fail_a_shard(tmp_path: Path) -> None:
     shard = ShardToRead(str(path), path.stat().st_size, 4)
     with pytest.raises(ValueError, match="3 rows were read of the 4 that were planned"):
         list(checked_rows(shard, Columns(), ["object_id"], []))
+
+
+def test_a_digest_of_rows_is_of_their_values_however_they_come() -> None:
+    table = pa.table({"object_id": [1, 2, 3], "image": [b"x", None, b""], "z": [0.1, float("nan"), None]})
+    digests = []
+    for changed in (table, table.set_column(1, "image", [[b"x", b"", None]]), table.slice(0, 2)):
+        whole, pieces = RowDigest(), RowDigest()
+        whole.add(changed.select(["z", "image", "object_id"]))
+        for row in range(changed.num_rows):
+            pieces.add(changed.slice(row, 1))
+        assert whole.hexdigest() == pieces.hexdigest()
+        digests.append(whole.hexdigest())
+    assert len(set(digests)) == 3
 
 
 def test_fingerprints_tell_shards_apart(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""What parts are made from: the columns of a shard that decide them, and a digest of their values.
+
+A shard's fingerprint is of its size and its two ends, so that thousands are looked at in seconds; one that
+was mended in its middle has the same. So the rows themselves are hashed as they are classified, and where the
+storage says that a file was written since (its time of change, its ETag) they are read and hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.shards.cutout_shards import Columns, iter_rows
+from pipeline.shards.wanted_scale import WantedScale
+
+__all__ = ["RowDigest", "content_of", "names_to_read"]
+
+
+def names_to_read(settings: dict[str, Any], columns: Columns) -> tuple[list[str], list[str]]:
+    """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
+    scale = WantedScale(**settings["scale"])
+    carried = [*settings["carry"], *([columns.label] if settings["keep_truth"] else [])]
+    return ["object_id", "ra", "dec", "image", *scale.wanted], list(dict.fromkeys([*carried, *scale.carry]))
+
+
+def content_of(shard: str, settings: dict[str, Any]) -> str:
+    """The digest of all rows of a shard, for the settings of a catalog.
+
+    Raises
+    ------
+    OSError, pyarrow.ArrowException, tarfile.TarError, ValueError
+        If the shard is damaged.
+    """
+    columns, digest = Columns(**settings["columns"]), RowDigest()
+    for table in iter_rows(shard, columns, *names_to_read(settings, columns)):
+        digest.add(table)
+    return digest.hexdigest()
+
+
+class RowDigest:
+    """A digest of rows, some at a time; how they are divided does not matter."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, Any] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in the rows that follow."""
+        for name in rows.column_names:
+            digest = self._columns.setdefault(name, hashlib.sha256())
+            for value in rows[name].to_pylist():
+                is_binary = isinstance(value, bytes)
+                content = value if is_binary else repr(value).encode("utf-8", "backslashreplace")
+                digest.update(b"%d %d " % (is_binary, len(content)))
+                digest.update(content)
+
+    def hexdigest(self) -> str:
+        """Of all rows so far, 32 digits."""
+        said = sorted((name, digest.hexdigest()) for name, digest in self._columns.items())
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:32]

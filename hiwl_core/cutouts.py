@@ -19,7 +19,17 @@ from torch.nn.functional import interpolate
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_cutout, decode_pixels
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
-from hiwl_core.statuses import DUPLICATE_ID, MISSING, NO_ID, OK, STATUSES, TOO_SMALL, UnreadableCutout
+from hiwl_core.statuses import (
+    BAD_PIXELS,
+    DUPLICATE_ID,
+    MISSING,
+    NO_ID,
+    OK,
+    STATUSES,
+    TOO_SMALL,
+    UnreadableCutout,
+)
+from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, seen_share
 
 __all__ = [
     "DUPLICATE_ID",
@@ -167,11 +177,14 @@ class ReadCutout(NamedTuple):
     zoom : float
         Pixels of the image in one of those that it was resampled to: below 1 it was magnified, and shows
         nothing finer than it did; 1 if it was not resampled.
+    unobserved : float
+        Share of pixels, in the part that the network sees, that a FITS image does not have.
     """
 
     status: str
     pixels: Any = None
     zoom: float = 1.0
+    unobserved: float = 0.0
 
 
 def read_zoomed(
@@ -186,17 +199,24 @@ def read_zoomed(
     if cutout.image is None:
         return ReadCutout(MISSING)
     try:
-        image, own_scale = decode_pixels(cutout.image, rgb, scratch)
-        shorter = min(image.shape[:2])
-        if cutout.wanted_scale is None:
-            if shorter < smallest:
-                return ReadCutout(TOO_SMALL)
-            return ReadCutout(OK, tuple(transform(image) for transform in transforms))
-        scale = own_scale if cutout.pixel_scale is None else cutout.pixel_scale
-        zoom = zoom_to(cutout.wanted_scale, scale)
-        if shorter < smallest * zoom:
+        decoded = decode_pixels(cutout.image, rgb, scratch)
+        image, zoom = decoded.pixels, 1.0
+        if cutout.wanted_scale is not None:
+            scale = decoded.pixel_scale if cutout.pixel_scale is None else cutout.pixel_scale
+            zoom = zoom_to(cutout.wanted_scale, scale)
+        if min(image.shape[:2]) < smallest * zoom:
             return ReadCutout(TOO_SMALL)
-        return ReadCutout(OK, tuple(transform.resampled(image, zoom) for transform in transforms), zoom)
+        unobserved = 0.0
+        if decoded.unobserved is not None:
+            crops = [transform.preprocessing.center_crop for transform in transforms] or [smallest]
+            unobserved = max(seen_share(decoded.unobserved, crop * zoom) for crop in crops)
+        if unobserved >= MAX_UNOBSERVED_SHARE:
+            return ReadCutout(BAD_PIXELS)
+        if cutout.wanted_scale is None:
+            pixels = tuple(transform(image) for transform in transforms)
+        else:
+            pixels = tuple(transform.resampled(image, zoom) for transform in transforms)
+        return ReadCutout(OK, pixels, zoom, unobserved)
     except UnreadableCutout as error:
         return ReadCutout(error.status)
 

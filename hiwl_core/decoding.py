@@ -15,12 +15,14 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
 from hiwl_core.fits_cutouts import is_fits, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import MAX_PIXELS, TOO_LARGE, UNDECODABLE, UnreadableCutout
 
 __all__ = [
     "DEFAULT_RGB",
+    "MAX_BYTES",
     "Cutout",
     "Decoded",
     "DecodedPixels",
@@ -30,7 +32,6 @@ __all__ = [
     "decode_pixels",
 ]
 
-MAX_BYTES = 128 * 2**20
 FORMATS = ("JPEG", "PNG")
 JPEG_START = b"\xff\xd8\xff"
 # Memory of one large image is given back.
@@ -41,10 +42,20 @@ DEFAULT_RGB = RgbSettings()
 
 
 class Decoded(NamedTuple):
-    """An RGB image, and its pixel scale in arcsec where the file itself says it."""
+    """An RGB image, and what the file itself says of it.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    pixel_scale : float or None
+        arcsec/pixel.
+    unobserved : numpy.ndarray of bool, shape (H, W), or None
+        Pixels of a FITS image that were not observed, if there are any; see `hiwl_core.unobserved`.
+    """
 
     image: Image.Image
     pixel_scale: float | None
+    unobserved: np.ndarray | None = None
 
 
 class DecodedPixels(NamedTuple):
@@ -52,6 +63,7 @@ class DecodedPixels(NamedTuple):
 
     pixels: np.ndarray
     pixel_scale: float | None
+    unobserved: np.ndarray | None = None
 
 
 class Scratch:
@@ -114,8 +126,8 @@ def decode_pixels(
         pixels = _decode_jpeg(encoded, scratch or Scratch())
         if pixels is not None:
             return DecodedPixels(pixels, None)
-    image, pixel_scale = decode_image(encoded, rgb)
-    return DecodedPixels(np.asarray(image), pixel_scale)
+    image, pixel_scale, unobserved = decode_image(encoded, rgb)
+    return DecodedPixels(np.asarray(image), pixel_scale, unobserved)
 
 
 def _decode_jpeg(encoded: bytes, scratch: Scratch) -> np.ndarray | None:
@@ -130,7 +142,7 @@ def _decode_jpeg(encoded: bytes, scratch: Scratch) -> np.ndarray | None:
 
 
 def decode_image(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Decoded:
-    """Decode a JPEG, PNG or FITS image to RGB.
+    """Decode a JPEG, PNG or FITS image to RGB; packed by gzip or bzip2 it is unpacked first.
 
     Parameters
     ----------
@@ -148,9 +160,10 @@ def decode_image(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Decoded:
         raise UnreadableCutout(UNDECODABLE, f"{type(encoded).__name__} instead of bytes")
     if len(encoded) > MAX_BYTES:
         raise UnreadableCutout(TOO_LARGE, f"a file of {len(encoded) / 2**20:.0f} MB")
+    encoded = unpacked(bytes(encoded)) if is_packed(bytes(encoded[:3])) else encoded
     if is_fits(encoded):
         sky = rgb_from_fits(bytes(encoded), rgb)
-        return Decoded(sky.image, sky.pixel_scale)
+        return Decoded(sky.image, sky.pixel_scale, sky.unobserved)
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from hiwl_core.compressed import unpacked
+from hiwl_core.fits_headers import card, has_sky, quiet_astropy, sky_of
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MAX_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
+from hiwl_core.unobserved import unobserved_pixels
 
 __all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
@@ -31,9 +34,18 @@ MAX_BAD_SHARE = 0.01
 UNNAMED_CUBES = {3: ("g", "r", "i"), 6: ("u", "g", "r", "i", "z", "y")}
 """Bands of a cube that does not name them, by the number of its planes."""
 COMPANIONS = frozenset(
-    ("mask", "variance", "var", "weight", "wht", "err", "error", "sigma", "dq", "ivar", "invvar", "psf")
+    re.findall(
+        r"\w+",
+        """mask maskbits flag flags dq bpm badpix bad quality cr variance var weight weights wht ivar invvar
+        err error rms sigma std unc uncert uncertainty noise snr sens psf ctx context con coverage cov exp
+        expmap exposure exptime nexp nimage area bkg bkgd background back sky seg segm segmap segmentation
+        model resid residual""",
+    )
 )
 """Names of extensions that say something of an image and are none of it."""
+SCIENCE = frozenset(("", "primary", "sci", "science", "image", "img", "data", "compressed_image"))
+"""Names of extensions that hold an image, of whichever band."""
+KNOWN_BANDS = frozenset("ugrizybvjhk")
 
 
 class SkyImage(NamedTuple):
@@ -47,20 +59,27 @@ class SkyImage(NamedTuple):
         arcsec/pixel.
     ra, dec : float or None
         Of the image's center, ICRS or as the file has it, degrees.
+    unobserved : numpy.ndarray of bool, shape (H, W), or None
+        Pixels that one of the bands does not have, which are black; None if there are none.
     """
 
     image: Image.Image
     pixel_scale: float | None = None
     ra: float | None = None
     dec: float | None = None
+    unobserved: np.ndarray | None = None
 
 
 class _Plane(NamedTuple):
-    """One band of one file: a two-dimensional array, the names it goes by, and its header."""
+    """One band of one file: a two-dimensional array, the names it goes by, and its header.
+
+    `extension` is the name of its extension; None if it is one of a cube's planes.
+    """
 
     names: str
     pixels: np.ndarray
     header: Any
+    extension: str | None = None
 
 
 def is_fits(content: bytes) -> bool:
@@ -86,8 +105,8 @@ def rgb_from_fits(content: bytes, rgb: RgbSettings) -> SkyImage:
         With the status ``undecodable``, ``too_large``, ``missing_band`` or ``bad_pixels``.
     """
     planes = _read(content)
-    gray = len(planes) == 1
-    return _compose([planes[0] if gray else _find(planes, band) for band in rgb.bands], rgb)
+    single = _single(planes, rgb.bands)
+    return _compose([single or _find(planes, band) for band in rgb.bands], rgb)
 
 
 def rgb_from_bands(files: Mapping[str, bytes], rgb: RgbSettings) -> SkyImage:
@@ -119,13 +138,14 @@ def fits_position(content: bytes) -> tuple[float, float] | None:
     """Right ascension and declination of a FITS image's center, degrees; None if its headers do not say."""
     from astropy.io import fits
 
+    quiet_astropy()
     try:
-        with fits.open(io.BytesIO(content), memmap=False) as units:
+        with fits.open(io.BytesIO(unpacked(content)), memmap=False) as units:
             for unit in units:
                 shape = _image_shape(unit)
                 if len(shape) >= 2:
-                    header = unit.header if _has_sky(unit.header) else units[0].header
-                    return _sky(header, shape[-2:])[1]
+                    header = unit.header if has_sky(unit.header) else units[0].header
+                    return sky_of(header, shape[-2:])[1]
     except Exception:
         return None
     return None
@@ -135,13 +155,16 @@ def _read(content: bytes) -> list[_Plane]:
     """The two-dimensional images of a file, in order; at least one."""
     from astropy.io import fits
 
+    content = unpacked(content)
     if not is_fits(content):
         raise UnreadableCutout(UNDECODABLE, "not a FITS file")
+    quiet_astropy()
     planes: list[_Plane] = []
+    others: list[tuple[int, ...]] = []
     try:
         with fits.open(io.BytesIO(content), memmap=False) as units:
             for unit in units:
-                planes.extend(_planes(unit, units[0].header))
+                planes.extend(_planes(unit, units[0].header, others))
                 if sum(plane.pixels.size for plane in planes) > MAX_ALL_PIXELS:
                     raise UnreadableCutout(TOO_LARGE, f"more than {MAX_ALL_PIXELS} pixels in all bands")
     except UnreadableCutout:
@@ -150,7 +173,8 @@ def _read(content: bytes) -> list[_Plane]:
     except Exception as error:
         raise UnreadableCutout(UNDECODABLE, " ".join(f"FITS: {error}".split())) from None
     if not planes:
-        raise UnreadableCutout(UNDECODABLE, "no image in the FITS file")
+        found = f": {others[0]} is no band and no cube of bands" if others else ""
+        raise UnreadableCutout(UNDECODABLE, f"no image in the FITS file{found}")
     return planes
 
 
@@ -159,38 +183,62 @@ def _image_shape(unit: Any) -> tuple[int, ...]:
     return tuple(unit.shape or ()) if unit.is_image else ()
 
 
-def _planes(unit: Any, primary: Any) -> Iterator[_Plane]:
+def _planes(unit: Any, primary: Any, others: list[tuple[int, ...]]) -> Iterator[_Plane]:
+    """The bands that an extension holds; the shape of what is an image but none of bands goes to `others`."""
     shape, name = _image_shape(unit), str(unit.name).lower()
-    if not shape or set(_tokens(name)) & COMPANIONS:
+    if not shape or _is_companion(name):
         return
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
     if len(shape) not in (2, 3) or 0 in shape:
-        raise UnreadableCutout(UNDECODABLE, f"a FITS image of {len(shape)} dimensions, {shape}")
+        others.append(shape)
+        return
     if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:
         raise UnreadableCutout(TOO_LARGE, f"a FITS image of {' x '.join(map(str, shape))} pixels")
     pixels = np.asarray(unit.data).reshape(shape)
-    header = unit.header if _has_sky(unit.header) else primary
+    header = unit.header if has_sky(unit.header) else primary
     if len(shape) == 2:
-        keywords = (unit.header.get(key, "") for key in ("BAND", "FILTER"))
-        yield _Plane(" ".join([name, *map(str, keywords)]), pixels, header)
+        keywords = (card(unit.header, key) for key in ("BAND", "FILTER"))
+        yield _Plane(" ".join([name, *map(str, keywords)]), pixels, header, name)
         return
-    for band, plane in zip(_cube_bands({**primary, **unit.header}, shape[0]), pixels, strict=True):
+    for band, plane in zip(_cube_bands([unit.header, primary], shape[0]), pixels, strict=True):
         yield _Plane(band, plane, header)
 
 
-def _cube_bands(header: Mapping[str, Any], count: int) -> list[str]:
-    """Names of a cube's planes; empty strings where nothing says them."""
-    listed = str(header.get("BANDS", "")).strip()
+def _is_companion(name: str) -> bool:
+    """Whether an extension is a companion of an image by its name: ``WHT``, ``WHT_G``, ``wht1``."""
+    return any(token.rstrip("0123456789") in COMPANIONS for token in _tokens(name))
+
+
+def _cube_bands(headers: Sequence[Any], count: int) -> list[str]:
+    """Names of a cube's planes by the first header that has them; empty strings where nothing says them."""
+
+    def said(keyword: str) -> Any:
+        found = (card(header, keyword, None) for header in headers)
+        return next((value for value in found if value is not None), None)
+
+    listed = str(said("BANDS") or "").strip()
     names = _tokens(listed) if re.search(r"[^A-Za-z0-9]", listed) else list(listed)
     if len(names) == count:
         return names
     for key in ("BAND", "FILTER"):
         for first in (0, 1):
-            numbered = [header.get(f"{key}{number}") for number in range(first, first + count)]
+            numbered = [said(f"{key}{number}") for number in range(first, first + count)]
             if None not in numbered:
                 return list(map(str, numbered))
     return list(UNNAMED_CUBES.get(count, [""] * count))
+
+
+def _single(planes: list[_Plane], bands: Sequence[str]) -> _Plane | None:
+    """The plane of a file that holds one band alone, whatever else there is; None if it holds several."""
+    if len(planes) == 1:
+        return planes[0]
+    wanted = {band.lower() for band in bands}
+    named = [plane for plane in planes if (wanted | KNOWN_BANDS) & set(_tokens(plane.names))]
+    if len(named) == 1 and wanted & set(_tokens(named[0].names)):
+        return named[0]
+    science = [plane for plane in planes if plane.extension in SCIENCE]
+    return science[0] if not named and len(science) == 1 else None
 
 
 def _find(planes: list[_Plane], band: str) -> _Plane:
@@ -221,6 +269,11 @@ def _compose(planes: list[_Plane], rgb: RgbSettings) -> SkyImage:
     share = float(bad.mean())
     if share >= MAX_BAD_SHARE:
         raise UnreadableCutout(BAD_PIXELS, f"{share:.1%} of the pixels are not finite")
+    for plane in planes:
+        missing = unobserved_pixels(plane.pixels)
+        if missing.all():
+            raise UnreadableCutout(MISSING_BAND, f"band {plane.names.strip()!r} has no observed pixel")
+        bad |= missing
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for start in range(0, height, STRIP_ROWS):
         rows = slice(start, start + STRIP_ROWS)
@@ -229,37 +282,7 @@ def _compose(planes: list[_Plane], rgb: RgbSettings) -> SkyImage:
         bands[:, bad[rows]] = 0.0
         with np.errstate(invalid="ignore", divide="ignore"):  # black divided by black
             pixels[rows] = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
-    scale, position = _sky(planes[0].header, planes[0].pixels.shape)
+    scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
     # FITS counts rows from the bottom, images from the top.
     image = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
-    return SkyImage(image, scale, *(position or (None, None)))
-
-
-def _has_sky(header: Any) -> bool:
-    return str(header.get("CTYPE1", "")).strip() != ""
-
-
-def _sky(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[float, float] | None]:
-    """Pixel scale in arcsec and the sky position of the center in degrees, from the WCS if there is one."""
-    from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    if not _has_sky(header):
-        return None, None
-    header = header.copy()
-    # A primary header may hold the WCS of the extensions and no image of its own, at which astropy wonders.
-    header.pop("NAXIS", None)
-    try:
-        wcs = WCS(header, fix=False)
-        if not wcs.has_celestial:
-            return None, None
-        wcs = wcs.celestial
-        scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600.0
-        center = [float(x) for x in wcs.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)]
-    # A header with half a WCS, or one of nonsense.
-    except Exception:
-        return None, None
-    ra, dec = center[wcs.wcs.lng], center[wcs.wcs.lat]
-    equatorial = wcs.wcs.lngtyp.strip() == "RA" and bool(np.isfinite([ra, dec]).all())
-    position = (ra, dec) if equatorial else None
-    return (scale if np.isfinite(scale) and scale > 0 else None), position
+    return SkyImage(image, scale, *(position or (None, None)), bad[::-1] if bad.any() else None)

@@ -58,7 +58,7 @@ FLAG_DESCRIPTIONS: Mapping[int, str] = MappingProxyType(
         EMPTY: "No source in the center: all but two of its parts are less than 5 times the sky's scatter "
         "above the sky, and less than in all but one in a thousand validation galaxies.",
         PART_MISSING: "An area of one exact color inside the cutout, as masks and lost data leave it: 1.2 % "
-        f"of the cutout or more, and {_BEYOND}.",
+        f"of the cutout or more, and {_BEYOND}. Or a FITS image of which 0.1 % was not observed.",
         SCALE_EXTRAPOLATED: "The pixel scale that the model was trained at asked for more of the sky, or for "
         "finer pixels, than the cutout has.",
         VIEWS_DISAGREE: "Turned and mirrored views of the cutout differ in their most probable class.",

@@ -23,9 +23,10 @@ from hiwl_core.cutouts import OK, EvalTransform, read_zoomed
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import EngineChoice, choose_engine, create_engine
 from hiwl_core.fitted import ADAPTIVE, Setting, Views
-from hiwl_core.flags import SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
+from hiwl_core.flags import PART_MISSING, SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
 from hiwl_core.looks import Stage
 from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.unobserved import FLAGGED_UNOBSERVED_SHARE
 from hiwl_core.views import MOST_VIEWS
 
 __all__ = ["CascadeClassifier", "default_cache"]
@@ -185,6 +186,8 @@ class CascadeClassifier:
                 array[row] = seen
             if self._unlikeness is not None:
                 flags[row] = self._unlikeness.pixel_flags(read.pixels[first])
+            if read.unobserved >= FLAGGED_UNOBSERVED_SHARE:
+                flags[row] |= PART_MISSING
             if read.zoom * MOST_MAGNIFIED < 1:
                 flags[row] |= SCALE_EXTRAPOLATED
         return DecodedBatch(statuses, pixels[first], pixels[self._pixels_of[self._last]], flags)

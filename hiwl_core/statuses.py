@@ -39,8 +39,10 @@ STATUSES = {
     UNDECODABLE: "not a whole JPEG, PNG or FITS image",
     TOO_SMALL: "smaller than the central crop that the model sees",
     TOO_LARGE: "more than 4096 x 4096 pixels or 128 MB, which is no cutout; not decoded",
-    BAD_PIXELS: "1 % or more of the FITS pixels are not finite",
-    MISSING_BAND: "the FITS file lacks a band that the model's colors are made of, or does not name it",
+    BAD_PIXELS: "1 % or more of the FITS pixels are not finite, or 10 % or more of those that the model sees "
+    "were not observed: -9999 or areas of nothing but zero",
+    MISSING_BAND: "the FITS file lacks a band that the model's colors are made of, does not name it, or has "
+    "no observed pixel of it",
     NO_SCALE: "a pixel scale was asked for, but the image's own or the wanted one is not known",
     NO_ID: "the row has no object id",
     DUPLICATE_ID: "the object id stands on an earlier row of the same shard",

@@ -85,7 +85,7 @@ def test_no_bomb_takes_memory(tmp_path: Path) -> None:
         # The largest that is decoded, in the form that takes most memory.
         (encode(Image.effect_noise((4096, 4096), 50), "JPEG", progressive=True), "ok", 512),
         (png_16_bit(np.zeros((4096, 4096), np.uint16)), "ok", 512),
-        (fits_file(np.zeros((4096, 4096), np.int16)), "ok", 512),
+        (fits_file(np.ones((4096, 4096), np.int16)), "ok", 512),
     ]
     files = [str(tmp_path / str(index)) for index in range(len(cases))]
     for name, (content, _, _) in zip(files, cases, strict=True):

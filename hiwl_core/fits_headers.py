@@ -1,0 +1,99 @@
+"""What a FITS header says, however it says it: single keywords, and where the image is on the sky.
+
+Headers of surveys are not always to the letter of the standard. A card that cannot be understood is as good
+as none, and costs nothing where nobody needs it. Of the WCS is taken what `astropy.wcs.WCS` makes of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+
+__all__ = ["card", "has_sky", "quiet_astropy", "sky_of"]
+
+WCS_KEYWORD = re.compile(
+    r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d+|(CD|PC|PV|PS)\d+_\d+|PC\d{6}|LONPOLE|LATPOLE"
+    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]P?_(ORDER|\d+_\d+)|WAT\d_\d+"
+)
+"""Keywords that say where pixels are on the sky; dates and all others do not matter for it."""
+
+
+def quiet_astropy() -> None:
+    """Keep astropy from telling the terminal of each header what it mended or could not read."""
+    from astropy.utils.exceptions import AstropyWarning
+
+    # No context manager: those are not for threads. The same filter again replaces itself.
+    warnings.simplefilter("ignore", AstropyWarning)
+
+
+def card(header: Any, keyword: str, default: Any = "") -> Any:
+    """A keyword's value; the default if there is none, or none that can be understood.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    keyword : str
+    default : object
+    """
+    from astropy.io.fits.card import Undefined
+
+    try:
+        value = header.get(keyword, default)
+    # VerifyError for `SKYBKG = nan`, ValueError for numbers that are none.
+    except Exception:
+        return default
+    return default if isinstance(value, Undefined) else value
+
+
+def has_sky(header: Any) -> bool:
+    """Whether a header has a WCS by its first axis."""
+    return str(card(header, "CTYPE1")).strip() != ""
+
+
+def sky_of(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[float, float] | None]:
+    """Pixel scale and position of an image, from the celestial part of its WCS if there is one.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    shape : tuple of int
+        Rows and columns of the image.
+
+    Returns
+    -------
+    scale : float or None
+        arcsec/pixel.
+    position : tuple of float or None
+        Right ascension, 0 <= ra < 360, and declination of the center, degrees.
+    """
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    if not has_sky(header):
+        return None, None
+    quiet_astropy()
+    try:
+        kept = Header()
+        for keyword in dict.fromkeys(header):
+            value = card(header, keyword, None) if WCS_KEYWORD.fullmatch(keyword) else None
+            if value is not None:
+                kept[keyword] = value
+        # With astropy's own mends of what is not to the letter.
+        wcs = WCS(kept)
+        if not wcs.has_celestial:
+            return None, None
+        wcs = wcs.celestial
+        scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600.0
+        center = [float(x) for x in wcs.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)]
+    # A header with half a WCS, or one of nonsense.
+    except Exception:
+        return None, None
+    ra, dec = center[wcs.wcs.lng], center[wcs.wcs.lat]
+    equatorial = wcs.wcs.lngtyp.strip() == "RA" and math.isfinite(ra) and math.isfinite(dec)
+    position = (ra % 360.0 % 360.0, dec) if equatorial else None
+    return (scale if math.isfinite(scale) and scale > 0 else None), position

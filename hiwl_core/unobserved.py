@@ -1,0 +1,68 @@
+"""Pixels of a FITS image that no telescope ever looked at: what files have in their place.
+
+That is NaN, infinity or a number such as -9999, and areas of exactly one value that is not positive, zero
+above all: of noise there is no square of `WINDOW` pixels on a side with one value. In images of a byte a
+pixel black is a color like any other, since they are pictures and no fluxes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import binary_opening
+
+__all__ = ["FLAGGED_UNOBSERVED_SHARE", "MAX_UNOBSERVED_SHARE", "seen_share", "unobserved_pixels"]
+
+MAX_UNOBSERVED_SHARE = 0.1
+"""Of the part of an image that the network sees; from this on nothing is said of it."""
+FLAGGED_UNOBSERVED_SHARE = 0.001
+"""From this on, and below the other, the cutout has the flag ``part_missing``."""
+WINDOW = 5
+SENTINELS = (-9999.0, -99999.0, -999999.0)
+LARGEST = 1e30
+"""Beyond it are the marks of what is not there, such as HEALPix's -1.6375e30."""
+MOST_FILLS = 3
+
+
+def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
+    """Which pixels of one band were not observed.
+
+    Parameters
+    ----------
+    plane : numpy.ndarray, shape (H, W)
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (H, W)
+    """
+    if plane.dtype.itemsize == 1:
+        return np.zeros(plane.shape, dtype=bool)
+    found = ~(np.abs(plane) < LARGEST) if plane.dtype.kind == "f" else np.zeros(plane.shape, dtype=bool)
+    for sentinel in SENTINELS:
+        found |= plane == sentinel
+    # A filled pixel has an equal one beside it, as hardly one of noise has.
+    filled = plane[:, 1:][(plane[:, 1:] == plane[:, :-1]) & (plane[:, 1:] <= 0)]
+    if len(filled) < WINDOW**2 - WINDOW:
+        return found
+    values, counts = np.unique(filled, return_counts=True)
+    for value in values[np.argsort(counts)[::-1][:MOST_FILLS]]:
+        found |= binary_opening(plane == value, np.ones((WINDOW, WINDOW), dtype=bool))
+    return found
+
+
+def seen_share(unobserved: np.ndarray, side: float) -> float:
+    """Share of unobserved pixels in the central square that the network sees.
+
+    Parameters
+    ----------
+    unobserved : numpy.ndarray of bool, shape (H, W)
+    side : float
+        Of the square, in pixels.
+    """
+    edges = [slice(max(0, round((length - side) / 2)), None) for length in unobserved.shape]
+    seen = unobserved[
+        tuple(
+            slice(edge.start, max(edge.start + 1, length - edge.start))
+            for edge, length in zip(edges, unobserved.shape, strict=True)
+        )
+    ]
+    return float(seen.mean())

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from hiwl_core.compressed import is_packed, unpacked
 from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, decode_image
 from hiwl_core.fits_cutouts import SkyImage, fits_position, is_fits, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
-from hiwl_core.statuses import MISSING_BAND, UNDECODABLE, UnreadableCutout
+from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, UNDECODABLE, UnreadableCutout
+from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE
 
 __all__ = ["PackedImage", "pack_bands", "pack_image"]
 
@@ -59,17 +61,20 @@ def pack_image(content: bytes | None, rgb: RgbSettings | None = None) -> PackedI
     if not content:
         return PackedImage(None, "empty file")
     try:
-        if not is_fits(content) or len(content) > MAX_BYTES:
+        opened = content if len(content) > MAX_BYTES else unpacked(content)
+        if not is_fits(opened) or len(content) > MAX_BYTES:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                decode_image(content)
+                decode_image(opened)
             return PackedImage(content)
-        sky = rgb_from_fits(content, rgb or DEFAULT_RGB)
+        sky = rgb_from_fits(opened, rgb or DEFAULT_RGB)
     except UnreadableCutout as error:
         if error.status == MISSING_BAND and rgb is None:
             # Which bands are wanted is for the model to say: this file may be right for it.
-            return PackedImage(content, None, *(fits_position(content) or (None, None)))
+            return PackedImage(content, None, *(fits_position(opened) or (None, None)))
         return PackedImage(None, _reason(error, content))
+    if rgb is not None and (problem := _unobserved(sky)):
+        return PackedImage(None, problem)
     return PackedImage(content if rgb is None else _png(sky), None, sky.ra, sky.dec, sky.pixel_scale)
 
 
@@ -86,7 +91,19 @@ def pack_bands(contents: Mapping[str, bytes], rgb: RgbSettings) -> PackedImage:
         sky = rgb_from_bands(contents, rgb)
     except UnreadableCutout as error:
         return PackedImage(None, str(error))
+    if problem := _unobserved(sky):
+        return PackedImage(None, problem)
     return PackedImage(_png(sky), None, sky.ra, sky.dec, sky.pixel_scale)
+
+
+def _unobserved(sky: SkyImage) -> str | None:
+    """Why an image is not to become a PNG, which cannot say what of it was not observed."""
+    share = 0.0 if sky.unobserved is None else float(sky.unobserved.mean())
+    return (
+        f"{BAD_PIXELS}: {share:.1%} of the pixels were not observed"
+        if share >= MAX_UNOBSERVED_SHARE
+        else None
+    )
 
 
 def _png(sky: SkyImage) -> bytes:
@@ -96,7 +113,7 @@ def _png(sky: SkyImage) -> bytes:
 
 
 def _reason(error: UnreadableCutout, content: bytes) -> str:
-    if error.status != UNDECODABLE or is_fits(content):
+    if error.status != UNDECODABLE or is_fits(content) or is_packed(content):
         return str(error)
     if "truncated" in error.words.lower():
         return "truncated"

@@ -17,6 +17,7 @@ from pipeline.ingestion.plan import PlannedShard, lines_of, read_objects
 from pipeline.ingestion.source_images import Content, read_files, read_members
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
+from pipeline.shards.sky_positions import on_the_sky
 
 __all__ = ["IngestJob", "write_shard"]
 
@@ -138,4 +139,4 @@ def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[s
         table = objects if f"carry:{name}" in objects.column_names else gathered
         columns[name] = table[f"carry:{name}"]
         fields.append(pa.field(name, columns[name].type))
-    return pa.table(list(columns.values()), schema=pa.schema(fields))
+    return on_the_sky(pa.table(list(columns.values()), schema=pa.schema(fields)))

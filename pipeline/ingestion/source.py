@@ -14,7 +14,9 @@ from pipeline.storage import Entry
 
 __all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
 
-FITS_SUFFIXES = (".fits", ".fit", ".fits.fz")
+FITS_NAMES = (".fits", ".fit")
+PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
+FITS_SUFFIXES = (*FITS_NAMES, *(f"{name}{packed}" for name in FITS_NAMES for packed in PACKED_SUFFIXES))
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", *FITS_SUFFIXES)
 TABLE_SUFFIX = ".parquet"
 TAR_SUFFIX = ".tar"
@@ -142,8 +144,9 @@ class Listing:
 def stem(path: str) -> str:
     """The object id that an image's name is: names such as J1234+56.7.jpg hold dots of their own."""
     name = posixpath.basename(path)
-    if name.lower().endswith(".fits.fz"):
-        name = name[: -len(".fz")]
+    inner, packed = posixpath.splitext(name)
+    if packed.lower() in PACKED_SUFFIXES and inner.lower().endswith(FITS_NAMES):
+        name = inner
     return name.rpartition(".")[0]
 
 

@@ -15,6 +15,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_position, healpix_index
 from pipeline.shards.parquet_rows import check_row_count
+from pipeline.shards.sky_positions import wrapped
 
 __all__ = ["CellCounts", "CountTask", "conform", "count_rows", "positions", "read_part", "unified"]
 
@@ -66,7 +67,7 @@ def read_part(path: str) -> pa.Table:
         parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
         table = parquet.read(use_threads=False)
         check_row_count(parquet.metadata.num_rows, table.num_rows)
-        return table.replace_schema_metadata(None)
+        return _wrapped(table.replace_schema_metadata(None))
 
 
 def positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,7 +127,15 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _read_positions(path: str) -> pa.Table:
     with _readable(path), storage.open_input(path) as file:
-        return pq.ParquetFile(file).read(columns=["ra", "dec"])
+        return _wrapped(pq.ParquetFile(file).read(columns=["ra", "dec"]))
+
+
+def _wrapped(table: pa.Table) -> pa.Table:
+    """With 0 <= ra < 360: parts of earlier versions have the right ascensions of their shards."""
+    index = table.schema.get_field_index("ra")
+    if index < 0 or not pa.types.is_float64(table.schema.field(index).type):
+        return table
+    return table.set_column(index, table.schema.field(index), wrapped(table["ra"]))
 
 
 @contextmanager

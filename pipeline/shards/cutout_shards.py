@@ -20,6 +20,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.fits_positions import fill_positions
 from pipeline.shards.parquet_rows import is_id_type, is_image_type, is_number_type, iter_parquet
+from pipeline.shards.sky_positions import on_the_sky
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.shards.webdataset import STATUS_COLUMN, TAR_SUFFIXES, iter_samples
 
@@ -216,12 +217,13 @@ def iter_rows(
     pyarrow.Table
         Columns `wanted` then `carry`. At least one, which is empty if the shard is. Those of a tar have the
         string column `STATUS_COLUMN` last: the status of a row that is not to be classified, null elsewhere.
-        Where `ra`, `dec` and `image` are wanted, null positions come from the headers of FITS images.
+        Where `ra`, `dec` and `image` are wanted, null positions come from the headers of FITS images. Where
+        both are, what is no place on the sky is null; see `pipeline.shards.sky_positions`.
     """
     read = iter_samples if is_tar(shard) else iter_parquet
     types = {standard: SHARD_SCHEMA.field(standard).type for standard in wanted}
     for table in read(shard, columns.standard_names(), types, carry, batch_rows):
-        yield fill_positions(table)
+        yield on_the_sky(fill_positions(table))
 
 
 def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Sequence[str] = ()) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hiwl_core.compressed import PACKED_MAGICS
 from hiwl_core.fits_cutouts import FITS_MAGIC, fits_position
 
 __all__ = ["fill_positions"]
@@ -23,8 +24,10 @@ def fill_positions(table: pa.Table) -> pa.Table:
     unknown = pc.and_(pc.is_null(table["ra"]), pc.is_null(table["dec"]))
     if not pc.any(unknown).as_py():
         return table
-    starts = pc.binary_slice(table["image"], 0, len(FITS_MAGIC))
-    rows = pc.indices_nonzero(pc.fill_null(pc.and_(unknown, pc.equal(starts, FITS_MAGIC)), False)).to_pylist()
+    may_be = pc.equal(pc.binary_slice(table["image"], 0, len(FITS_MAGIC)), FITS_MAGIC)
+    for magic in PACKED_MAGICS:
+        may_be = pc.or_(may_be, pc.equal(pc.binary_slice(table["image"], 0, len(magic)), magic))
+    rows = pc.indices_nonzero(pc.fill_null(pc.and_(unknown, may_be), False)).to_pylist()
     if not rows:
         return table
     ra, dec = table["ra"].to_pylist(), table["dec"].to_pylist()

@@ -8,6 +8,7 @@ members that follow each other have one name, as after a tar was appended to, th
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STATUS_COLUMN = "_status"
 """A further column of the tables: null, or the status that a row has whatever its image is."""
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "fits", "fit")
+# Behind those of FITS: a packed file, or one whose images are.
+PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
 # Parts of a name between the key and the suffix, by the kind of the file.
 INFIXES = {"image": ".image", "json": ".labels"}
 TABLE_BYTES = 64 * 2**20
@@ -143,6 +146,9 @@ def _rows_of(sample: _Sample, names: Mapping[str, str], carry: Sequence[str]) ->
 
 def _kind(name: str) -> tuple[str, str]:
     """A member's key, and whether it is an ``image``, ``json`` or ``other``."""
+    inner, packed = posixpath.splitext(name)
+    if packed.lower() in PACKED_SUFFIXES and inner.lower().endswith((".fits", ".fit")):
+        name = inner
     stem, _, suffix = name.rpartition(".")
     suffix = suffix.lower()
     kind = "image" if suffix in IMAGE_SUFFIXES else "json" if suffix == "json" else "other"

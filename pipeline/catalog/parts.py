@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,11 +71,15 @@ class PartRecord:
 
 
 def part_name(shard: str) -> str:
-    """File name of a shard's part: ``field3.tar`` and ``field3.parquet`` both become ``field3.parquet``."""
-    return (
-        re.sub(r"\.(parquet|tar|tar\.gz|tgz)$", "", shard.rsplit("/", 1)[-1], flags=re.IGNORECASE)
-        + ".parquet"
-    )
+    """File name of a shard's part: ``field3.tar`` and ``field3.parquet`` both become ``field3.parquet``.
+
+    Folders such as ``Norder=5/Dir=0/Npix=12`` right above a shard are of its name, as Hive and HATS mean it:
+    the file in each of them may be ``part0.parquet``.
+    """
+    *folders, name = shard.split("/")
+    keyed = list(takewhile(lambda folder: re.fullmatch(r"[A-Za-z_]\w*=[^=]+", folder), reversed(folders)))
+    name = re.sub(r"\.(parquet|tar|tar\.gz|tgz)$", "", name, flags=re.IGNORECASE)
+    return "-".join([*reversed(keyed), name]) + ".parquet"
 
 
 def stage2_columns(taxonomy: Taxonomy) -> list[str]:

@@ -31,6 +31,7 @@ from pipeline.progress import say
 from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, ends_of, list_shards
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.shard_groups import SHARD_DAMAGE
+from pipeline.shards.side_files import without_side_files
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["PartsFound", "catalog_settings", "find_parts", "plan_catalog", "shard_entries"]
@@ -284,7 +285,8 @@ def shard_entries(shards_path: str) -> list[storage.Entry]:
     entries = sorted(storage.iter_entries(shards_path), key=lambda entry: entry.path)
     wanted = [entry for entry in entries if entry.path.lower().endswith(SHARD_SUFFIXES)]
     if wanted:
-        return wanted
+        own_rows = set(without_side_files([entry.path for entry in wanted]))
+        return [entry for entry in wanted if entry.path in own_rows]
     # Says what is wrong; only a single file may have any other name.
     named = set(list_shards(shards_path))
     return [entry for entry in entries if entry.path in named]

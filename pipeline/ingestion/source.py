@@ -10,6 +10,7 @@ from typing import Literal
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.shards.side_files import in_hats_catalog, is_sky_map, without_side_files
 from pipeline.storage import Entry
 
 __all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
@@ -130,7 +131,13 @@ class Listing:
         if self.kind == "zip":
             yield from _zip_entries(self.place)
             return
-        for entry in storage.iter_entries(self.place):
+        entries = storage.iter_entries(self.place)
+        if not storage.GLOB_CHARACTERS & set(self.place) and in_hats_catalog(self.place):
+            # A catalog has thousands of files, not millions: it may be looked at as a whole.
+            found = [entry for entry in entries if not is_sky_map(entry.path)]
+            own_rows = set(without_side_files([entry.path for entry in found]))
+            entries = (entry for entry in found if entry.path in own_rows)
+        for entry in entries:
             if not entry.path.startswith(self._out):
                 yield entry
 

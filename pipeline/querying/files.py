@@ -25,7 +25,7 @@ from pipeline.storage.retries import is_transient
 __all__ = ["PART_COLUMN", "CatalogFiles", "find_catalog", "scan"]
 
 PART_COLUMN = "_part"
-TILE = re.compile(r"dataset/Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
+TILE = re.compile(r"dataset/Norder=(\d+)/Dir=\d+/Npix=(\d+)(?:/[^/]+)?\.parquet$")
 COLLECTION = "collection.properties"
 WITHOUT_POSITION = "no_position"
 # The box of a part in which no row has a position.

@@ -20,6 +20,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.fits_positions import fill_positions
 from pipeline.shards.parquet_rows import is_id_type, is_image_type, is_number_type, iter_parquet
+from pipeline.shards.side_files import without_side_files
 from pipeline.shards.sky_positions import on_the_sky
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.shards.webdataset import STATUS_COLUMN, TAR_SUFFIXES, iter_samples
@@ -112,8 +113,11 @@ class ShardFacts:
 
 
 def list_shards(shards: str) -> list[str]:
-    """The shards behind a command-line argument, sorted; see `pipeline.storage.find_files`."""
-    return storage.find_files(shards, SHARD_SUFFIXES)
+    """The shards behind a command-line argument, sorted; see `pipeline.storage.find_files`.
+
+    Files that repeat the rows of others are none of them; see `pipeline.shards.side_files`.
+    """
+    return without_side_files(storage.find_files(shards, SHARD_SUFFIXES))
 
 
 def inspect_shard(shard: str) -> ShardFacts:

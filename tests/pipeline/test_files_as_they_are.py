@@ -14,7 +14,7 @@ from hiwl_core.cutouts import read_cutout
 from pipeline.ingestion.images import pack_bands, pack_image
 from pipeline.ingestion.source import Listing, stem
 from pipeline.publication.parts import positions, read_part
-from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
+from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards, read_columns
 from tests.broken_inputs import fits_file
 
 POSITIONED = ["object_id", "ra", "dec", "image"]
@@ -105,3 +105,62 @@ def test_what_was_not_observed_does_not_become_a_png() -> None:
         pack_bands({name: fits_file(plane) for name, plane in zip("gri", half, strict=True)}, DEFAULT_RGB),
     ):
         assert packed.problem == "bad_pixels: 50.0% of the pixels were not observed"
+
+
+def hats_collection(root: Path, suffix: str) -> int:
+    """A HATS collection as hats-import lays it out, with all that is beside its rows; gives their number."""
+    tiles = {(0, 4): [1, 2], (1, 4): [3, 4, 5], (1, 7): [6]}
+    for name, kind in (("cat", "object"), ("cat_10arcs", "margin"), ("cat_index", "index")):
+        folder = root / name
+        for (order, pixel), ids in tiles.items():
+            place = folder / "dataset" / f"Norder={order}" / "Dir=0" / f"Npix={pixel}{suffix}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(place, object_id=ids, image=[b"x"] * len(ids))
+        write(folder / "dataset" / "data_thumbnail.parquet", object_id=[1, 3], image=[b"x"] * 2)
+        write(folder / "dataset" / "_metadata", object_id=[1], image=[b"x"])
+        (folder / "dataset" / "Norder=0" / "Dir=0" / ".Npix=4.parquet.crc").write_bytes(b"crc")
+        (folder / "partition_info.csv").write_text("Norder,Npix\n0,4\n")
+        (folder / "skymap.fits").write_bytes(fits_file(CUBE))
+        (folder / "hats.properties").write_text(
+            f"#HATS catalog\nobs_collection={name}\ndataproduct_type={kind}\n"
+        )
+    (root / "collection.properties").write_text("hats_primary_table_url=cat\nall_margins=cat_10arcs\n")
+    (root / "no_position").mkdir()
+    write(root / "no_position" / "00000.parquet", object_id=[7, 8], image=[b"x"] * 2)
+    return sum(map(len, tiles.values()))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", "/part0.parquet"])
+def test_a_hats_catalog_gives_each_row_once(tmp_path: Path, suffix: str) -> None:
+    from pipeline.catalog.plan import part_names
+    from pipeline.classification.plan import shard_entries
+
+    rows = hats_collection(tmp_path, suffix)
+    globbed = f"{tmp_path}/cat*/dataset/**/*.parquet"
+    for place, more in (
+        (tmp_path, 2),
+        (tmp_path / "cat", 0),
+        (tmp_path / "cat" / "dataset", 0),
+        (globbed, 0),
+    ):
+        shards = list_shards(str(place))
+        assert [entry.path for entry in shard_entries(str(place))] == shards
+        assert len(part_names(shards)) == len(shards)
+        ids = pa.concat_tables(read_columns(shard, Columns(), ["object_id"]) for shard in shards)
+        assert sorted(ids["object_id"].to_pylist()) == list(range(1, rows + more + 1))
+    listing = Listing(str(tmp_path), str(tmp_path / "out"))
+    assert list(listing.iter_images()) == []
+    assert listing.tables == list_shards(str(tmp_path))
+
+
+def test_a_thumbnail_elsewhere_is_a_shard(tmp_path: Path) -> None:
+    write(tmp_path / "data_thumbnail.parquet", object_id=[1])
+    assert len(list_shards(str(tmp_path))) == 1
+
+
+def test_folders_of_a_partition_are_of_the_name_of_a_part() -> None:
+    from pipeline.catalog.parts import part_name
+
+    assert part_name("s3://b/c=3/x/field=2/part-0.tar.gz") == "field=2-part-0.parquet"
+    assert part_name("/a=b/x/field3.parquet") == "field3.parquet"
+    assert part_name("Norder=1/Dir=0/Npix=4.parquet") == "Norder=1-Dir=0-Npix=4.parquet"

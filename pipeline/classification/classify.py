@@ -221,11 +221,20 @@ def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
 
 
 def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
-    """Check that no carried column has a name that the catalog uses itself."""
+    """Check that no carried column has a name that the catalog uses itself, in whatever case.
+
+    DuckDB, FITS and VOTable readers take ``RA`` and ``ra`` for one.
+    """
     own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
-    taken = [name for name in carry if name in own]
-    if taken:
-        raise UserError(f"--carry {taken[0]}: that name is taken in the catalog; rename the shards' column")
+    taken = {name.lower(): name for name in own}
+    for name in carry:
+        other = taken.get(name.lower())
+        if other is not None:
+            beside = "" if other == name else f" by {other!r}"
+            raise UserError(
+                f"--carry {name}: that name is taken in the catalog{beside}; rename the shards' column"
+            )
+        taken[name.lower()] = name
 
 
 def _check_apart(catalog: str, shards: str) -> None:

@@ -17,6 +17,15 @@ from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.object_ids import check_id_texts, first_duplicate
 from pipeline.shards.parquet_rows import check_row_count
+from pipeline.shards.plain_columns import (
+    class_names,
+    is_bytes,
+    is_text,
+    plain,
+    standard_ids,
+    texts,
+    with_class_names,
+)
 
 __all__ = ["UNLABELED", "Labels", "read_labels"]
 
@@ -112,7 +121,7 @@ def read_labels(
         If there is no such table or column, if a class is unknown, a split cannot name files, an object
         has a class and no split, or a position is not a number.
     """
-    table, names, is_text = _read_table(path, [id_column, class_column, *carry])
+    table, names, as_text = _read_table(path, [id_column, class_column, *carry])
     id_name = _column(path, names, id_column, ID_COLUMNS, "--labels-id-column")
     class_name = _column(path, names, class_column, CLASS_COLUMNS, "--labels-class-column")
 
@@ -129,7 +138,7 @@ def read_labels(
         if name in names:
             columns[name] = _position(path, table[name], name)
     carried = tuple(name for name in carry if name in names)
-    carried_columns = {name: inferred(table[name]) if is_text else table[name] for name in carried}
+    carried_columns = {name: inferred(table[name]) if as_text else plain(table[name]) for name in carried}
     # Carried columns have a prefix here, since a split or class may be carried under its own name too.
     prefixed = {f"carry:{name}": column for name, column in carried_columns.items()}
     return Labels(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
@@ -148,14 +157,22 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
             # Never the images that a table of objects may hold too.
             read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
             names = [name for name in parquet.schema_arrow.names if name in read]
+            _check_once(path, parquet.schema_arrow.names, names)
             table = parquet.read(columns=names)
             if names:
                 check_row_count(int(parquet.metadata.num_rows), table.num_rows)
+            table = with_class_names(table, class_names(parquet.schema_arrow))
             return table, list(parquet.schema_arrow.names), False
     except storage.StoreError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _check_once(path: str, there: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if there.count(name) > 1:
+            raise UserError(f"{path} has {there.count(name)} columns {name!r}: rename all but one")
 
 
 def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:
@@ -168,12 +185,13 @@ def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[
 
 def _texts(path: str, table: pa.Table, name: str) -> pa.Array:
     column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_decimal(kind) and kind.scale == 0:
+        column = standard_ids(column)
+    elif not (pa.types.is_integer(kind) or is_text(kind) or is_bytes(kind)):
         raise UserError(f"column {name!r} in {path} is {kind}: integers or strings are wanted")
-    return column.cast(pa.string()).combine_chunks()
+    found = texts(column)
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
 
 def _check_splits(path: str, columns: dict[str, pa.Array]) -> None:

@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, check_columns
-from pipeline.shards.parquet_rows import check_row_count
+from pipeline.shards.parquet_rows import check_row_count, is_number_type
+from pipeline.shards.plain_columns import (
+    class_names,
+    is_bytes,
+    is_text,
+    plain_type,
+    standard_ids,
+    texts,
+    with_class_names,
+)
 
 __all__ = ["ParquetColumns", "describe_tables", "gather_rows", "iter_objects"]
 
@@ -83,21 +92,27 @@ def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Ite
         start = 0
         with storage.open_input(file) as handle:
             parquet = pq.ParquetFile(handle)
+            classes = class_names(parquet.schema_arrow)
             for group in range(parquet.metadata.num_row_groups):
                 size = _image_bytes(parquet.metadata.row_group(group), columns.image)
                 for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
-                    ids = batch.column(columns.id)
+                    ids = standard_ids(batch.column(columns.id))
                     if ids.null_count:
                         row = start + pc.index(pc.is_null(ids), True).as_py()
                         raise UserError(f"row {row + 1} of {file} has no {columns.id}: give each row an id")
-                    label = batch.column(columns.label) if has_label else pa.nulls(len(ids))
+                    label = pa.nulls(len(ids), pa.string())
+                    if has_label:
+                        named = with_class_names(
+                            pa.table({columns.label: batch.column(columns.label)}), classes
+                        )
+                        label = texts(named[columns.label]).combine_chunks()
                     objects = {
                         "object_id": ids.cast(pa.string()),
                         "file": pa.repeat(file, len(ids)),
                         "row": pa.array(np.arange(start, start + len(ids), dtype=np.int64)),
                         "size": pa.repeat(pa.scalar(size, pa.int64()), len(ids)),
                         "mark": pa.nulls(len(ids), pa.string()),
-                        "label": label.cast(pa.string()),
+                        "label": label,
                     }
                     yield pa.table(objects), pa.types.is_integer(ids.type)
                     start += len(ids)
@@ -164,38 +179,33 @@ def _batches_with(parquet: pq.ParquetFile, wanted: np.ndarray, columns: list[str
 
 def _under_contract_names(batch: pa.RecordBatch, names: dict[str, str], columns: ParquetColumns) -> pa.Table:
     arrays = {standard: batch.column(name) for standard, name in names.items()}
+    if pa.types.is_dictionary(arrays["image"].type):
+        arrays["image"] = arrays["image"].cast(arrays["image"].type.value_type)
     if pa.types.is_struct(arrays["image"].type):
         arrays["image"] = pc.struct_field(arrays["image"], "bytes")
     arrays["image"] = arrays["image"].cast(pa.binary())
-    carried = {f"carry:{name}": batch.column(name) for name, _ in columns.carried}
+    carried = {f"carry:{name}": batch.column(name).cast(kind) for name, kind in columns.carried}
     return pa.table({**arrays, **carried})
 
 
 def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[str]) -> ParquetColumns:
-    image = schema.field(columns.image).type
-    if pa.types.is_struct(image):
-        image = image.field("bytes").type if image.get_field_index("bytes") >= 0 else image
-    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-        raise UserError(
-            f"column {columns.image!r} in {file} is {image}: the bytes of JPEG or PNG files are wanted; name "
-            "their column with --image-column"
-        )
     names = columns.standard_names()
     optional = tuple((standard, names[standard]) for standard in OPTIONAL if names[standard] in schema.names)
     for standard, name in optional:
         kind = schema.field(name).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        if not is_number_type(kind):
             raise UserError(f"column {name!r} in {file} is {kind}: numbers are wanted for {standard}")
     has_label = columns.label in schema.names
     if has_label:
         kind = schema.field(columns.label).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        named = pa.types.is_integer(kind) and columns.label in class_names(schema)
+        if not (named or is_bytes(kind) or is_text(kind) or pa.types.is_null(kind)):
             raise UserError(
                 f"column {columns.label!r} in {file} is {kind}: class names are wanted; name their column "
                 "with --label-column"
             )
-    carried = tuple((name, schema.field(name).type) for name in carry if name in schema.names)
+    carried = tuple((name, plain_type(schema.field(name).type)) for name in carry if name in schema.names)
     return ParquetColumns(columns.image, optional, carried, has_label)
 
 

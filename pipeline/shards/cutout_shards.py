@@ -313,11 +313,11 @@ def check_schema(
     for name in carry:
         if name not in schema.names:
             raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
-    if names["object_id"] in schema.names and not is_id_type(schema.field(names["object_id"]).type):
-        raise UserError(
-            f"column {names['object_id']!r} in {shard} is {schema.field(names['object_id']).type}: "
-            "object ids must be signed integers or strings, since a float loses a survey id's last digits"
-        )
+    for name in dict.fromkeys([*names.values(), *carry, *scale.carry]):
+        if schema.names.count(name) > 1:
+            raise UserError(f"{shard} has {schema.names.count(name)} columns {name!r}: rename all but one")
+    if names["object_id"] in schema.names:
+        _check_ids(shard, names["object_id"], schema.field(names["object_id"]).type)
     if "image" in required and not is_image_type(schema.field(names["image"]).type):
         raise UserError(
             f"column {names['image']!r} in {shard} is {schema.field(names['image']).type}: "
@@ -334,6 +334,13 @@ def check_schema(
             there = ", ".join(schema.names)
             raise UserError(f"no column {name!r} in {shard}: it has {there}; see --scale-column")
         _check_number(shard, schema, name, "--scale-column")
+
+
+def _check_ids(shard: str, name: str, kind: pa.DataType) -> None:
+    if not is_id_type(kind):
+        floats = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        why = ", since a float loses a survey id's last digits" if floats else "; see --id-column"
+        raise UserError(f"column {name!r} in {shard} is {kind}: object ids must be integers or strings{why}")
 
 
 def _check_number(shard: str, schema: pa.Schema, name: str, option: str) -> None:

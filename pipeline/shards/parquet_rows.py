@@ -16,6 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.shards.plain_columns import (
+    class_names,
+    is_bytes,
+    is_text,
+    plain,
+    standard_ids,
+    texts,
+    with_class_names,
+)
 
 __all__ = ["check_row_count", "is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
 
@@ -63,21 +72,23 @@ def iter_parquet(
         present = set(parquet.schema_arrow.names)
         read = [name for name in [*(names[standard] for standard in types), *carry] if name in present]
         read = list(dict.fromkeys(read))
+        classes = class_names(parquet.schema_arrow)
         sizes = _group_sizes(parquet.metadata, set(read))
         said, came = int(parquet.metadata.num_rows), 0
         check_row_count(said, sum(count for count, _ in sizes))
         rows = min([batch_rows, *(max(1, int(TABLE_BYTES * count / size)) for count, size in sizes if size)])
-        for groups in _together([size for _, size in sizes]):
+        for groups in _together(sizes):
             reader = parquet if sum(sizes[group][1] for group in groups) <= FETCHED_BYTES else paged
             for batch in reader.iter_batches(batch_size=rows, row_groups=groups, columns=read):
                 came += batch.num_rows
-                yield _standard_table(pa.Table.from_batches([batch]), names, types, carry)
+                table = with_class_names(pa.Table.from_batches([batch]), classes)
+                yield _standard_table(table, names, types, carry)
         # Of no columns at all there are no rows to count.
         if read:
             check_row_count(said, came)
         if said == 0:
             # One table without rows, so that an empty shard has columns and becomes an empty part.
-            yield _standard_table(parquet.read(columns=read), names, types, carry)
+            yield _standard_table(with_class_names(parquet.read(columns=read), classes), names, types, carry)
 
 
 def check_row_count(said: int, there: int) -> None:
@@ -96,23 +107,17 @@ def is_image_type(image_type: pa.DataType) -> bool:
     """Whether a column can hold encoded images: bytes, or a struct with a field ``bytes``."""
     if pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0:
         image_type = image_type.field("bytes").type
-    image_type = _plain(image_type)
-    return (
-        pa.types.is_binary(image_type)
-        or pa.types.is_large_binary(image_type)
-        or pa.types.is_binary_view(image_type)
-        or pa.types.is_fixed_size_binary(image_type)
-    )
+    return is_bytes(_plain(image_type))
 
 
 def is_id_type(id_type: pa.DataType) -> bool:
-    """Whether a column can hold object ids: signed integers or strings."""
+    """Whether a column can hold object ids: integers, decimals without a fraction, or text, also as bytes."""
     id_type = _plain(id_type)
     return (
-        pa.types.is_signed_integer(id_type)
-        or pa.types.is_string(id_type)
-        or pa.types.is_large_string(id_type)
-        or pa.types.is_string_view(id_type)
+        pa.types.is_integer(id_type)
+        or (pa.types.is_decimal(id_type) and id_type.scale == 0)
+        or is_bytes(id_type)
+        or is_text(id_type)
     )
 
 
@@ -144,11 +149,16 @@ def _group_sizes(metadata: pq.FileMetaData, names: set[str]) -> list[tuple[int, 
     return sizes
 
 
-def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Row groups that follow each other, as many at a time as come to `FETCHED_BYTES`."""
+def _together(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Row groups that follow each other, as many at a time as come to `FETCHED_BYTES`; none without rows.
+
+    An empty one ends a batch, as pyarrow reads: thousands of them would make as many tables.
+    """
     groups: list[int] = []
     held = 0
-    for index, size in enumerate(sizes):
+    for index, (count, size) in enumerate(sizes):
+        if not count:
+            continue
         if groups and held + size > FETCHED_BYTES:
             yield groups
             groups, held = [], 0
@@ -167,13 +177,17 @@ def _standard_table(
             arrays[standard] = pa.nulls(table.num_rows, target)
             continue
         array = table[names[standard]]
+        if standard == "object_id":
+            arrays[standard] = standard_ids(array)
+            continue
+        if standard == "label":
+            arrays[standard] = texts(array)
+            continue
         if pa.types.is_struct(array.type) and standard == "image":
             array = pc.struct_field(array, "bytes")
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
-        if standard == "object_id" and not pa.types.is_integer(array.type):
-            target = pa.string()
         arrays[standard] = array.cast(target)
     for name in carry:
-        arrays[name] = table[name]
+        arrays[name] = plain(table[name])
     return pa.table(arrays)

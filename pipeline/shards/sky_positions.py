@@ -32,10 +32,10 @@ def on_the_sky(table: pa.Table) -> pa.Table:
     if not {"ra", "dec"} <= set(table.column_names):
         return table
     ra, dec = wrapped(table["ra"]), table["dec"]
-    inside = pc.and_(pc.and_(pc.greater_equal(ra, 0.0), pc.less(ra, 360.0)), pc.less_equal(pc.abs(dec), 90.0))
-    # NaN is in no range, and one coordinate alone is no position.
-    inside = pc.fill_null(inside, False)
+    # NaN is in no range; null is not known, and stays.
+    inside = [pc.and_(pc.greater_equal(ra, 0.0), pc.less(ra, 360.0)), pc.less_equal(pc.abs(dec), 90.0)]
+    kept = pc.and_(*(pc.fill_null(one, True) for one in inside))
     for name, values in (("ra", ra), ("dec", dec)):
         index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), pc.if_else(inside, values, None))
+        table = table.set_column(index, table.schema.field(index), pc.if_else(kept, values, None))
     return table

@@ -37,7 +37,7 @@ def test_right_ascensions_of_both_conventions_are_one(tmp_path: Path) -> None:
     table = read_columns(path, Columns(), POSITIONED)
     assert table.num_rows == len(ra)
     assert table["ra"].to_pylist() == [10.0, 350.0, 180.0, 0.0, 0.0, 359.9] + [None] * 6
-    assert table["dec"].to_pylist() == [5.0, 5.0, -90.0, 90.0, 0.0, 0.0] + [None] * 6
+    assert table["dec"].to_pylist() == [5.0, 5.0, -90.0, 90.0, 0.0, 0.0] + [None] * 5 + [3.0]
 
 
 def test_a_part_of_an_earlier_version_is_published_where_it_is(tmp_path: Path) -> None:

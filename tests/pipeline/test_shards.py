@@ -172,7 +172,7 @@ def test_a_wrong_column_is_named_with_those_there_are(tmp_path: Path) -> None:
 
 def test_float_ids_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"object_id": [1.0], "image": [b""]}), tmp_path / "f.parquet")
-    with pytest.raises(UserError, match="object ids must be signed integers or strings"):
+    with pytest.raises(UserError, match="object ids must be integers or strings, since a float loses"):
         check_columns([str(tmp_path / "f.parquet")], Columns(), ["object_id", "image"])
 
 

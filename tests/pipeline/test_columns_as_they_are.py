@@ -1,0 +1,161 @@
+"""Columns of the types that people's programs write: read for what they mean, or refused in one line."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.classification.classify import check_names
+from pipeline.ingestion.labels import read_labels
+from pipeline.ingestion.source_parquet import describe_tables, gather_rows, iter_objects
+from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows, read_columns
+from pipeline.training.labeled_shards import check_labeled
+
+BIG_ID = 1237648720693755918
+BYTES_NOT_UTF8 = pa.array([b"a", b"\xff"], pa.binary())
+
+
+def write(path: Path, metadata: dict[bytes, bytes] | None = None, **columns: object) -> str:
+    rows = len(next(iter(columns.values())))  # type: ignore[arg-type]
+    columns = {"object_id": list(range(rows)), "image": [b"x"] * rows, **columns}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (pa.array([b"J1", b"J2"], pa.binary()), ["J1", "J2"]),
+        (pa.array([b"J1", b"J2"], pa.binary(2)), ["J1", "J2"]),
+        (BYTES_NOT_UTF8, ["a", "\\xff"]),
+        (pa.array([BIG_ID, 2], pa.uint64()), [BIG_ID, 2]),
+        (pa.array([2**32 - 1, 2], pa.uint32()), [2**32 - 1, 2]),
+        (pa.array([Decimal(BIG_ID), Decimal(2)], pa.decimal128(20, 0)), [BIG_ID, 2]),
+        (pa.array([BIG_ID, 2], pa.uint64()).dictionary_encode(), [BIG_ID, 2]),
+        (pa.array([b"J1", b"J2"]).dictionary_encode(), ["J1", "J2"]),
+    ],
+)
+def test_ids_are_read_by_every_reader(tmp_path: Path, ids: pa.Array, expected: list[object]) -> None:
+    path = write(tmp_path / "a.parquet", object_id=ids)
+    check_columns([path], Columns(), ["object_id", "image"])
+    assert read_columns(path, Columns(), ["object_id"])["object_id"].to_pylist() == expected
+    ((objects, integers),) = iter_objects([path], Columns(), has_label=False)
+    assert objects["object_id"].to_pylist() == list(map(str, expected))
+    assert integers == isinstance(expected[0], int)
+    labels = write(tmp_path / "labels.parquet", id=ids, **{"class": ["EO", "SPI"]})
+    assert read_labels(labels, id_column="id").table["id"].to_pylist() == list(map(str, expected))
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (pa.array([1.5, 2.0]), "double: object ids must be integers or strings, since a float loses"),
+        (pa.array([Decimal("1.5")] * 2), r"decimal128\(2, 1\): object ids must be .* since a float loses"),
+        (pa.array([True, False]), "bool: object ids must be integers or strings; see --id-column"),
+    ],
+)
+def test_ids_that_are_none_are_refused_for_their_reason(tmp_path: Path, ids: pa.Array, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_columns([write(tmp_path / "a.parquet", object_id=ids)], Columns(), ["object_id"])
+
+
+def test_an_id_beyond_64_bits_is_refused_by_its_value(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", object_id=pa.array([2**64 - 1, 1], pa.uint64()))
+    with pytest.raises(UserError, match="object id 18446744073709551615 is no signed integer"):
+        read_columns(path, Columns(), ["object_id"])
+    with pytest.raises(UserError, match="object id 18446744073709551615 is no signed integer"):
+        list(iter_objects([path], Columns(), has_label=False))
+
+
+def hugging_face(*names: str) -> dict[bytes, bytes]:
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+def test_classes_as_numbers_have_the_names_that_the_file_gives_them(tmp_path: Path) -> None:
+    expected = ["SPI", "EO", None, None, "EO"]
+    numbers = pa.array([1, 0, -1, None, 0], pa.int64())
+    path = write(tmp_path / "a.parquet", hugging_face("EO", "SPI"), label=numbers)
+    table = read_columns(path, Columns(), ["object_id", "label"], ["label"])
+    assert table.num_rows == len(numbers)
+    assert table["label"].to_pylist() == expected
+    labeled = check_labeled([path], Columns(), GALAXY_ZOO)
+    assert (labeled.class_counts["EO"], labeled.class_counts["SPI"], labeled.unlabeled) == (2, 1, 2)
+    described = describe_tables([path], Columns(), [])
+    ((objects, _),) = iter_objects([path], Columns(), described.has_label)
+    assert objects["label"].to_pylist() == expected
+    labels = write(tmp_path / "l.parquet", hugging_face("EO", "SPI"), id=list("abcde"), label=numbers)
+    assert read_labels(labels).table["label"].to_pylist() == expected
+
+
+def test_a_class_number_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", hugging_face("EO"), label=[0, 1])
+    with pytest.raises(UserError, match=r"'label' has the class number 1, and names for 0 to 0"):
+        read_columns(path, Columns(), ["label"])
+
+
+def test_classes_as_bytes_are_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", label=pa.array([b"EO", None]), id=[1, 2])
+    assert read_columns(path, Columns(), ["label"])["label"].to_pylist() == ["EO", None]
+    assert describe_tables([path], Columns(), []).has_label
+    assert read_labels(path, id_column="id").table["label"].to_pylist() == ["EO", None]
+
+
+def test_two_columns_of_one_name_are_refused_if_one_is_needed(tmp_path: Path) -> None:
+    data = [pa.array([1]), pa.array([b"x"]), pa.array([1.0]), pa.array([2.0])]
+    other = pa.table(data, names=["object_id", "image", "other", "other"])
+    pq.write_table(other, tmp_path / "other.parquet")
+    place = str(tmp_path / "other.parquet")
+    check_columns([place], Columns(), ["object_id", "image"])
+    assert read_columns(place, Columns(), ["object_id", "image"]).num_rows == 1
+    with pytest.raises(UserError, match="has 2 columns 'other': rename all but one"):
+        check_columns([place], Columns(), ["object_id"], ["other"])
+    pq.write_table(other.rename_columns(["object_id", "image", "ra", "ra"]), place)
+    with pytest.raises(UserError, match="has 2 columns 'ra': rename all but one"):
+        check_columns([place], Columns(), ["object_id"])
+
+
+def test_names_that_differ_by_case_alone_are_one_name_in_a_catalog(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", ra=[1.0], dec=[1.0], RA=[2.0])
+    assert read_columns(path, Columns(), ["ra"])["ra"].to_pylist() == [1.0]
+    with pytest.raises(UserError, match="--carry RA: that name is taken in the catalog by 'ra'"):
+        check_names(GALAXY_ZOO, Columns(), ["RA"])
+    with pytest.raises(UserError, match="--carry Mag: that name is taken in the catalog by 'mag'"):
+        check_names(GALAXY_ZOO, Columns(), ["mag", "Mag"])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pa.array([0.5, None], pa.float16()), pa.float32()),
+        (pa.array(["a", None], pa.string_view()), pa.string()),
+        (pa.array([b"a", None], pa.binary_view()), pa.binary()),
+    ],
+)
+def test_carried_columns_have_types_that_all_can_read(
+    tmp_path: Path, values: pa.Array, kind: pa.DataType
+) -> None:
+    path = write(tmp_path / "a.parquet", note=values)
+    table = read_columns(path, Columns(), ["object_id"], ["note"])
+    assert table["note"].type == kind
+    assert table["note"].to_pylist() == values.to_pylist()
+    described = describe_tables([path], Columns(), ["note"])
+    objects = pa.table({"file": [path, path], "row": pa.array([0, 1])})
+    assert gather_rows(objects, described)["carry:note"].type == kind
+
+
+def test_empty_row_groups_make_no_tables(tmp_path: Path) -> None:
+    table = pa.table({"object_id": range(8), "image": [b"x"] * 8})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for row in range(8):
+            writer.write_table(table.slice(row, 1))
+            for _ in range(20):
+                writer.write_table(table.slice(0, 0))
+    tables = list(iter_rows(str(tmp_path / "a.parquet"), Columns(), ["object_id"]))
+    assert pa.concat_tables(tables)["object_id"].to_pylist() == list(range(8))
+    assert len(tables) <= 8

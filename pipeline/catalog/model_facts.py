@@ -17,6 +17,7 @@ import numpy as np
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.plan import MODEL_FACTS
+from pipeline.storage.listing import is_pattern
 
 __all__ = ["ModelFacts", "copy_model_facts", "read_model_facts"]
 
@@ -144,6 +145,6 @@ def _folder(catalog: str) -> str:
     """The folder of a catalog that is named by it, by one of its parts or by a glob."""
     place = catalog.rstrip("/")
     last = place.rsplit("/", 1)[-1]
-    if last.endswith(".parquet") or storage.GLOB_CHARACTERS & set(last):
+    if last.endswith(".parquet") or is_pattern(place):
         return posixpath.dirname(place)
     return place

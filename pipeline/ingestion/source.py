@@ -12,6 +12,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.side_files import in_hats_catalog, is_sky_map, without_side_files
 from pipeline.storage import Entry
+from pipeline.storage.listing import is_pattern
 
 __all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
 
@@ -32,7 +33,7 @@ def check_source(source: str, out: str) -> str:
     UserError
     """
     place = storage.absolute(source)
-    if not storage.exists(source) and not storage.GLOB_CHARACTERS & set(source):
+    if not storage.exists(source) and not is_pattern(source):
         raise UserError(f"no file or folder {source!r}: check the path (globs need quotes)")
     if _within(place, out) or _plain(place) == _plain(out):
         raise UserError(f"{out!r} is where the source is: choose another folder for the shards")
@@ -132,7 +133,7 @@ class Listing:
             yield from _zip_entries(self.place)
             return
         entries = storage.iter_entries(self.place)
-        if not storage.GLOB_CHARACTERS & set(self.place) and in_hats_catalog(self.place):
+        if not is_pattern(self.place) and in_hats_catalog(self.place):
             # A catalog has thousands of files, not millions: it may be looked at as a whole.
             found = [entry for entry in entries if not is_sky_map(entry.path)]
             own_rows = set(without_side_files([entry.path for entry in found]))

@@ -20,6 +20,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.part_statistics import KnownPart, read_statistics
 from pipeline.querying.cone import Cone
+from pipeline.storage.listing import is_pattern
 from pipeline.storage.retries import is_transient
 
 __all__ = ["PART_COLUMN", "CatalogFiles", "find_catalog", "scan"]
@@ -102,7 +103,7 @@ def find_catalog(catalog: str) -> CatalogFiles:
         beside = [name for name in beside if name.endswith(".parquet")]
         return CatalogFiles(list(tiles), places, beside, sizes)
     # Parts are flat in their folder: what is deeper is something else.
-    whole = names == [root] or bool(storage.GLOB_CHARACTERS & set(root))
+    whole = names == [root] or is_pattern(root)
     parts = [
         name for name, place in inside.items() if name.endswith(".parquet") and (whole or "/" not in place)
     ]

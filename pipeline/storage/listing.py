@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import posixpath
 import re
@@ -18,7 +19,7 @@ from pipeline.storage.places import GLOB_CHARACTERS, absolute, filesystem_of, fu
 from pipeline.storage.retries import retried
 from pipeline.storage.s3_store import S3Store, shared_store
 
-__all__ = ["Entry", "find_files", "hidden", "iter_entries", "list_files"]
+__all__ = ["Entry", "find_files", "hidden", "is_pattern", "iter_entries", "list_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,20 @@ def iter_entries(path: str) -> Iterator[Entry]:
     if in_s3(path):
         return _s3_entries(shared_store(), path)
     filesystem, place = filesystem_of(path)
-    if isinstance(filesystem, LocalFileSystem) and not GLOB_CHARACTERS & set(place):
+    if isinstance(filesystem, LocalFileSystem) and not is_pattern(path):
         return _local_entries(place)
     return _other_entries(filesystem, place, path)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path is a glob: it has such characters, and there is nothing whose name has them.
+
+    Parameters
+    ----------
+    path : str
+        Local or URL.
+    """
+    return bool(GLOB_CHARACTERS & set(path)) and not _is_there(path)
 
 
 def list_files(path: str) -> list[tuple[str, int]]:
@@ -97,7 +109,7 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
         return names
     wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
     if not wanted:
-        if not names and not GLOB_CHARACTERS & set(path) and not _is_folder(path):
+        if not names and not GLOB_CHARACTERS & set(path) and not _is_there(path):
             raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
         raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
     return wanted
@@ -115,7 +127,7 @@ def _s3_entries(store: S3Store, path: str) -> Iterator[Entry]:
     def entry(name: str, size: Any, etag: Any) -> Entry:
         return Entry(f"{scheme}://{bucket}/{name}", int(size), str(etag).strip('"'))
 
-    is_glob = bool(GLOB_CHARACTERS & set(key))
+    is_glob = bool(GLOB_CHARACTERS & set(key)) and is_pattern(path)
     # A name with an ending is probably a file: asked first, so that a file costs one request.
     asked = "." in posixpath.basename(key) and not is_glob
     if asked and (found := store.head(path)):
@@ -141,15 +153,19 @@ def _local_entries(place: str) -> Iterator[Entry]:
     if os.path.isfile(place):
         yield _local_entry(place, os.stat(place))
         return
-    folders = [place] if os.path.isdir(place) else []
+    # Each with all that it lies in: a link to one of those would be walked for ever.
+    folders = [(place, frozenset([_identity(os.stat(place))]))] if os.path.isdir(place) else []
     while folders:
-        with os.scandir(folders.pop()) as found:
+        folder, around = folders.pop()
+        with os.scandir(folder) as found:
             for item in found:
                 if hidden(item.name):
                     continue
                 try:
                     if item.is_dir():
-                        folders.append(item.path)
+                        identity = _identity(item.stat())
+                        if identity not in around:
+                            folders.append((item.path, around | {identity}))
                         continue
                     # A link to nothing is a file that cannot be read: for its reader to say.
                     state = item.stat(follow_symlinks=os.path.exists(item.path))
@@ -158,13 +174,18 @@ def _local_entries(place: str) -> Iterator[Entry]:
                 yield _local_entry(item.path, state)
 
 
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
+
+
 def _local_entry(path: str, state: os.stat_result) -> Entry:
     return Entry(path, state.st_size, f"{state.st_size:x}-{state.st_mtime_ns:x}")
 
 
 def _other_entries(filesystem: fsspec.AbstractFileSystem, place: str, path: str) -> Iterator[Entry]:
     """Of globs, and of filesystems that know no pages: their whole listing at once."""
-    if GLOB_CHARACTERS & set(place):
+    if is_pattern(path):
+        place = _with_literal_folders(place) if isinstance(filesystem, LocalFileSystem) else place
         literal = re.split(r"[*?\[]", place)[0]
         root = literal[: literal.rfind("/") + 1]
         found = retried(lambda: filesystem.glob(place, detail=True), path)
@@ -182,16 +203,27 @@ def _other_entries(filesystem: fsspec.AbstractFileSystem, place: str, path: str)
             yield Entry(full, size, _other_mark(info))
 
 
+def _with_literal_folders(place: str) -> str:
+    """A local glob in which folders that are there, such as ``cat [v2]``, stand for themselves."""
+    parts = place.split("/")
+    there = 1
+    while there < len(parts) and os.path.isdir("/".join(parts[: there + 1])):
+        there += 1
+    return "/".join([*map(glob.escape, parts[:there]), *parts[there:]])
+
+
 def _other_mark(info: dict[str, Any]) -> str:
     keys = ("ETag", "etag", "md5Hash", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
     return next((str(info[key]).strip('"') for key in keys if info.get(key)), "")
 
 
-def _is_folder(path: str) -> bool:
-    """Whether there is a folder, though all in it may be hidden."""
+def _is_there(path: str) -> bool:
+    """Whether there is a file or folder of that very name, though all in it may be hidden."""
     if in_s3(path):
         store = shared_store()
         bucket, key = store.split(path)
+        if GLOB_CHARACTERS & set(key) and store.head(path) is not None:
+            return True
         page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
         return bool(page.get("Contents")) or not key
     filesystem, place = filesystem_of(path)

@@ -18,11 +18,12 @@ from pipeline.shards.wanted_scale import WantedScale
 __all__ = ["RowDigest", "content_of", "names_to_read"]
 
 
-def names_to_read(settings: dict[str, Any], columns: Columns) -> tuple[list[str], list[str]]:
+def names_to_read(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
     scale = WantedScale(**settings["scale"])
-    carried = [*settings["carry"], *([columns.label] if settings["keep_truth"] else [])]
-    return ["object_id", "ra", "dec", "image", *scale.wanted], list(dict.fromkeys([*carried, *scale.carry]))
+    truth = ["label"] if settings["keep_truth"] else []
+    wanted = ["object_id", "ra", "dec", "image", *truth, *scale.wanted]
+    return wanted, list(dict.fromkeys([*settings["carry"], *scale.carry]))
 
 
 def content_of(shard: str, settings: dict[str, Any]) -> str:
@@ -34,7 +35,7 @@ def content_of(shard: str, settings: dict[str, Any]) -> str:
         If the shard is damaged.
     """
     columns, digest = Columns(**settings["columns"]), RowDigest()
-    for table in iter_rows(shard, columns, *names_to_read(settings, columns)):
+    for table in iter_rows(shard, columns, *names_to_read(settings)):
         digest.add(table)
     return digest.hexdigest()
 

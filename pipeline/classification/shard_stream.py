@@ -168,7 +168,7 @@ def shard_stream(
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
     ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected
     calls = 2 if ahead else 1
-    wanted, carry = names_to_read(work.settings, work.columns)
+    wanted, carry = names_to_read(work.settings)
     source = ShardsDatasource(
         groups, work.columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
     )

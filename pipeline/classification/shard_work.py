@@ -110,7 +110,7 @@ class ShardWork:
         rows = self.task.rows
         if rows is None:
             shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
-            yield from checked_rows(shard, self._columns, *names_to_read(self._settings, self._columns))
+            yield from checked_rows(shard, self._columns, *names_to_read(self._settings))
         else:
             for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
                 yield rows.slice(start, ROW_GROUP_ROWS)
@@ -155,7 +155,7 @@ class ShardWork:
     def _catalog_rows(self, rows: pa.Table, statuses: list[str], prediction: CascadePrediction) -> pa.Table:
         carried = [rows.schema.field(name).remove_metadata() for name in self._settings["carry"]]
         if self._settings["keep_truth"]:
-            rows = rows.append_column(TRUE_LABEL, rows[self._columns.label].cast(pa.string()))
+            rows = rows.append_column(TRUE_LABEL, rows["label"])
             carried.append(pa.field(TRUE_LABEL, pa.string()))
         bundle = self._bundle
         return part_table(rows, statuses, prediction, bundle.taxonomy, bundle.model_id, carried)

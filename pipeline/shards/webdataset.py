@@ -1,4 +1,4 @@
-"""WebDataset tars as shards: ``key.jpg`` holds the image, ``key.json`` the other columns.
+"""WebDataset tars as shards: ``key.jpg`` holds the image, ``key.json`` other columns, ``key.cls`` the class.
 
 The last dot of a name, not the first, ends its key: names such as ``J1234+56.7.jpg`` hold dots of their own.
 ``key.image.jpg`` and ``key.labels.json``, as galaxy-datasets writes them, are of the key ``key``. Where two
@@ -31,6 +31,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "fits", "fit")
 PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
 # Parts of a name between the key and the suffix, by the kind of the file.
 INFIXES = {"image": ".image", "json": ".labels"}
+BESIDE = frozenset(("json", "cls"))
 TABLE_BYTES = 64 * 2**20
 
 
@@ -43,6 +44,7 @@ class _Sample:
     fields: dict[str, Any] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
     status: str | None = None
+    cls: str | None = None
     names: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -55,6 +57,8 @@ class _Sample:
             self.names[member.name] += 1
         if kind == "json":
             self.fields = {**_fields(member.content), **self.fields}
+        elif kind == "cls":
+            self.cls = (member.content or b"").decode("utf-8", "backslashreplace").strip() or self.cls
         elif kind == "image" and "image" not in self.kinds:
             self.image = member.content
             self.status = TOO_LARGE if member.content is None else None
@@ -110,7 +114,8 @@ def sample_key(name: str) -> str:
 
 def _rows(shard: str, names: Mapping[str, str], carry: Sequence[str]) -> Iterator[dict[str, Any]]:
     sample: _Sample | None = None
-    any_json = False
+    # What samples of this tar have beside their images.
+    usual: set[str] = set()
     with storage.open_input(shard) as file:
         try:
             for member in iter_members(file, lambda name: _kind(name)[1] != "other", MAX_BYTES):
@@ -122,9 +127,9 @@ def _rows(shard: str, names: Mapping[str, str], carry: Sequence[str]) -> Iterato
                         yield from _rows_of(sample, names, carry)
                     sample = _Sample(key)
                 sample.add(kind, member)
-                any_json = any_json or kind == "json"
+                usual |= {kind} & BESIDE
         except BrokenTar as broken:
-            if sample is not None and _is_whole(sample, broken, any_json):
+            if sample is not None and _is_whole(sample, broken, usual):
                 yield from _rows_of(sample, names, carry)
             identifier = f"{shard.rsplit('/', 1)[-1]}@{broken.offset}"
             yield {
@@ -145,13 +150,13 @@ def _rows_of(sample: _Sample, names: Mapping[str, str], carry: Sequence[str]) ->
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """A member's key, and whether it is an ``image``, ``json`` or ``other``."""
+    """A member's key, and whether it is an ``image``, ``json``, ``cls`` or ``other``."""
     inner, packed = posixpath.splitext(name)
     if packed.lower() in PACKED_SUFFIXES and inner.lower().endswith((".fits", ".fit")):
         name = inner
     stem, _, suffix = name.rpartition(".")
     suffix = suffix.lower()
-    kind = "image" if suffix in IMAGE_SUFFIXES else "json" if suffix == "json" else "other"
+    kind = "image" if suffix in IMAGE_SUFFIXES else suffix if suffix in BESIDE else "other"
     return stem.removesuffix(INFIXES.get(kind, "")) or name, kind
 
 
@@ -160,12 +165,12 @@ def _belongs(key: str, kind: str, current: str) -> bool:
     return key == current or (kind == "other" and key.startswith(f"{current}."))
 
 
-def _is_whole(sample: _Sample, broken: BrokenTar, any_json: bool) -> bool:
+def _is_whole(sample: _Sample, broken: BrokenTar, usual: set[str]) -> bool:
     """Whether the last sample before a break lacks nothing."""
     if broken.name is not None:
         return not _belongs(*_kind(broken.name), sample.key)
     # The next header cannot be read: it may have been that of this sample's JSON, which may hold its id.
-    return "image" in sample.kinds and ("json" in sample.kinds or not any_json)
+    return "image" in sample.kinds and usual <= sample.kinds
 
 
 def _fields(content: bytes | None) -> dict[str, Any]:
@@ -181,7 +186,9 @@ def _row(sample: _Sample, names: Mapping[str, str], carry: Sequence[str]) -> dic
     row: dict[str, Any] = {standard: fields.get(name) for standard, name in names.items()}
     for standard in ("ra", "dec", "pixel_scale"):
         row[standard] = _number(row[standard])
-    if row["label"] is not None:
+    if row["label"] is None:
+        row["label"] = sample.cls
+    else:
         row["label"] = _text(row["label"])
     # An id in the JSON may be an integer of any length: Python keeps all its digits. A float has lost some.
     identifier = row["object_id"]

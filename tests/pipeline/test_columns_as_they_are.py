@@ -11,6 +11,7 @@ import pytest
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.classification.classify import check_names
+from pipeline.classification.shard_work import names_to_read
 from pipeline.ingestion.labels import read_labels
 from pipeline.ingestion.source_parquet import describe_tables, gather_rows, iter_objects
 from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows, read_columns
@@ -159,3 +160,13 @@ def test_empty_row_groups_make_no_tables(tmp_path: Path) -> None:
     tables = list(iter_rows(str(tmp_path / "a.parquet"), Columns(), ["object_id"]))
     assert pa.concat_tables(tables)["object_id"].to_pylist() == list(range(8))
     assert len(tables) <= 8
+
+
+def test_the_truth_of_a_catalog_is_read_as_any_label(tmp_path: Path) -> None:
+    settings = {"scale": {}, "carry": ["note"], "keep_truth": True}
+    wanted, carry = names_to_read(settings)
+    numbers = pa.array([1, -1], pa.int64())
+    path = write(tmp_path / "a.parquet", hugging_face("EO", "SPI"), label=numbers, note=[1, 2])
+    table = read_columns(path, Columns(), wanted, carry)
+    assert table["label"].to_pylist() == ["SPI", None]
+    assert table["note"].to_pylist() == [1, 2]

@@ -164,3 +164,25 @@ def test_folders_of_a_partition_are_of_the_name_of_a_part() -> None:
     assert part_name("s3://b/c=3/x/field=2/part-0.tar.gz") == "field=2-part-0.parquet"
     assert part_name("/a=b/x/field3.parquet") == "field3.parquet"
     assert part_name("Norder=1/Dir=0/Npix=4.parquet") == "Norder=1-Dir=0-Npix=4.parquet"
+
+
+def test_classes_beside_the_images_of_a_tar_are_labels(tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", b"x"),
+        ("a.cls", b"EO\n"),
+        ("b.cls", b"SPI"),
+        ("b.jpg", b"x"),
+        ("c.jpg", b"x"),
+        ("c.cls", b""),
+        ("d.jpg", b"x"),
+        ("d.json", b'{"label": "CRS"}'),
+        ("d.cls", b"EO"),
+    ]
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    table = read_columns(str(tmp_path / "w.tar"), Columns(), ["object_id", "image", "label"])
+    assert table["object_id"].to_pylist() == ["a", "b", "c", "d"]
+    assert table["label"].to_pylist() == ["EO", "SPI", None, "CRS"]

@@ -73,7 +73,7 @@ def _table(rows: pa.Table) -> Table:
     for field, chunks in zip(rows.schema, rows.columns, strict=True):
         column = _column(field.name, chunks.combine_chunks())
         notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-        column.unit = notes.get("unit") or None
+        column.unit = notes.get("unit") or column.unit
         column.description = notes.get("description") or None
         if notes.get("ucd"):
             column.meta["ucd"] = notes["ucd"]
@@ -93,6 +93,8 @@ def _column(name: str, values: pa.Array) -> Column:
         values = _as_integer(values)
     elif pa.types.is_int8(kind) or pa.types.is_boolean(kind):
         values = values.cast(pa.int16()) if pa.types.is_int8(kind) or values.null_count else values
+    elif pa.types.is_duration(kind) or kind == pa.month_day_nano_interval():
+        return Column(_seconds(name, values), name, unit="s")
     elif pa.types.is_null(kind):
         values = values.cast(pa.float64())
     kind = values.type
@@ -105,8 +107,25 @@ def _column(name: str, values: pa.Array) -> Column:
         return MaskedColumn(filled, name, mask=pc.is_null(values).to_numpy(zero_copy_only=False))
     if pa.types.is_floating(kind):
         return Column(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False), name)
-    words = pc.fill_null(values.cast(pa.string()), "").to_pylist()
+    try:
+        words = pc.fill_null(values.cast(pa.string()), "").to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(
+            f"column {name!r} is {kind}, which FITS and VOTable tables do not hold: leave it out"
+        ) from None
     return Column(np.array(words, dtype=str) if words else np.array([], dtype="U1"), name)
+
+
+def _seconds(name: str, values: pa.Array) -> np.ndarray:
+    """Durations in seconds, NaN where they are null; DuckDB gives them as months, days and nanoseconds."""
+    if pa.types.is_duration(values.type):
+        return np.array([np.nan if one is None else one.total_seconds() for one in values.to_pylist()])
+    found = []
+    for one in values.to_pylist():
+        if one is not None and one.months:
+            raise UserError(f"column {name!r} has an interval of months, which is no time: leave it out")
+        found.append(np.nan if one is None else one.days * 86400 + one.nanoseconds / 1e9)
+    return np.array(found, dtype=float)
 
 
 def _as_integer(values: pa.Array) -> pa.Array:

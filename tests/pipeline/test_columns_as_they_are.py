@@ -1,12 +1,17 @@
 """Columns of the types that people's programs write: read for what they mean, or refused in one line."""
 
+import io
 import json
+from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
@@ -14,7 +19,10 @@ from pipeline.classification.classify import check_names
 from pipeline.classification.shard_work import names_to_read
 from pipeline.ingestion.labels import read_labels
 from pipeline.ingestion.source_parquet import describe_tables, gather_rows, iter_objects
+from pipeline.querying.astropy_tables import fits_bytes, votable_bytes
+from pipeline.querying.query import ROWS, ask, open_catalog
 from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows, read_columns
+from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.training.labeled_shards import check_labeled
 
 BIG_ID = 1237648720693755918
@@ -170,3 +178,35 @@ def test_the_truth_of_a_catalog_is_read_as_any_label(tmp_path: Path) -> None:
     table = read_columns(path, Columns(), wanted, carry)
     assert table["label"].to_pylist() == ["SPI", None]
     assert table["note"].to_pylist() == [1, 2]
+
+
+def test_a_carried_column_whose_type_drifts_is_told_before_the_night(tmp_path: Path) -> None:
+    notes = {
+        "a": pa.nulls(1),
+        "b": pa.array([1.5], pa.float16()),
+        "c": pa.array([1]),
+        "d": pa.array([2.5]),
+        "e": pa.array(["x"]),
+    }
+    shards = [write(tmp_path / f"{name}.parquet", note=note) for name, note in notes.items()]
+    wanted = WantedColumns(Columns(), ["object_id", "image"], ["note"])
+    assert [ends.rows for ends in inspect_shards(shards[:4], wanted)] == [1, 1, 1, 1]
+    words = r"'note' to carry is float in .*/b.parquet and string in .*/e.parquet: write it in one type"
+    with pytest.raises(UserError, match=words):
+        list(inspect_shards(shards, wanted))
+
+
+@pytest.mark.parametrize("out", [fits_bytes, votable_bytes])
+def test_durations_are_seconds_in_tables_of_astronomy(
+    out: Callable[[pa.Table], bytes], tmp_path: Path
+) -> None:
+    times = pa.array([timedelta(days=1, seconds=1.5), None], pa.duration("us"))
+    path = write(tmp_path / "a.parquet", ra=[1.0, 2.0], dec=[1.0, 2.0], exposure=times)
+    rows = ask(open_catalog(path, None), f"SELECT * EXCLUDE (image) FROM {ROWS} ORDER BY object_id").table()
+    table = Table.read(io.BytesIO(out(rows)), format="fits" if out is fits_bytes else "votable")
+    assert len(table) == 2
+    assert table["exposure"][0] == 86401.5
+    assert np.ma.filled(table["exposure"], np.nan)[1] != table["exposure"][0]
+    assert str(table["exposure"].unit) == "s"
+    with pytest.raises(UserError, match="'image' is .*binary"):
+        out(pa.table({"image": pa.array([b"\xff"], pa.large_binary())}))

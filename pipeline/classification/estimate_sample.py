@@ -214,7 +214,7 @@ class ShardSampler:
                 group.column(index).total_compressed_size
                 for group in groups
                 for index in range(group.num_columns)
-                if group.column(index).path_in_schema.split(".")[0] in read
+                if facts.schema.column(index).path.split(".")[0] in read
             )
             return round(size * rows / facts.num_rows)
 

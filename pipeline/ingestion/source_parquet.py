@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, check_columns
+from pipeline.shards.parquet_footer import check_not_encrypted, column_bytes, schema_of
 from pipeline.shards.parquet_rows import check_row_count, is_number_type
 from pipeline.shards.plain_columns import (
     class_names,
@@ -93,8 +94,8 @@ def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Ite
         with storage.open_input(file) as handle:
             parquet = pq.ParquetFile(handle)
             classes = class_names(parquet.schema_arrow)
-            for group in range(parquet.metadata.num_row_groups):
-                size = _image_bytes(parquet.metadata.row_group(group), columns.image)
+            for group, (count, held) in enumerate(column_bytes(parquet.metadata, [columns.image])):
+                size = held // max(1, count)
                 for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
                     ids = standard_ids(batch.column(columns.id))
                     if ids.null_count:
@@ -205,21 +206,11 @@ def _describe(file: str, schema: pa.Schema, columns: Columns, carry: Iterable[st
                 f"column {columns.label!r} in {file} is {kind}: class names are wanted; name their column "
                 "with --label-column"
             )
+    check_not_encrypted(file, schema, [columns.label, *(name for _, name in optional), *carry])
     carried = tuple((name, plain_type(schema.field(name).type)) for name in carry if name in schema.names)
     return ParquetColumns(columns.image, optional, carried, has_label)
 
 
 def _schema(file: str) -> pa.Schema:
     with storage.open_input(file) as handle:
-        return pq.ParquetFile(handle).schema_arrow
-
-
-def _image_bytes(group: pq.RowGroupMetaData, image: str) -> int:
-    """Bytes of an image on average over a row group."""
-    chunks = [group.column(number) for number in range(group.num_columns)]
-    total = sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if chunk.path_in_schema == image or chunk.path_in_schema.startswith(f"{image}.")
-    )
-    return int(total // max(1, group.num_rows))
+        return schema_of(pq.ParquetFile(handle), handle)

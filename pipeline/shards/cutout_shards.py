@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.fits_positions import fill_positions
+from pipeline.shards.parquet_footer import check_not_encrypted, schema_of
 from pipeline.shards.parquet_rows import is_id_type, is_image_type, is_number_type, iter_parquet
 from pipeline.shards.side_files import without_side_files
 from pipeline.shards.sky_positions import on_the_sky
@@ -133,7 +134,7 @@ def inspect_shard(shard: str) -> ShardFacts:
         if is_tar(shard):
             return ShardFacts(None, None, mark)
         parquet = _parquet(shard, file)
-        return ShardFacts(parquet.schema_arrow, int(parquet.metadata.num_rows), mark)
+        return ShardFacts(schema_of(parquet, file), int(parquet.metadata.num_rows), mark)
 
 
 def shard_name(name: str, index: int, count: int) -> str:
@@ -281,7 +282,7 @@ def _shard_schema(shard: str) -> pa.Schema | None:
     if is_tar(shard):
         return None
     with storage.open_input(shard) as file:
-        return _parquet(shard, file).schema_arrow
+        return schema_of(_parquet(shard, file), file)
 
 
 def _parquet(shard: str, file: BinaryIO) -> pq.ParquetFile:
@@ -313,6 +314,8 @@ def check_schema(
     for name in carry:
         if name not in schema.names:
             raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
+    read = [names[standard] for standard in dict.fromkeys([*required, "ra", "dec", *scale.wanted])]
+    check_not_encrypted(shard, schema, [*read, *carry, *scale.carry])
     for name in dict.fromkeys([*names.values(), *carry, *scale.carry]):
         if schema.names.count(name) > 1:
             raise UserError(f"{shard} has {schema.names.count(name)} columns {name!r}: rename all but one")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.shards.parquet_footer import check_not_encrypted, column_bytes, schema_of
 from pipeline.shards.plain_columns import (
     class_names,
     is_bytes,
@@ -72,8 +73,9 @@ def iter_parquet(
         present = set(parquet.schema_arrow.names)
         read = [name for name in [*(names[standard] for standard in types), *carry] if name in present]
         read = list(dict.fromkeys(read))
+        check_not_encrypted(shard, schema_of(parquet, file), read)
         classes = class_names(parquet.schema_arrow)
-        sizes = _group_sizes(parquet.metadata, set(read))
+        sizes = list(column_bytes(parquet.metadata, read))
         said, came = int(parquet.metadata.num_rows), 0
         check_row_count(said, sum(count for count, _ in sizes))
         rows = min([batch_rows, *(max(1, int(TABLE_BYTES * count / size)) for count, size in sizes if size)])
@@ -134,19 +136,6 @@ def is_number_type(number_type: pa.DataType) -> bool:
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _group_sizes(metadata: pq.FileMetaData, names: set[str]) -> list[tuple[int, int]]:
-    """For each row group its rows, and the unpacked bytes of some columns."""
-    sizes = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        chunks = (group.column(column) for column in range(group.num_columns))
-        held = sum(
-            chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in names
-        )
-        sizes.append((group.num_rows, held))
-    return sizes
 
 
 def _together(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:

@@ -25,15 +25,22 @@ def is_packed(content: bytes) -> bool:
     return content[:3].startswith(PACKED_MAGICS)
 
 
-def unpacked(content: bytes) -> bytes:
+def unpacked(content: bytes, most: int | None = None) -> bytes:
     """What a gzip or bzip2 file holds, whatever it claims of its size; other bytes as they are.
+
+    Parameters
+    ----------
+    content : bytes
+    most : int, optional
+        Bytes that it may unpack to; by default `MAX_BYTES`.
 
     Raises
     ------
     UnreadableCutout
-        With the status ``too_large`` if that is more than `MAX_BYTES`, of which no more is unpacked, and
-        ``undecodable`` if the file is damaged or cut off.
+        With the status ``too_large`` if that is more, of which no more is unpacked, and ``undecodable`` if
+        the file is damaged or cut off.
     """
+    most = MAX_BYTES if most is None else most
     if not is_packed(content):
         return content
     magic = GZIP_MAGIC if content.startswith(GZIP_MAGIC) else BZIP2_MAGIC
@@ -41,11 +48,11 @@ def unpacked(content: bytes) -> bytes:
     size = 0
     # Packed files may be several, one after the other; zeros or other padding may follow the last.
     while content.startswith(magic):
-        piece, content = _one_stream(content, magic, MAX_BYTES + 1 - size)
+        piece, content = _one_stream(content, magic, most + 1 - size)
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_BYTES:
-            raise UnreadableCutout(TOO_LARGE, f"a packed file of more than {MAX_BYTES // 2**20} MB")
+        if size > most:
+            raise UnreadableCutout(TOO_LARGE, f"a packed file of more than {most // 2**20} MB")
     return b"".join(pieces)
 
 

@@ -16,7 +16,9 @@ __all__ = ["main"]
 @click.command(cls=VerbCommand)
 @click.argument("source")
 @click.argument("out")
-@click.option("--labels", metavar="TABLE", help="CSV or Parquet with an id and a class, and maybe a split.")
+@click.option(
+    "--labels", metavar="TABLE", help="CSV, FITS, VOTable or Parquet with an id and a class, maybe a split."
+)
 @click.option("--labels-id-column", help="Ids in TABLE.  [default: GalaxyID, object_id or id]")
 @click.option("--labels-class-column", help="Classes in TABLE.  [default: class or label]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")

@@ -101,7 +101,7 @@ def read_labels(
     Parameters
     ----------
     path : str
-        CSV or Parquet file, local or URL.
+        Parquet, or a table that `pipeline.ingestion.text_tables.read_text_table` reads; local or URL.
     id_column : str, optional
         By default the first of ``GalaxyID``, ``object_id``, ``id`` that is there.
     class_column : str, optional

@@ -1,19 +1,26 @@
-"""CSV tables read as text first, so that no id and no threshold is changed by a guess at its type."""
+"""Tables read as text first, so that no id and no threshold is changed by a guess at its type."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError
+from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
+from pipeline.ingestion.typed_tables import typed_table
 
 __all__ = ["inferred", "numbers", "read_text_table"]
 
+MOST_BYTES = 4 * 2**30
+"""Of a table that is unpacked."""
+SNIFFED_BYTES = 65_536
 NULLS = ["", "nan", "NaN", "null", "NULL"]
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -22,21 +29,33 @@ CODE = r"^[+-]?([0-9]{16,}|0[0-9]+)$"
 
 
 def read_text_table(path: str) -> pa.Table:
-    """A CSV file with a header line, each column as stripped strings, empty ones and ``nan`` null.
+    """A table, each column as stripped strings, empty ones and ``nan`` null.
 
     Parameters
     ----------
     path : str
-        Local or URL.
+        Local or URL: a CSV or TSV file with a header line, above which there may be comments (SkyServer's
+        ``#Table1``), or a table of one of the kinds of `pipeline.ingestion.typed_tables`. Either may be
+        packed by gzip or bzip2.
 
     Raises
     ------
     UserError
         If there is no such file, or it is not a table with a header of different names.
     """
-    content = storage.read_bytes(path)
     try:
-        header = next(csv.reader(io.StringIO(content[: 2**20].decode("utf-8-sig", errors="replace"))), [])
+        content = unpacked(storage.read_bytes(path), MOST_BYTES)
+    except UnreadableCutout as error:
+        raise UserError(f"{path} cannot be unpacked: {error.words}") from None
+    typed = typed_table(content, path)
+    if typed is not None:
+        return typed
+    if b"\0" in content[:SNIFFED_BYTES]:
+        raise UserError(f"{path} is no table: CSV, TSV, ECSV, VOTable, FITS or Parquet is wanted")
+    content, delimiter = _below_comments(content)
+    try:
+        start = content[: 2**20].decode("utf-8-sig", errors="replace")
+        header = next(csv.reader(io.StringIO(start), delimiter=delimiter), [])
         if not header:
             raise UserError(f"{path} is empty: a CSV table with a header line is wanted")
         if len(set(header)) != len(header):
@@ -44,7 +63,7 @@ def read_text_table(path: str) -> pa.Table:
             raise UserError(f"{path} has two columns {twice!r}: rename one of them")
         table = pacsv.read_csv(
             pa.BufferReader(content),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
                 column_types={name: pa.string() for name in header},
                 null_values=NULLS,
@@ -58,6 +77,27 @@ def read_text_table(path: str) -> pa.Table:
         name.strip(): pc.utf8_trim_whitespace(table[name]).combine_chunks() for name in table.column_names
     }
     return pa.table(columns)
+
+
+def _below_comments(content: bytes) -> tuple[bytes, str]:
+    """A text table without the comments above its header, and what stands between its fields."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    while content.startswith(b"#"):
+        comment, _, below = content.partition(b"\n")
+        following = below.partition(b"\n")[0]
+        delimiter = _delimiter(following)
+        fields = following.decode(errors="replace").split(delimiter)
+        same = len(fields) > 1 and len(fields) == len(comment.decode(errors="replace").split(delimiter))
+        if same and any(re.fullmatch(NUMBER, field.strip()) for field in fields):
+            # A header behind the sign of a comment, as TOPCAT writes it: what follows are numbers already.
+            content = comment.lstrip(b"# ") + b"\n" + below
+            break
+        content = below
+    return content, _delimiter(content.partition(b"\n")[0])
+
+
+def _delimiter(line: bytes) -> str:
+    return "\t" if b"\t" in line and b"," not in line else ","
 
 
 def numbers(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -35,6 +35,9 @@ __all__ = [
 CPUS_AN_ACTOR = 2
 # With a GPU, beside which decoding is the limit; the bound was not measured.
 MOST_CPUS_A_GPU = 12
+# Linux takes 107 bytes as the name of a socket. This is what Ray adds to the folder for temporary files.
+LONGEST_SOCKET = 103
+RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Of a Ray that is started here.
 OWN_RAY = {
@@ -159,6 +162,26 @@ def _quiet_backend() -> Iterator[None]:
                     os.write(2, line)
 
 
+def _short_temp_dir() -> str | None:
+    """Where Ray is to keep its sockets: None for its usual place, unless their names would be too long there.
+
+    Raises
+    ------
+    UserError
+        If the user asked for such a place.
+    """
+    asked = os.environ.get("RAY_TMPDIR")
+    usual = asked or os.environ.get("TMPDIR") or "/tmp"
+    if len(f"{usual}{RAY_SOCKET}".encode()) <= LONGEST_SOCKET:
+        return None
+    if asked:
+        raise UserError(
+            f"RAY_TMPDIR {asked!r} is too long a path for the sockets that Ray keeps in it: at most "
+            f"{LONGEST_SOCKET - len(RAY_SOCKET)} characters"
+        )
+    return f"/tmp/ray-{os.getuid()}"
+
+
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
@@ -192,6 +215,7 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
                 # What workers have to say to people comes through `pipeline.relay`; what they raise, anyway.
                 log_to_driver=False,
                 _system_config=OWN_RAY if here else None,
+                _temp_dir=_short_temp_dir() if here else None,
             )
     try:
         yield resources_now(grows=not here)

@@ -61,11 +61,14 @@ def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """
     if in_s3(path):
         # Checks that there are an S3 client and a bucket's name.
-        bucket, key = shared_store().split(path)
+        store = shared_store()
+        bucket, key = store.split(path)
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        return _arrow_s3(os.getpid(), hash(settings), endpoint, region), f"{bucket}/{key}".rstrip("/")
+        return _arrow_s3(
+            os.getpid(), hash(settings), endpoint, region, store.unsigned
+        ), f"{bucket}/{key}".rstrip("/")
     filesystem, place = filesystem_of(path)
     if isinstance(filesystem, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem(), place
@@ -75,9 +78,10 @@ def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
 class _PatientS3(pyarrow.fs.S3FileSystem):
     """pyarrow's S3 with our bounds on waiting, which its own pickling would lose on the way to a worker."""
 
-    def __init__(self, endpoint: str | None, region: str | None) -> None:
-        self._place = (endpoint, region)
+    def __init__(self, endpoint: str | None, region: str | None, unsigned: bool = False) -> None:
+        self._place = (endpoint, region, unsigned)
         super().__init__(
+            anonymous=unsigned,
             endpoint_override=endpoint.split("://")[-1].rstrip("/") if endpoint else None,
             # A bare host would be asked by https.
             scheme=urlsplit(endpoint).scheme if endpoint and "://" in endpoint else None,
@@ -92,5 +96,7 @@ class _PatientS3(pyarrow.fs.S3FileSystem):
 
 
 @lru_cache(maxsize=8)
-def _arrow_s3(process: int, settings: int, endpoint: str | None, region: str | None) -> _PatientS3:
-    return _PatientS3(endpoint, region)
+def _arrow_s3(
+    process: int, settings: int, endpoint: str | None, region: str | None, unsigned: bool
+) -> _PatientS3:
+    return _PatientS3(endpoint, region, unsigned)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from hiwl_core.errors import UserError
 
-__all__ = ["StoreError", "error_code", "is_transient", "retried"]
+__all__ = ["StoreError", "error_code", "is_refusal", "is_transient", "lacks_credentials", "retried"]
 
 ATTEMPTS = 8
 # No further attempt begins later than this after the first, though each waited for a dead connection.
@@ -159,6 +159,16 @@ def is_transient(error: BaseException) -> bool:
 def error_code(error: BaseException) -> str:
     """The code that an S3 server gave, such as ``"NoSuchKey"``; empty if it was not a server that spoke."""
     return next((code for code in (_answer(link)[1] for link in _chain(error)) if code), "")
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether a client had no credentials at all to sign its request with."""
+    return any(_named(link, frozenset({"NoCredentialsError"})) for link in _chain(error))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server refused a request for who sent it."""
+    return any(_answer(link)[0] == 403 for link in _chain(error))
 
 
 def _mistake(error: BaseException, path: str) -> UserError | None:

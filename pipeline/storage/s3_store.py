@@ -14,11 +14,12 @@ import fsspec
 from fsspec.asyn import sync
 
 from hiwl_core.errors import UserError
-from pipeline.storage.retries import error_code, retried
+from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "S3Store", "shared_store"]
 
 MEBIBYTE = 2**20
+NO_SIGN = "AWS_NO_SIGN_REQUEST"
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 # A request as a whole: what the slowest network worth waiting for needs.
 REQUEST_SECONDS, BYTES_PER_SECOND = 60.0, MEBIBYTE
@@ -58,12 +59,28 @@ class S3Store:
 
     Paths are ``s3://bucket/key``. For errors see `pipeline.storage.retries.retried`; a missing key is a
     FileNotFoundError. `reads` and `bytes_read` count what was got, for estimates of traffic.
+
+    A bucket may be public: requests are not signed where ``AWS_NO_SIGN_REQUEST`` says so, and where there are
+    no credentials to sign them with.
+
+    Attributes
+    ----------
+    unsigned : bool
+        Whether requests are not signed.
     """
 
     def __init__(self) -> None:
+        self.unsigned = self._public = os.environ.get(NO_SIGN, "").lower() in ("1", "true", "yes", "on")
+        self._connect()
+        self._answered = False
+        self.reads, self.bytes_read = 0, 0
+        self._counting = threading.Lock()
+
+    def _connect(self) -> None:
         try:
-            self._filesystem = fsspec.filesystem(
+            filesystem = fsspec.filesystem(
                 "s3",
+                anon=self.unsigned,
                 # fsspec would make one client a thread.
                 skip_instance_cache=True,
                 # A listing must show what other processes wrote since.
@@ -78,10 +95,8 @@ class S3Store:
             )
         except ImportError:
             raise UserError("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'") from None
-        self._filesystem.retries = 1
-        self._answered = False
-        self.reads, self.bytes_read = 0, 0
-        self._counting = threading.Lock()
+        filesystem.retries = 1
+        self._filesystem = filesystem
 
     def split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path."""
@@ -122,9 +137,9 @@ class S3Store:
         bucket, key = self.split(path)
         if not key:
             raise FileNotFoundError(path)
-        filesystem = self._filesystem
 
         def get() -> tuple[bytes, dict[str, Any]]:
+            filesystem = self._filesystem
             answer = filesystem.call_s3(
                 "get_object", Bucket=bucket, Key=key, timeout=REQUEST_SECONDS, **conditions
             )
@@ -224,14 +239,30 @@ class S3Store:
     def _retried(self, request: Callable[[], Any], path: str) -> Any:
         def noticed() -> Any:
             try:
-                answer = request()
+                answer = self._signed_or_not(request)
             except Exception as error:
                 self._answered |= bool(error_code(error))
+                if self.unsigned and not self._public and is_refusal(error):
+                    raise UserError(
+                        f"no credentials for {path}, which is not public: set AWS_ACCESS_KEY_ID and "
+                        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                    ) from None
                 raise
             self._answered = True
             return answer
 
         return retried(noticed, path, lambda: self._answered)
+
+    def _signed_or_not(self, request: Callable[[], Any]) -> Any:
+        """What a request answers; without a signature if there is nothing to sign it with."""
+        try:
+            return request()
+        except Exception as error:
+            if self.unsigned or not lacks_credentials(error):
+                raise
+        self.unsigned = True
+        self._connect()
+        return request()
 
 
 def _md5(content: bytes) -> bytes:

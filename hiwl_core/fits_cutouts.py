@@ -8,44 +8,26 @@ astropy is imported when the first FITS file is met: shards of JPEGs do not pay 
 from __future__ import annotations
 
 import io
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from hiwl_core.compressed import unpacked
-from hiwl_core.fits_headers import card, has_sky, quiet_astropy, sky_of
+from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
+from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
 from hiwl_core.recipe import RgbSettings
-from hiwl_core.statuses import BAD_PIXELS, MAX_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
+from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import unobserved_pixels
 
 __all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
 FITS_MAGIC = b"SIMPLE  ="
-MAX_ALL_PIXELS = 2 * MAX_PIXELS
-"""Of all bands of a file: 256 MB in double precision."""
 STRIP_ROWS = 256
 """Rows that become colors at once: the method works pixel by pixel and needs many copies of them."""
 MAX_BAD_SHARE = 0.01
 """Share of pixels that may be NaN or infinite in any of the bands; they become black."""
-UNNAMED_CUBES = {3: ("g", "r", "i"), 6: ("u", "g", "r", "i", "z", "y")}
-"""Bands of a cube that does not name them, by the number of its planes."""
-COMPANIONS = frozenset(
-    re.findall(
-        r"\w+",
-        """mask maskbits flag flags dq bpm badpix bad quality cr variance var weight weights wht ivar invvar
-        err error rms sigma std unc uncert uncertainty noise snr sens psf ctx context con coverage cov exp
-        expmap exposure exptime nexp nimage area bkg bkgd background back sky seg segm segmap segmentation
-        model resid residual""",
-    )
-)
-"""Names of extensions that say something of an image and are none of it."""
-SCIENCE = frozenset(("", "primary", "sci", "science", "image", "img", "data", "compressed_image"))
-"""Names of extensions that hold an image, of whichever band."""
-KNOWN_BANDS = frozenset("ugrizybvjhk")
 
 
 class SkyImage(NamedTuple):
@@ -68,18 +50,6 @@ class SkyImage(NamedTuple):
     ra: float | None = None
     dec: float | None = None
     unobserved: np.ndarray | None = None
-
-
-class _Plane(NamedTuple):
-    """One band of one file: a two-dimensional array, the names it goes by, and its header.
-
-    `extension` is the name of its extension; None if it is one of a cube's planes.
-    """
-
-    names: str
-    pixels: np.ndarray
-    header: Any
-    extension: str | None = None
 
 
 def is_fits(content: bytes) -> bool:
@@ -105,8 +75,8 @@ def rgb_from_fits(content: bytes, rgb: RgbSettings) -> SkyImage:
         With the status ``undecodable``, ``too_large``, ``missing_band`` or ``bad_pixels``.
     """
     planes = _read(content)
-    single = _single(planes, rgb.bands)
-    return _compose([single or _find(planes, band) for band in rgb.bands], rgb)
+    single = only_plane(planes, rgb.bands)
+    return _compose([single or find_plane(planes, band) for band in rgb.bands], rgb)
 
 
 def rgb_from_bands(files: Mapping[str, bytes], rgb: RgbSettings) -> SkyImage:
@@ -142,7 +112,7 @@ def fits_position(content: bytes) -> tuple[float, float] | None:
     try:
         with fits.open(io.BytesIO(unpacked(content)), memmap=False) as units:
             for unit in units:
-                shape = _image_shape(unit)
+                shape = image_shape(unit)
                 if len(shape) >= 2:
                     header = unit.header if has_sky(unit.header) else units[0].header
                     return sky_of(header, shape[-2:])[1]
@@ -151,7 +121,7 @@ def fits_position(content: bytes) -> tuple[float, float] | None:
     return None
 
 
-def _read(content: bytes) -> list[_Plane]:
+def _read(content: bytes) -> list[Plane]:
     """The two-dimensional images of a file, in order; at least one."""
     from astropy.io import fits
 
@@ -159,12 +129,12 @@ def _read(content: bytes) -> list[_Plane]:
     if not is_fits(content):
         raise UnreadableCutout(UNDECODABLE, "not a FITS file")
     quiet_astropy()
-    planes: list[_Plane] = []
+    planes: list[Plane] = []
     others: list[tuple[int, ...]] = []
     try:
         with fits.open(io.BytesIO(content), memmap=False) as units:
             for unit in units:
-                planes.extend(_planes(unit, units[0].header, others))
+                planes.extend(planes_of(unit, units[0].header, others))
                 if sum(plane.pixels.size for plane in planes) > MAX_ALL_PIXELS:
                     raise UnreadableCutout(TOO_LARGE, f"more than {MAX_ALL_PIXELS} pixels in all bands")
     except UnreadableCutout:
@@ -178,83 +148,7 @@ def _read(content: bytes) -> list[_Plane]:
     return planes
 
 
-def _image_shape(unit: Any) -> tuple[int, ...]:
-    """Shape of an extension's image as its header has it, before any pixel is read; () for a table."""
-    return tuple(unit.shape or ()) if unit.is_image else ()
-
-
-def _planes(unit: Any, primary: Any, others: list[tuple[int, ...]]) -> Iterator[_Plane]:
-    """The bands that an extension holds; the shape of what is an image but none of bands goes to `others`."""
-    shape, name = _image_shape(unit), str(unit.name).lower()
-    if not shape or _is_companion(name):
-        return
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    if len(shape) not in (2, 3) or 0 in shape:
-        others.append(shape)
-        return
-    if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:
-        raise UnreadableCutout(TOO_LARGE, f"a FITS image of {' x '.join(map(str, shape))} pixels")
-    pixels = np.asarray(unit.data).reshape(shape)
-    header = unit.header if has_sky(unit.header) else primary
-    if len(shape) == 2:
-        keywords = (card(unit.header, key) for key in ("BAND", "FILTER"))
-        yield _Plane(" ".join([name, *map(str, keywords)]), pixels, header, name)
-        return
-    for band, plane in zip(_cube_bands([unit.header, primary], shape[0]), pixels, strict=True):
-        yield _Plane(band, plane, header)
-
-
-def _is_companion(name: str) -> bool:
-    """Whether an extension is a companion of an image by its name: ``WHT``, ``WHT_G``, ``wht1``."""
-    return any(token.rstrip("0123456789") in COMPANIONS for token in _tokens(name))
-
-
-def _cube_bands(headers: Sequence[Any], count: int) -> list[str]:
-    """Names of a cube's planes by the first header that has them; empty strings where nothing says them."""
-
-    def said(keyword: str) -> Any:
-        found = (card(header, keyword, None) for header in headers)
-        return next((value for value in found if value is not None), None)
-
-    listed = str(said("BANDS") or "").strip()
-    names = _tokens(listed) if re.search(r"[^A-Za-z0-9]", listed) else list(listed)
-    if len(names) == count:
-        return names
-    for key in ("BAND", "FILTER"):
-        for first in (0, 1):
-            numbered = [said(f"{key}{number}") for number in range(first, first + count)]
-            if None not in numbered:
-                return list(map(str, numbered))
-    return list(UNNAMED_CUBES.get(count, [""] * count))
-
-
-def _single(planes: list[_Plane], bands: Sequence[str]) -> _Plane | None:
-    """The plane of a file that holds one band alone, whatever else there is; None if it holds several."""
-    if len(planes) == 1:
-        return planes[0]
-    wanted = {band.lower() for band in bands}
-    named = [plane for plane in planes if (wanted | KNOWN_BANDS) & set(_tokens(plane.names))]
-    if len(named) == 1 and wanted & set(_tokens(named[0].names)):
-        return named[0]
-    science = [plane for plane in planes if plane.extension in SCIENCE]
-    return science[0] if not named and len(science) == 1 else None
-
-
-def _find(planes: list[_Plane], band: str) -> _Plane:
-    """The first plane that goes by a band's name: ``g`` is ``G``, ``HSC-G`` and ``g DECam SDSS``."""
-    for plane in planes:
-        if band.lower() in _tokens(plane.names):
-            return plane
-    there = ", ".join(plane.names.strip() or "unnamed" for plane in planes)
-    raise UnreadableCutout(MISSING_BAND, f"no band {band!r}; bands there: {there}")
-
-
-def _tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def _compose(planes: list[_Plane], rgb: RgbSettings) -> SkyImage:
+def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     """Three planes, red first, as one image."""
     from astropy.visualization import make_lupton_rgb
 

@@ -179,4 +179,5 @@ def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
     # FITS counts rows from the bottom, images from the top.
     image = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
-    return SkyImage(image, scale, *(position or (None, None)), bad[::-1] if bad.any() else None)
+    ra, dec = position or (None, None)
+    return SkyImage(image, scale, ra, dec, bad[::-1] if bad.any() else None)

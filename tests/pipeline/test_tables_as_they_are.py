@@ -87,6 +87,7 @@ def test_each_kind_of_table_gives_the_same_rows(tmp_path: Path, kind: str) -> No
         (b"# a comment alone", "is empty"),
         (b"", "is empty"),
     ],
+    ids=["cut", "zeros", "zip", "FITS", "VOTable", "ECSV", "Parquet", "comment", "nothing"],
 )
 def test_what_is_no_table_is_one_line_of_text(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "votes.csv"

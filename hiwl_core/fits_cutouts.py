@@ -177,7 +177,7 @@ def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
         with np.errstate(invalid="ignore", divide="ignore"):  # black divided by black
             pixels[rows] = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
     scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
+    ra, dec = position or (None, None)
     # FITS counts rows from the bottom, images from the top.
     image = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
-    ra, dec = position or (None, None)
     return SkyImage(image, scale, ra, dec, bad[::-1] if bad.any() else None)

@@ -39,11 +39,13 @@ def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
     found = ~(np.abs(plane) < LARGEST) if plane.dtype.kind == "f" else np.zeros(plane.shape, dtype=bool)
     for sentinel in SENTINELS:
         found |= plane == sentinel
-    # A filled pixel has an equal one beside it, as hardly one of noise has.
-    filled = plane[:, 1:][(plane[:, 1:] == plane[:, :-1]) & (plane[:, 1:] <= 0)]
-    if len(filled) < WINDOW**2 - WINDOW:
+    # Noise hardly ever has so many equal pixels in a row that it is worth a closer look.
+    equal = (plane[:, 1:] == plane[:, :-1]) & (plane[:, 1:] <= 0)
+    starts = plane.shape[1] - WINDOW + 1
+    if starts < 1:
         return found
-    values, counts = np.unique(filled, return_counts=True)
+    runs = np.logical_and.reduce([equal[:, first : first + starts] for first in range(WINDOW - 1)])
+    values, counts = np.unique(plane[:, :starts][runs], return_counts=True)
     for value in values[np.argsort(counts)[::-1][:MOST_FILLS]]:
         found |= binary_opening(plane == value, np.ones((WINDOW, WINDOW), dtype=bool))
     return found

@@ -95,7 +95,9 @@ def iter_objects(files: Sequence[str], columns: Columns, has_label: bool) -> Ite
             parquet = pq.ParquetFile(handle)
             classes = class_names(parquet.schema_arrow)
             for group, (count, held) in enumerate(column_bytes(parquet.metadata, [columns.image])):
-                size = held // max(1, count)
+                if not count:
+                    continue
+                size = held // count
                 for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
                     ids = standard_ids(batch.column(columns.id))
                     if ids.null_count:

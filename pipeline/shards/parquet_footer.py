@@ -59,7 +59,9 @@ def column_bytes(metadata: pq.FileMetaData, names: Iterable[str]) -> Iterator[tu
     inside = [index for index, path in enumerate(paths) if path.split(".")[0] in wanted]
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        yield group.num_rows, sum(group.column(index).total_uncompressed_size for index in inside)
+        # An empty one costs as much to look at as a full one, and there may be thousands.
+        there = inside if group.num_rows else []
+        yield group.num_rows, sum(group.column(index).total_uncompressed_size for index in there)
 
 
 def _is_signed(parquet: pq.ParquetFile, file: BinaryIO) -> bool:

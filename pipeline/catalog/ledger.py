@@ -56,6 +56,8 @@ class LedgerEntry:
         Why there is no part; empty if there is one.
     content : str
         Digest of the shard's rows; see `pipeline.catalog.shard_content`. Empty in catalogs of before.
+    making : str
+        Digest of model and settings; see `pipeline.catalog.parts.making_of`. Empty in catalogs of before.
     """
 
     part: str
@@ -69,6 +71,7 @@ class LedgerEntry:
     run: str = ""
     failed: str = ""
     content: str = ""
+    making: str = ""
 
     @property
     def rows(self) -> int:

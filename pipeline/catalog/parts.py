@@ -7,6 +7,7 @@ shard and how; a part that would be skipped but was made otherwise is a mistake 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -39,6 +40,8 @@ __all__ = [
     "counted",
     "encode_part",
     "list_parts",
+    "making_in",
+    "making_of",
     "part_name",
     "part_table",
     "probability_column",
@@ -68,6 +71,17 @@ class PartRecord:
     shard_fingerprint: str
     model_id: str
     settings: dict[str, Any]
+
+    @property
+    def making(self) -> str:
+        """See `making_of`."""
+        return making_of(self.model_id, self.settings)
+
+
+def making_of(model_id: str, settings: Mapping[str, Any]) -> str:
+    """A digest of model and settings: what header, ledger and parts of one catalog have in common."""
+    said = json.dumps([model_id, settings], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def part_name(shard: str) -> str:
@@ -265,7 +279,8 @@ def encode_part(table: pa.Table, record: PartRecord, engine: str = "", content: 
     content : str
         Of the shard's rows; see `pipeline.catalog.shard_content`.
     """
-    note = json.dumps({**record.__dict__, "engine": engine, "content": content}, sort_keys=True).encode()
+    said = {**record.__dict__, "making": record.making, "engine": engine, "content": content}
+    note = json.dumps(said, sort_keys=True).encode()
     table = table.replace_schema_metadata({RECORD_KEY: note})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -303,6 +318,13 @@ def check_part_record(path: str, metadata: Mapping[bytes, bytes] | None, record:
     if not ours:
         raise UserError(f"{path} is not a part of this catalog: move it elsewhere, or choose another folder")
     return bool(made["shard_fingerprint"] == record.shard_fingerprint)
+
+
+def making_in(metadata: Mapping[bytes, bytes] | None) -> str:
+    """The `making_of` of a part, by the metadata of its schema; empty if it is no part."""
+    note = json.loads((metadata or {}).get(RECORD_KEY, b"{}"))
+    # Parts of before say model and settings alone.
+    return str(note.get("making") or (making_of(note["model_id"], note["settings"]) if note else ""))
 
 
 def content_in(metadata: Mapping[bytes, bytes] | None) -> str:

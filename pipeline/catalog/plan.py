@@ -17,16 +17,18 @@ from pyarrow import feather
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.parts import PartRecord, list_parts, part_name
+from pipeline.catalog.parts import PartRecord, list_parts, making_of, part_name
 
 __all__ = [
     "HEADER",
     "CatalogPlan",
     "PlannedShard",
+    "check_free",
     "claim_catalog",
     "is_catalog",
     "part_names",
     "part_record",
+    "read_making",
     "read_plan",
     "write_model_facts",
 ]
@@ -97,6 +99,11 @@ class CatalogPlan:
     shards: dict[str, PlannedShard]
 
     @property
+    def making(self) -> str:
+        """See `pipeline.catalog.parts.making_of`."""
+        return making_of(self.model_id, self.settings)
+
+    @property
     def rows(self) -> int | None:
         """Rows in all; None if a tar is among the shards."""
         counts = [shard.rows for shard in self.shards.values()]
@@ -135,18 +142,49 @@ def read_plan(folder: str) -> CatalogPlan:
         raise UserError(f"the plan of {folder} is damaged ({error}): {NEXT_STEPS}") from None
 
 
+def read_making(folder: str) -> str:
+    """The `making_of` that the header of a catalog says, in one request; empty if there is no header.
+
+    Raises
+    ------
+    UserError
+        If the header is damaged.
+    """
+    path = f"{folder}/{HEADER}"
+    try:
+        with storage.open_input(path) as file:
+            header = json.loads(file.read())
+        return making_of(header["model_id"], header["settings"])
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): {NEXT_STEPS}") from None
+
+
+def check_free(folder: str) -> None:
+    """Check that a folder that is no catalog yet can become one.
+
+    Raises
+    ------
+    UserError
+        If it holds Parquet files of something else.
+    """
+    strange = list(list_parts(folder))
+    if strange:
+        raise UserError(f"{folder}/{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
+
+
 def claim_catalog(folder: str, plan: CatalogPlan) -> None:
     """Write the plan of a new catalog, or of one that grows.
 
     Raises
     ------
     UserError
-        If the folder is not a catalog and holds Parquet files of something else.
+        If the folder is not a catalog and holds Parquet files of something else, or becomes one meanwhile.
     """
-    if not is_catalog(folder):
-        strange = list(list_parts(folder))
-        if strange:
-            raise UserError(f"{folder}/{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
+    is_new = not is_catalog(folder)
+    if is_new:
+        check_free(folder)
     shards = plan.shards.values()
     # By columns: a million rows as dictionaries would take gigabytes.
     table = pa.table(
@@ -163,7 +201,11 @@ def claim_catalog(folder: str, plan: CatalogPlan) -> None:
     header = {"format_version": FORMAT_VERSION, "model_id": plan.model_id, "settings": plan.settings}
     # The header comes last: a folder without it is no catalog yet and is planned anew.
     storage.write_bytes(f"{folder}/{TABLE}", buffer.getvalue())
-    storage.write_bytes(f"{folder}/{HEADER}", (json.dumps(header, indent=2) + "\n").encode())
+    content = (json.dumps(header, indent=2) + "\n").encode()
+    if not is_new:
+        storage.write_bytes(f"{folder}/{HEADER}", content)
+    elif not storage.create_bytes(f"{folder}/{HEADER}", content):
+        raise UserError(f"{folder} became another catalog meanwhile: {NEXT_STEPS}")
 
 
 def write_model_facts(folder: str, facts: dict[str, Any] | None) -> None:

@@ -34,6 +34,7 @@ from pipeline.classification.plan import catalog_settings, find_parts, plan_cata
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import ClusterResources, connected, resources_now
+from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -137,10 +138,11 @@ def classify(
     ------
     UserError
         Before any work: for a bundle that is not whole, missing shards or columns, two shards of one name, or
-        a catalog of another model, other settings or other shards, an engine that is not installed, a stage 2
-        that is to run always and is not there.
+        a catalog of another model, other settings or other shards, one that another run is writing, an engine
+        that is not installed, a stage 2 that is to run always and is not there.
     IncompleteError
-        If Ray gave up, or the work was to stop at its deadline; whole parts are kept.
+        If Ray gave up, if the work was to stop at its deadline, or if another run took over since this one
+        gave no sign for a minute; whole parts are kept.
     """
     columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
     if workers is not None and workers < 1:
@@ -154,6 +156,7 @@ def classify(
     check_names(bundle.taxonomy, columns, carry)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
+    lease = Lease(folder, "hiwl classify")
     required = ("object_id", "image", *(["label"] if keep_truth else []))
     with ExitStack() as stack:
 
@@ -171,7 +174,16 @@ def classify(
             }
 
         plan = plan_catalog(
-            folder, shards_path, bundle.model_id, settings, columns, required, carry, scale, update
+            folder,
+            shards_path,
+            bundle.model_id,
+            settings,
+            columns,
+            required,
+            carry,
+            scale,
+            update,
+            claim=lambda: stack.enter_context(lease),
         )
         storage.prepare_folder(folder, (LEDGER_FOLDER,))
         write_model_facts(folder, model_facts(bundle, ModelSettings.from_dict(plan.settings)))
@@ -206,6 +218,7 @@ def classify(
                     )
                     entries = in_time(entries, forecast)
                 for entry in entries:
+                    lease.check()
                     ledger.add(replace(entry, run=ledger.run))
                     summary.take(entry)
                     if not entry.failed:

@@ -20,6 +20,7 @@ from pipeline.catalog.plan import (
     NEXT_STEPS,
     CatalogPlan,
     PlannedShard,
+    check_free,
     claim_catalog,
     is_catalog,
     part_names,
@@ -89,6 +90,7 @@ def plan_catalog(
     carry: Sequence[str],
     scale: WantedScale = AS_IT_IS,
     update: bool = False,
+    claim: Callable[[], object] = lambda: None,
 ) -> CatalogPlan:
     """The plan of a catalog: the stored one, checked against the shards, or a new one, stored.
 
@@ -109,6 +111,8 @@ def plan_catalog(
         Its column too.
     update : bool
         Take in shards that were added or changed since the plan was made.
+    claim : callable
+        Makes the folder this run's, when all is known to be fit and before anything is written.
 
     Raises
     ------
@@ -160,7 +164,16 @@ def plan_catalog(
     if old is None:
         making = settings(None, list(entries))
     plan = CatalogPlan(model_id, making, {part: kept[part] for part in names})
-    if old is None or plan != old:
+    if old is None:
+        check_free(folder)
+    claim()
+    # Planning takes minutes: who was first meanwhile is not written over.
+    now = read_plan(folder) if is_catalog(folder) else None
+    if now is not None and now != old:
+        _check_same_making(folder, now, model_id, making)
+        if now != plan:
+            raise UserError(f"{folder} was planned by another run meanwhile: start the same command again")
+    if now != plan:
         claim_catalog(folder, plan)
     return plan
 
@@ -179,6 +192,7 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
             raise UserError(f"{folder}/{name} is no part of this catalog: move it elsewhere")
     ledger = read_ledger(folder) if there else {}
     found, orphans = PartsFound(), []
+    unsaid: list[tuple[PlannedShard, LedgerEntry]] = []
     for part, shard in plan.shards.items():
         made = [
             entry
@@ -189,8 +203,12 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
         whole = [
             entry for entry in made if entry.size == there.get(part) and shard.rows in (None, entry.rows)
         ]
-        if whole:
+        if whole and whole[-1].making == plan.making:
             found.done.append(whole[-1])
+        elif whole and not whole[-1].making:
+            unsaid.append((shard, whole[-1]))
+        elif whole:
+            raise _another_makes(f"{folder}/{part}")
         elif part in there and not made:
             orphans.append(shard)
         else:
@@ -202,6 +220,20 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
         entry = _adopt_part(f"{folder}/{shard.part}", part_record(plan, shard))
         return entry if entry is not None and shard.rows in (None, entry.rows) else None
 
+    def made_here(one: tuple[PlannedShard, LedgerEntry]) -> LedgerEntry | None:
+        shard, entry = one
+        path = f"{folder}/{shard.part}"
+        metadata = read_part(path, []).schema.metadata
+        same = check_part_record(path, metadata, part_record(plan, shard))
+        return replace(entry, making=plan.making) if same else None
+
+    # Ledgers of before do not say what a part was made by: its footer does, and then they do.
+    for (shard, _), known in zip(unsaid, storage.in_threads(made_here, unsaid), strict=True):
+        if known is None:
+            found.missing.append(shard)
+        else:
+            found.adopted.append(known)
+            found.done.append(known)
     for shard, entry in zip(orphans, storage.in_threads(adopt, orphans), strict=True):
         if entry is None:
             found.missing.append(shard)
@@ -209,6 +241,10 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
             found.adopted.append(entry)
             found.done.append(entry)
     return found
+
+
+def _another_makes(path: str) -> UserError:
+    return UserError(f"{path} was made by another model or with other settings: remove it, or {NEXT_STEPS}")
 
 
 def _changed_inside(
@@ -271,6 +307,7 @@ def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
         statuses=dict(counted(table, "status")),
         finished=time.time(),
         content=content_in(table.schema.metadata),
+        making=record.making,
     )
 
 

@@ -18,6 +18,7 @@ from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
+from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
@@ -46,7 +47,8 @@ class ShardTask:
     def entry(self, **facts: Any) -> LedgerEntry:
         """The ledger's line on this task."""
         name = self.part.rsplit("/", 1)[-1]
-        return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), **facts)
+        making = self.record.making
+        return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), making=making, **facts)
 
 
 class ShardWork:
@@ -127,7 +129,7 @@ class ShardWork:
             self.error = error
 
     def write(self, engine: str) -> LedgerEntry:
-        """Write the part, whole.
+        """Write the part, whole, unless the catalog has become another's.
 
         Parameters
         ----------
@@ -137,6 +139,9 @@ class ShardWork:
         table = pa.concat_tables(self._parts, promote_options="permissive")
         of_shard = self._content.hexdigest()
         content = encode_part(table, self.task.record, engine, of_shard)
+        folder = self.task.part.rpartition("/")[0]
+        if read_making(folder) not in ("", self.task.record.making):
+            raise ValueError(f"{folder} is another run's catalog now, of another model or other settings")
         storage.write_bytes(self.task.part, content)
         return self.task.entry(
             size=len(content),

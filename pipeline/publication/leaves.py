@@ -75,7 +75,8 @@ def split_parts(pool: TaskPool, publication: Publication, sky: Sky, rows: int) -
     spills = dict(enumerate(storage.in_threads(read_spill, files)))
     todo = [number for number, spill in spills.items() if spill is None]
     tasks = [
-        SplitTask(number, publication.paths(publication.groups[number]), files[number]) for number in todo
+        SplitTask(number, publication.paths(publication.groups[number]), files[number], publication.making)
+        for number in todo
     ]
     done = sum(spill.rows for spill in spills.values() if spill is not None)
     with progress("sorting", rows, done, unit="rows") as advance:

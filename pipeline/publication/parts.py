@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.catalog.parts import making_in
 from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_position, healpix_index
 from pipeline.shards.parquet_rows import check_row_count
 from pipeline.shards.sky_positions import wrapped
@@ -55,19 +56,30 @@ def count_rows(task: CountTask, _: None = None) -> CellCounts:
     return CellCounts(rows, without, cells, counts)
 
 
-def read_part(path: str) -> pa.Table:
+def read_part(path: str, making: str = "") -> pa.Table:
     """The rows of a part.
+
+    Parameters
+    ----------
+    path : str
+    making : str
+        What it must have been made by; see `pipeline.catalog.parts.making_of`. Empty: by anything.
 
     Raises
     ------
     UserError
-        If it is damaged.
+        If it is damaged, or was made by another model or with other settings.
     """
     with _readable(path):
         parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
         table = parquet.read(use_threads=False)
         check_row_count(parquet.metadata.num_rows, table.num_rows)
-        return _wrapped(table.replace_schema_metadata(None))
+    if making and making_in(table.schema.metadata) != making:
+        raise UserError(
+            f"{path} was made by another model or with other settings than its catalog: `hiwl verify` tells "
+            "which parts were; remove them and classify again"
+        )
+    return _wrapped(table.replace_schema_metadata(None))
 
 
 def positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

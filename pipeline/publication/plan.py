@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,11 +138,19 @@ class Publication:
         What decides the result: name, max_rows, margin.
     group_bytes : int, optional
         Bytes of parts that one task reads.
+    making : str
+        What all parts must have been made by; see `pipeline.catalog.parts.making_of`.
     """
 
     def __init__(
-        self, out: str, parts: list[Entry], options: dict[str, Any], group_bytes: int | None = None
+        self,
+        out: str,
+        parts: list[Entry],
+        options: dict[str, Any],
+        group_bytes: int | None = None,
+        making: str = "",
     ) -> None:
+        self.making = making
         self.path = storage.absolute(out).rstrip("/")
         self.options = options
         self._given = out
@@ -188,8 +196,13 @@ class Publication:
         """File with the rows of a group that have no position."""
         return f"{self.path}/no_position/{group:05d}.parquet"
 
-    def open(self) -> None:
+    def open(self, claim: Callable[[], object] = lambda: None) -> None:
         """Take the folder, or go on with what is there.
+
+        Parameters
+        ----------
+        claim : callable
+            Makes the folder this run's; called when it is known to be fit, unless all is done already.
 
         Raises
         ------
@@ -200,9 +213,20 @@ class Publication:
         if not storage.exists(marker):
             if storage.exists(self.path) and not _is_empty(self.path):
                 raise UserError(f"{self._given} holds files that publish did not make: choose another folder")
+            claim()
+            # Another run may have begun meanwhile, or even be done.
+            if storage.exists(marker):
+                self._go_on(marker)
+                return
             storage.prepare_folder(self.path, self._inner)
             self._write(None)
             return
+        self._go_on(marker)
+        if self.summary is None:
+            claim()
+            self._go_on(marker)
+
+    def _go_on(self, marker: str) -> None:
         begun = json.loads(storage.read_bytes(marker))
         for key, value in self.options.items():
             if begun["options"].get(key) != value:

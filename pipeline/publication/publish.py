@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.model_facts import copy_model_facts
+from pipeline.catalog.plan import read_making
+from pipeline.lease import Lease
 from pipeline.publication.count import plan_publication, plan_sky
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
 from pipeline.publication.hats_tiles import Tile
 from pipeline.publication.leaves import Leaves, split_parts, write_leaves
 from pipeline.publication.plan import Publication, TilePlan, list_inputs
 from pipeline.publication.spill import MAIN, MARGIN, NO_POSITION, Spill
+from pipeline.storage import Entry
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["PublishSummary", "publish"]
@@ -93,7 +96,8 @@ def publish(
     ------
     UserError
         Before any work for wrong options, a folder that is not a catalog, or an `out` that holds anything
-        else; later for parts whose columns do not fit together and for a catalog without any position.
+        else or is being written by another run; later for parts whose columns do not fit together, parts of
+        another making than their catalog, and for a catalog without any position.
     IncompleteError
         If a fault of the machine ended the work, or if the parts changed meanwhile.
     """
@@ -101,27 +105,38 @@ def publish(
     _check_apart(catalog, out)
     parts = list_inputs(catalog)
     options = {"name": name, "max_rows": max_rows, "margin": float(margin)}
-    publication = Publication(out, parts, options, group_bytes)
-    publication.open()
-    if publication.summary is not None:
-        storage.remove(publication.spill)
-        return PublishSummary(out, new=False, **publication.summary)
+    # Of parts without a header, which are not a catalog of classify's, nothing is required.
+    making = read_making(storage.absolute(catalog).rstrip("/"))
+    publication = Publication(out, parts, options, group_bytes, making)
+    lease = Lease(publication.path, "hiwl publish", keep=False)
+    with ExitStack() as stack:
+        publication.open(claim=lambda: stack.enter_context(lease))
+        if publication.summary is not None:
+            storage.remove(publication.spill)
+            return PublishSummary(out, new=False, **publication.summary)
+        small = workers is None and sum(part.size for part in parts) <= SMALL_BYTES
+        with _pool(small, workers) as pool:
+            return _publish(pool, publication, catalog, out, parts, lease)
 
-    small = workers is None and sum(part.size for part in parts) <= SMALL_BYTES
-    with _pool(small, workers) as pool:
-        plan = publication.read_plan()
-        if plan is None:
-            plan = plan_publication(pool, publication)
-            publication.write_plan(plan)
-        sky, cells = plan_sky(plan.tiles, margin)
-        spills = split_parts(pool, publication, sky, plan.rows)
-        leaves = write_leaves(pool, publication, spills, plan.tiles, cells)
+
+def _publish(
+    pool: TaskPool, publication: Publication, catalog: str, out: str, parts: list[Entry], lease: Lease
+) -> PublishSummary:
+    margin = publication.options["margin"]
+    plan = publication.read_plan()
+    if plan is None:
+        plan = plan_publication(pool, publication)
+        publication.write_plan(plan)
+    sky, cells = plan_sky(plan.tiles, margin)
+    spills = split_parts(pool, publication, sky, plan.rows)
+    leaves = write_leaves(pool, publication, spills, plan.tiles, cells)
     changed = list_inputs(catalog) != parts
     if changed or not _complete(plan, spills, leaves):
         raise IncompleteError(
             f"parts of {catalog} changed while they were published: remove {out} and start the same "
             "command again"
         )
+    lease.check()
     _write_metadata(publication, plan, cells, leaves)
     copy_model_facts(catalog, out)
     summary: dict[str, Any] = {

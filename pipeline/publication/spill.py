@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -55,11 +56,12 @@ class Sky:
 
 @dataclass(frozen=True)
 class SplitTask:
-    """A group of parts, its number and the spill file that its rows go to."""
+    """A group of parts, its number, the spill file that its rows go to, and what all were made by."""
 
     number: int
     parts: list[str]
     spill: str
+    making: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Spill:
 
 def split_rows(task: SplitTask, sky: Sky) -> Spill:
     """Sort the rows of some parts into a spill file."""
-    tables = list(storage.in_threads(read_part, task.parts))
+    tables = list(storage.in_threads(partial(read_part, making=task.making), task.parts))
     schema = unified([table.schema for table in tables], task.parts)
     table = pa.concat_tables([conform(table, schema) for table in tables]).combine_chunks()
     del tables

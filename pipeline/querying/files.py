@@ -19,6 +19,8 @@ import pyarrow.dataset as ds
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.part_statistics import KnownPart, read_statistics
+from pipeline.catalog.parts import making_in
+from pipeline.catalog.plan import read_making
 from pipeline.querying.cone import Cone
 from pipeline.storage.listing import is_pattern
 from pipeline.storage.retries import is_transient
@@ -49,6 +51,8 @@ class CatalogFiles:
         Bytes of each file, as listed.
     known : dict of KnownPart
         What is known of parts in the state in which they are listed, by path.
+    making : str
+        What all parts were made by, as the header of an unpublished catalog says; empty for others.
     """
 
     paths: list[str]
@@ -56,6 +60,7 @@ class CatalogFiles:
     beside: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     known: dict[str, KnownPart] = field(default_factory=dict)
+    making: str = ""
 
     def within(self, cone: Cone) -> CatalogFiles:
         """Only the tiles that a cone touches, and parts of which that is not excluded; one at least."""
@@ -111,7 +116,7 @@ def find_catalog(catalog: str) -> CatalogFiles:
         raise UserError(f"no catalog at {catalog!r}: there is no Parquet part in it")
     flat = set(parts)
     known = {} if whole else read_statistics(root, [entry for entry in entries if entry.path in flat])
-    return CatalogFiles(parts, sizes=sizes, known=known)
+    return CatalogFiles(parts, sizes=sizes, known=known, making="" if whole else read_making(root))
 
 
 def scan(files: CatalogFiles) -> list[ds.Dataset]:
@@ -123,7 +128,7 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
     Raises
     ------
     UserError
-        If one of the files is not Parquet.
+        If one of the files is not Parquet, or was made otherwise than its catalog.
     """
     form = ds.ParquetFileFormat()
     filesystem, _ = storage.arrow_path(files.paths[0])
@@ -159,12 +164,19 @@ def scan(files: CatalogFiles) -> list[ds.Dataset]:
             fragments[
                 number
             ].ensure_complete_metadata()  # read once, here, many at a time; a scan uses it again
-            return fragments[number].physical_schema
+            found: pa.Schema = fragments[number].physical_schema
         except (pa.ArrowException, OSError) as error:
             if is_transient(error):
                 raise
             words = str(error).splitlines()[0]
             raise UserError(f"{paths[number]} is not a Parquet file: {words}") from None
+        # The others were looked at by `verify`.
+        if files.making and making_in(found.metadata) not in ("", files.making):
+            raise UserError(
+                f"{paths[number]} was made by another model or with other settings than its catalog: "
+                "`hiwl verify` tells which parts were; remove them and classify again"
+            )
+        return found
 
     numbers = [0, *range(alike, len(paths))]
     unknown = [number for number in numbers if paths[number] not in files.known]

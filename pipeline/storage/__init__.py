@@ -7,12 +7,15 @@ Requests to remote stores are tried again with a bound; see `pipeline.storage.re
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import BinaryIO, TypeVar, cast
 
 from fsspec.implementations.local import LocalFileSystem
@@ -23,7 +26,7 @@ from pipeline.storage.partials import dead_partials, partial_name
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
 from pipeline.storage.ranged_file import RangedFile
 from pipeline.storage.retries import StoreError, retried
-from pipeline.storage.s3_store import shared_store
+from pipeline.storage.s3_store import SETTLE_SECONDS, shared_store
 
 __all__ = [
     "GLOB_CHARACTERS",
@@ -31,6 +34,7 @@ __all__ = [
     "StoreError",
     "absolute",
     "arrow_path",
+    "create_bytes",
     "exists",
     "find_files",
     "hidden",
@@ -49,6 +53,8 @@ __all__ = [
 READERS = 16
 CALLED_AHEAD = 8 * READERS
 READ_BUFFER = 64 * 1024
+# As filesystems say that they have no hard links.
+WITHOUT_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK})
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,15 +130,69 @@ def write_bytes(path: str, content: bytes) -> None:
     os.makedirs(folder, exist_ok=True)
     partial = os.path.join(folder, partial_name())
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_whole(partial, content)
         os.replace(partial, place)
     except BaseException:
         if os.path.exists(partial):
             os.remove(partial)
         raise
+
+
+def create_bytes(path: str, content: bytes) -> bool:
+    """Write a small file if there is none of its name; of several who try at once one is told yes.
+
+    Parameters
+    ----------
+    path : str
+    content : bytes
+        That nobody else would write, such as with a random token in it.
+
+    Returns
+    -------
+    bool
+        Whether the file is this call's.
+    """
+    if in_s3(path):
+        return shared_store().create(path, content)
+    filesystem, place = filesystem_of(path)
+    if not isinstance(filesystem, LocalFileSystem):
+        if retried(lambda: filesystem.exists(place), path):
+            return False
+        write_bytes(path, content)
+        # No condition: who wrote last has it, and the others see that.
+        time.sleep(SETTLE_SECONDS)
+        return read_bytes(path) == content
+    folder = os.path.dirname(place)
+    os.makedirs(folder, exist_ok=True)
+    partial = os.path.join(folder, partial_name())
+    try:
+        _write_whole(partial, content)
+        os.link(partial, place)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LINKS:
+            raise
+        return _create_without_link(place, content)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(partial)
+    return True
+
+
+def _write_whole(place: str, content: bytes, mode: str = "wb") -> None:
+    with open(place, mode) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_without_link(place: str, content: bytes) -> bool:
+    try:
+        _write_whole(place, content, "xb")
+    except FileExistsError:
+        return False
+    return True
 
 
 def prepare_folder(path: str, inner: Sequence[str] = ()) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["dead_partials", "is_dead", "partial_name"]
+__all__ = ["dead_partials", "is_dead", "is_running", "partial_name", "this_machine"]
 
 # No write of one file takes a day; a clock of another machine may be hours off.
 SECONDS_ELSEWHERE = 24 * 3600.0
@@ -27,7 +27,7 @@ _NAME = re.compile(r"\.hiwl-(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-(?P<began>[0-9a-
 
 def partial_name() -> str:
     """A new name for a file that this process is about to write."""
-    return f".hiwl-{_host()}-{os.getpid()}-{int(time.time()):x}-{secrets.token_hex(4)}.partial"
+    return f".hiwl-{this_machine()}-{os.getpid()}-{int(time.time()):x}-{secrets.token_hex(4)}.partial"
 
 
 def is_dead(name: str) -> bool:
@@ -41,8 +41,8 @@ def is_dead(name: str) -> bool:
     found = _NAME.fullmatch(name)
     if found is None:
         return False
-    if found["host"] == _host():
-        return not _alive(int(found["pid"]))
+    if found["host"] == this_machine():
+        return not is_running(int(found["pid"]))
     return time.time() - int(found["began"], 16) > SECONDS_ELSEWHERE
 
 
@@ -63,7 +63,7 @@ def dead_partials(folder: str, inner: Sequence[str] = ()) -> Iterator[Path]:
 
 
 @lru_cache(maxsize=1)
-def _host() -> str:
+def this_machine() -> str:
     """This machine since it was started, and the container in it: where a process has its number."""
     known = [platform.node()]
     for fact in (
@@ -77,7 +77,8 @@ def _host() -> str:
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
 
 
-def _alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number on `this_machine`."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

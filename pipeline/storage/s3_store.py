@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from fsspec.asyn import sync
 from hiwl_core.errors import UserError
 from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "S3Store", "shared_store"]
+__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "SETTLE_SECONDS", "S3Store", "shared_store"]
 
 MEBIBYTE = 2**20
 NO_SIGN = "AWS_NO_SIGN_REQUEST"
@@ -28,6 +29,12 @@ CONNECTIONS = 32
 SINGLE_PUT_BYTES = 64 * MEBIBYTE
 PART_BYTES = 32 * MEBIBYTE
 PAGE_KEYS = 1000
+# A PUT of a small object that began before ours is done by then.
+SETTLE_SECONDS = 2.0
+ALREADY_THERE = frozenset({"PreconditionFailed", "412"})
+CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
+NO_CONDITIONS = frozenset({"NotImplemented", "501"})
+CONFLICTS = 5
 
 
 def shared_store() -> S3Store:
@@ -73,6 +80,7 @@ class S3Store:
         self.unsigned = self._public = os.environ.get(NO_SIGN, "").lower() in ("1", "true", "yes", "on")
         self._connect()
         self._answered = False
+        self._knows_conditions: bool | None = None
         self.reads, self.bytes_read = 0, 0
         self._counting = threading.Lock()
 
@@ -170,6 +178,45 @@ class S3Store:
             self._put(path, "put_object", content, Bucket=bucket, Key=key)
         else:
             self._write_parts(path, bucket, key, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Put a small object if there is none of its name; whether it is this call's.
+
+        A store that knows conditions of a PUT decides. With one that does not, the last of several has it,
+        and each looks after a pause whether that is he.
+
+        Parameters
+        ----------
+        path : str
+        content : bytes
+            That nobody else would write.
+        """
+        if self.head(path) is not None or not self._put_if_none(path, content):
+            return False
+        # The same again tells whether the store knows conditions: it refuses what is there.
+        if self._knows_conditions is None:
+            self._knows_conditions = not self._put_if_none(path, content, again=True)
+        if not self._knows_conditions:
+            time.sleep(SETTLE_SECONDS)
+        return self.read(path)[0] == content
+
+    def _put_if_none(self, path: str, content: bytes, again: bool = False) -> bool:
+        bucket, key = self.split(path)
+        for _ in range(CONFLICTS):
+            condition = {} if self._knows_conditions is False else {"IfNoneMatch": "*"}
+            try:
+                self._put(path, "put_object", content, Bucket=bucket, Key=key, **condition)
+                return True
+            except OSError as error:
+                code = error_code(error)
+                if code in ALREADY_THERE:
+                    # It may be an attempt of this very call, whose answer was lost, that made it.
+                    return not again and self.read(path)[0] == content
+                if code in NO_CONDITIONS and condition:
+                    self._knows_conditions = False
+                elif code not in CONFLICT:
+                    raise
+        return False
 
     def delete(self, path: str) -> None:
         """Delete an object and everything in the folder of that name, if there is any."""

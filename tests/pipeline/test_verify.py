@@ -1,8 +1,11 @@
+import hashlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +16,9 @@ import pipeline.catalog.doubles
 import pipeline.catalog.verify
 from hiwl_core.errors import UserError
 from jobs.cli import main
+from pipeline.catalog.ledger import read_ledger
+from pipeline.catalog.parts import RECORD_KEY, PartRecord, encode_part
+from pipeline.catalog.plan import read_making
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
@@ -103,6 +109,73 @@ def test_changed_and_lost_shards_are_found(made: Path, catalog: Path) -> None:
         assert verify(str(catalog), with_shards=False).passed
     finally:
         shard.write_bytes(content)
+
+
+def change_ledger(catalog: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    for segment in (catalog / "_ledger").glob("*.jsonl"):
+        lines = [change(json.loads(line)) for line in segment.read_text().splitlines()]
+        segment.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def without_digests(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in ("making", "content")}
+
+
+def made_by(part: Path, **settings: object) -> PartRecord:
+    """What a part's footer says, with other settings."""
+    note = json.loads(pq.read_schema(part).metadata[RECORD_KEY])
+    return PartRecord(
+        note["shard"], note["shard_fingerprint"], note["model_id"], {**note["settings"], **settings}
+    )
+
+
+@pytest.mark.parametrize("ledger_says", [True, False])
+def test_a_part_of_another_making_is_refused_by_all_who_read_it(
+    catalog: Path, made: Path, random_model: str, tmp_path: Path, ledger_says: bool
+) -> None:
+    """As when two runs with other settings wrote into one folder, each with a ledger of its own."""
+    part = sorted(catalog.glob("*.parquet"))[0]
+    record = made_by(part, stage2="always")
+    content = encode_part(pq.read_table(part), record)
+    part.write_bytes(content)
+    sha = hashlib.sha256(content).hexdigest()
+    says = {"size": len(content), "sha256": sha, "making": record.making if ledger_says else ""}
+    change_ledger(catalog, lambda line: line | says if line["part"] == part.name else line)
+    assert verify(str(catalog)).counts["models"] == 1
+    with pytest.raises(UserError, match=f"{part.name} (was made by another model|is not a part of this)"):
+        classify(random_model, str(made / "sky"), str(catalog))
+    (catalog / "_statistics.arrow").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=f"{part.name} was made by another model or with other settings"):
+        query(str(catalog))
+    with pytest.raises(UserError, match=f"{part.name} was made by another model or with other settings"):
+        publish(str(catalog), str(tmp_path / "published"))
+
+
+def test_a_catalog_of_before_is_read_and_then_says_what_made_it(
+    catalog: Path, made: Path, random_model: str, tmp_path: Path
+) -> None:
+    """Footers and ledger had no digests of making and content."""
+    for part in catalog.glob("*.parquet"):
+        table = pq.read_table(part)
+        note = without_digests(json.loads(table.schema.metadata[RECORD_KEY]))
+        rewrite(part, table.replace_schema_metadata({RECORD_KEY: json.dumps(note)}))
+
+    def of_before(line: dict[str, Any]) -> dict[str, Any]:
+        content = (catalog / line["part"]).read_bytes()
+        sha = hashlib.sha256(content).hexdigest()
+        return {**without_digests(line), "size": len(content), "sha256": sha}
+
+    change_ledger(catalog, of_before)
+    (catalog / "_lease" / "000001.json").unlink()
+    assert query(str(catalog)).table().num_rows == 15
+    assert publish(str(catalog), str(tmp_path / "published")).rows == 15
+    assert verify(str(catalog)).passed
+    for _ in range(2):
+        assert classify(random_model, str(made / "sky"), str(catalog)).skipped_parts == 3
+    assert {versions[-1].making for versions in read_ledger(str(catalog)).values()} == {
+        read_making(str(catalog))
+    }
+    assert verify(str(catalog)).passed
 
 
 def test_an_id_in_two_shards_is_found(random_model: str, ray_session: None, tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""Who writes an output folder: one run at a time, named to the others.
+
+``FOLDER/_lease/000007.json`` is the claim of a run, made only if there is none of that number; who has the
+highest number owns the folder. Its owner signs it every ten seconds. A claim that was given back, one of a
+process of this machine that is gone, and one without a sign for a minute are followed by the next number.
+A run that was taken for dead, and comes back, finds a higher number than its own and stops.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from hiwl_core.errors import IncompleteError, UserError
+from pipeline import storage
+from pipeline.storage.partials import is_running, this_machine
+
+__all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease"]
+
+LEASE_FOLDER = "_lease"
+SECONDS_BETWEEN_SIGNS = 10.0
+SECONDS_TO_DEATH = 60.0
+ATTEMPTS = 5
+
+
+class Lease:
+    """The right to write a folder, for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    folder : str
+        Absolute path or URL.
+    work : str
+        What is done there, such as ``"hiwl classify"``, for those who are refused.
+    keep : bool
+        Leave the last claim behind, without names. False where others are to get the folder: it is removed.
+
+    Raises
+    ------
+    UserError
+        On entering, if another run that is alive has it.
+    """
+
+    def __init__(self, folder: str, work: str, keep: bool = True) -> None:
+        self._folder, self._keep = folder, keep
+        self._number, self._lost = 0, ""
+        self._claim: dict[str, Any] = {
+            "token": secrets.token_hex(8),
+            "work": work,
+            "user": _user(),
+            "host": platform.node(),
+            "machine": this_machine(),
+            "process": os.getpid(),
+            "started": time.time(),
+        }
+        self._stopped = threading.Event()
+        self._signer = threading.Thread(target=self._sign_now_and_then, daemon=True)
+
+    def __enter__(self) -> Lease:
+        for _ in range(ATTEMPTS):
+            newest = _newest(self._folder)
+            owner = _read(_path(self._folder, newest)) if newest else None
+            if owner is not None and _is_alive(owner):
+                raise UserError(_refusal(self._folder, owner))
+            self._number = newest + 1
+            place = _path(self._folder, self._number)
+            if not storage.create_bytes(place, self._signed(running=True)):
+                continue
+            # Who listed long ago may have made a number that others have left behind them.
+            if _newest(self._folder) != self._number:
+                storage.remove(place)
+                continue
+            for number in _numbers(self._folder):
+                if number < self._number:
+                    storage.remove(_path(self._folder, number))
+            self._signer.start()
+            return self
+        raise UserError(f"{self._folder} is claimed by several runs at once: start the same command again")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._signer.join()
+        # What cannot be given back is free after a minute, or as soon as this process is gone.
+        with suppress(OSError, UserError):
+            self.sign(running=False)
+            if not self._keep and not self._lost:
+                storage.remove(f"{self._folder}/{LEASE_FOLDER}")
+
+    def check(self) -> None:
+        """Go on only if the folder is still this run's, as far as is known.
+
+        Raises
+        ------
+        IncompleteError
+            If another run has it.
+        """
+        if self._lost:
+            raise IncompleteError(self._lost)
+
+    def sign(self, running: bool = True) -> None:
+        """Give a sign of life, unless another run has the folder."""
+        place = _path(self._folder, self._number)
+        newest = _newest(self._folder)
+        owner = _read(_path(self._folder, newest)) if newest else None
+        if owner is None and not running:
+            return
+        # Nobody's: somebody removed the claim, and not to claim the folder.
+        if owner is None or owner.get("token") == self._claim["token"]:
+            storage.write_bytes(place, self._signed(running))
+        else:
+            self._lost = (
+                f"{self._folder} was taken over by {_described(owner)}, since this run gave no sign for "
+                f"{SECONDS_TO_DEATH:.0f} s; whole parts are kept: start the same command again when it has "
+                "ended"
+            )
+
+    def _sign_now_and_then(self) -> None:
+        while not self._lost and not self._stopped.wait(SECONDS_BETWEEN_SIGNS):
+            # Storage that is away for a while must not end the night.
+            with suppress(OSError, UserError):
+                self.sign()
+
+    def _signed(self, running: bool) -> bytes:
+        if not running:
+            # Who it was is nobody's business any more.
+            return json.dumps({"token": self._claim["token"], "running": False}).encode()
+        return json.dumps({**self._claim, "time": time.time(), "running": True}).encode()
+
+
+def _is_alive(owner: dict[str, Any]) -> bool:
+    if not owner["running"]:
+        return False
+    if owner["machine"] == this_machine() and not is_running(int(owner["process"])):
+        return False
+    return bool(time.time() - owner["time"] < SECONDS_TO_DEATH)
+
+
+def _refusal(folder: str, owner: dict[str, Any]) -> str:
+    ago = max(0.0, time.time() - owner["time"])
+    return (
+        f"{folder} is being written by {_described(owner)}, last sign of life {ago:.0f} s ago: wait until it "
+        f"has ended, or if it is gone until {SECONDS_TO_DEATH:.0f} s after its last sign"
+    )
+
+
+def _described(owner: dict[str, Any]) -> str:
+    if "started" not in owner:
+        return "another run, which has ended"
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(owner["started"]))
+    return (
+        f"{owner['work']} of {owner['user']} on {owner['host']} (process {owner['process']}, since {since})"
+    )
+
+
+def _path(folder: str, number: int) -> str:
+    return f"{folder}/{LEASE_FOLDER}/{number:06d}.json"
+
+
+def _numbers(folder: str) -> list[int]:
+    names = (path.rsplit("/", 1)[-1] for path, _ in storage.list_files(f"{folder}/{LEASE_FOLDER}"))
+    stems = (name.removesuffix(".json") for name in names)
+    return [int(stem) for stem in stems if stem.isdecimal()]
+
+
+def _newest(folder: str) -> int:
+    return max(_numbers(folder), default=0)
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    """A claim; None if it is none, or is gone."""
+    for _ in range(3):
+        with suppress(UserError, ValueError, KeyError, TypeError):
+            claim = json.loads(storage.read_bytes(path))
+            if claim["running"] is False or set(claim) >= {"token", "machine", "process", "time", "started"}:
+                return dict(claim)
+        # Where there are no links a claim is not whole from its first moment.
+        time.sleep(0.1)
+    return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container may know no name for its user.
+        return "somebody"

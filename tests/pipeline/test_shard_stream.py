@@ -152,17 +152,21 @@ def test_very_many_full_shards_share_tasks_and_each_has_its_part(random_model: s
 
 
 class SickStage(CascadeStage):
-    """A stage that raises: in the first process that a catalog has, from its second group on; or always."""
+    """A stage that raises in the first process that a catalog has, from its second group on."""
+
+    everywhere = False
 
     def __init__(self, work: CatalogWork, *others: Any) -> None:
         super().__init__(work, *others)
         classify, self.groups = self._classifier.classify, 0
-        sickness = Path(work.settings["sickness"])
+        sickness = Path(work.folder).with_name("sickness")
         try:
             sickness.touch(exist_ok=False)
             self.well = 1
         except FileExistsError:
-            self.well = 0 if sickness.suffix == ".everywhere" else 1000
+            self.well = 1000
+        if self.everywhere:
+            self.well = 0
 
         def classify_or_not(tasks: Any) -> Any:
             self.groups += 1
@@ -179,14 +183,19 @@ class SickStage(CascadeStage):
 @pytest.mark.usefixtures("ray_session")
 def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_path: Path) -> None:
     work, plan = planned(random_model, tmp_path, 16)
-    work.settings["sickness"] = str(tmp_path / "first")
     entries = list(classify_shards(work, list(plan.shards.values()), TWO, SickStage))
     assert sorted(entry.part for entry in entries) == list(plan.shards)
     assert not any(entry.failed for entry in entries)
     for entry in entries:
         assert pq.read_metadata(tmp_path / "catalog" / entry.part).num_rows == 3
     # It raised once and was gone.
-    assert len((tmp_path / "first.log").read_text().split()) == 1
+    assert len((tmp_path / "sickness.log").read_text().split()) == 1
+
+
+class HopelessStage(SickStage):
+    """A stage that raises in each process from the first group on."""
+
+    everywhere = True
 
 
 class PoisonedStage(CascadeStage):
@@ -194,7 +203,7 @@ class PoisonedStage(CascadeStage):
 
     def _classify(self, tasks: Any) -> list[LedgerEntry]:
         if any(task.shard.endswith("01.parquet") for task in tasks):
-            with Path(self._work.settings["deaths"]).open("a") as log:
+            with Path(self._work.folder).with_name("deaths").open("a") as log:
                 log.write(f"{os.getpid()}\n")
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._classify(tasks)
@@ -204,7 +213,6 @@ class PoisonedStage(CascadeStage):
 @pytest.mark.usefixtures("ray_session")
 def test_a_shard_over_which_workers_die_is_named_after_four_deaths(random_model: str, tmp_path: Path) -> None:
     work, plan = planned(random_model, tmp_path, 3)
-    work.settings["deaths"] = str(tmp_path / "deaths")
     entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), TWO, PoisonedStage)}
     assert sorted(entries) == list(plan.shards)
     failed = {part: entry.failed for part, entry in entries.items() if entry.failed}
@@ -218,10 +226,8 @@ def test_a_shard_over_which_workers_die_is_named_after_four_deaths(random_model:
 @pytest.mark.usefixtures("ray_session")
 def test_if_nothing_can_be_classified_anywhere_that_is_one_line(random_model: str, tmp_path: Path) -> None:
     work, plan = planned(random_model, tmp_path, 8)
-    work.settings["sickness"] = str(tmp_path / "all.everywhere")
-    (tmp_path / "all.everywhere").touch()
     with pytest.raises(IncompleteError, match=r"no shard can be classified.*illegal memory access") as raised:
-        list(classify_shards(work, list(plan.shards.values()), TWO, SickStage))
+        list(classify_shards(work, list(plan.shards.values()), TWO, HopelessStage))
     assert "\n" not in str(raised.value)
-    processes = (tmp_path / "all.everywhere.log").read_text().split()
+    processes = (tmp_path / "sickness.log").read_text().split()
     assert 6 <= len(processes) == len(set(processes)) <= 12

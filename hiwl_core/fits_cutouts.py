@@ -172,9 +172,10 @@ def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     for start in range(0, height, STRIP_ROWS):
         rows = slice(start, start + STRIP_ROWS)
         # In double precision integers do not wrap, and the largest float32 is no infinity.
-        bands = np.stack([plane.pixels[rows].astype(np.float64) for plane in planes]) - rgb.minimum
-        bands[:, bad[rows]] = 0.0
-        with np.errstate(invalid="ignore", divide="ignore"):  # black divided by black
+        # Black is divided by black, and damaged files have numbers that are none in a way of their own.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            bands = np.stack([plane.pixels[rows].astype(np.float64) for plane in planes]) - rgb.minimum
+            bands[:, bad[rows]] = 0.0
             pixels[rows] = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
     scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
     ra, dec = position or (None, None)

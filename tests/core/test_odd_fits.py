@@ -190,6 +190,15 @@ def test_a_band_beside_another_is_not_taken_for_the_only_one() -> None:
             rgb_from_fits(fits_file(None, G, R, names=names), DEFAULT)
 
 
+def test_damaged_numbers_cost_no_words_on_the_terminal() -> None:
+    damaged = R.copy()
+    # A signaling NaN, as a flipped bit makes it.
+    damaged.view(np.uint32)[3, 3] = 0x7FA00000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_cutout(fits_file(np.stack([G, damaged, I])), SEEN, 20)[0] == "ok"
+
+
 def test_rows_in_are_rows_out() -> None:
     """Whatever becomes of an image, it has a status that the catalog knows."""
     buffer = io.BytesIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +100,7 @@ def write_catalog(
     change: Callable[[pa.Table, int], pa.Table] | None = None,
     without_position: int = 0,
     string_ids: bool = False,
+    settings: dict[str, Any] | None = None,
 ) -> pa.Table:
     """Write the parts ``sky-00000-of-<parts>.parquet`` of a catalog.
 
@@ -112,6 +114,8 @@ def write_catalog(
     without_position : int
         Rows a part without a usable position.
     string_ids : bool
+    settings : dict, optional
+        Of the catalog, as its parts say them.
 
     Returns
     -------
@@ -131,7 +135,7 @@ def write_catalog(
         if change is not None:
             rows = change(rows, index)
         name = f"sky-{index:05d}-of-{parts:05d}.parquet"
-        record = PartRecord(name, f"mark-{seed}-{index}", MODEL_ID, {"stage2": "routed"})
+        record = PartRecord(name, f"mark-{seed}-{index}", MODEL_ID, settings or {"stage2": "routed"})
         (folder / name).write_bytes(encode_part(rows, record))
         tables.append(rows)
     return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)

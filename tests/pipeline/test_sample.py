@@ -53,10 +53,11 @@ class Sky:
     rows: list[dict[str, Any]]
 
 
-def make_sky(folder: Path, **settings: Any) -> Sky:
+def make_sky(folder: Path, **rows_of: Any) -> Sky:
     """Two shards and their parts: ids under a name of the survey's, images as Hugging Face has them."""
     catalog, shards = folder / "catalog", folder / "shards"
-    rows = write_catalog(catalog, 2, ROWS, **settings).to_pylist()
+    settings = {"columns": asdict(Columns(id="objid", image="picture"))}
+    rows = write_catalog(catalog, 2, ROWS, settings=settings, **rows_of).to_pylist()
     shards.mkdir()
     plan: dict[str, PlannedShard] = {}
     for index, part in enumerate(sorted(catalog.glob("*.parquet"))):
@@ -65,10 +66,9 @@ def make_sky(folder: Path, **settings: Any) -> Sky:
         ids = [rows[n]["object_id"] for n in numbers]
         pq.write_table(pa.table({"objid": ids, "picture": images}), shards / part.name, row_group_size=64)
         plan[part.name] = PlannedShard(str(shards / part.name), part.name, ROWS, 1, "mark", "fingerprint")
-    columns = asdict(Columns(id="objid", image="picture"))
     # As `classify` does, which writes the plan before the parts.
     hold = folder / "hold"
-    claim_catalog(str(hold), CatalogPlan(MODEL_ID, {"columns": columns}, plan))
+    claim_catalog(str(hold), CatalogPlan(MODEL_ID, settings, plan))
     for note in hold.iterdir():
         note.rename(catalog / note.name)
     return Sky(catalog, shards, rows)

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import label
 
 from hiwl_core.flags import BORDER, EMPTY, OFF_CENTER, PART_MISSING, SATURATED
 from hiwl_core.pixel_statistics import SATURATED_MEAN, BlockedImages, Geometry, blocked, geometry
@@ -169,6 +168,9 @@ def _missing(pixels: np.ndarray, where: Geometry, image: BlockedImages) -> tuple
     blocks = inner.reshape(grid, block, grid, block, 3)
     constant &= (blocks == blocks[:, :1, :, :1]).all(axis=(1, 3, 4))
     constant &= means.min(axis=0) < SATURATED_MEAN
+    # Here, since importing it takes a third of a second, and few cutouts come so far.
+    from scipy.ndimage import label
+
     areas, count = label(constant)
     sizes = np.bincount(areas.ravel(), minlength=count + 1) / grid**2
     at_edge = np.zeros(count + 1, dtype=bool)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from hiwl_core.errors import UserError
@@ -169,6 +168,9 @@ def fit_stage(
             f"a calibration is fitted on finite probabilities and class indices in [0, {num_classes}), not "
             f"{targets.min()} to {targets.max()}: leave out the galaxies that have none"
         )
+    # Here, since importing it takes half a second, which those who only apply one should not wait for.
+    from scipy.optimize import minimize
+
     prior = offsets(prior_log_ratio, num_classes)
     rows = np.arange(count)
 

@@ -19,7 +19,6 @@ from typing import ClassVar
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.linalg import eigh, solve_triangular
 
 from hiwl_core.defects import DefectLimits
 from hiwl_core.errors import UserError
@@ -110,6 +109,9 @@ class Unlikeness:
             raise UserError(f"false_alarms {false_alarms}: it must be a share between 0 and 1, such as 0.01")
         _check("training", features, statistics=statistics, targets=targets)
         _check("validation", validation_features, pixels=validation_pixels)
+        # Here, since importing it takes a moment, which those who only score should not wait for.
+        from scipy.linalg import eigh, solve_triangular
+
         features = features.astype(np.float64)
         center, wide = features.mean(axis=0), features.shape[1]
         count = min(AXES, max(1, len(features) // GALAXIES_AN_AXIS), wide)

@@ -8,7 +8,6 @@ pixel black is a color like any other, since they are pictures and no fluxes.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_opening
 
 __all__ = ["FLAGGED_UNOBSERVED_SHARE", "MAX_UNOBSERVED_SHARE", "seen_share", "unobserved_pixels"]
 
@@ -46,6 +45,11 @@ def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
         return found
     runs = np.logical_and.reduce([equal[:, first : first + starts] for first in range(WINDOW - 1)])
     values, counts = np.unique(plane[:, :starts][runs], return_counts=True)
+    if not len(values):
+        return found
+    # Here, since importing it takes a third of a second, and few planes come so far.
+    from scipy.ndimage import binary_opening
+
     for value in values[np.argsort(counts)[::-1][:MOST_FILLS]]:
         found |= binary_opening(plane == value, np.ones((WINDOW, WINDOW), dtype=bool))
     return found

@@ -26,6 +26,7 @@ __all__ = ["BUCKET", "ObjectStore", "free_ports", "serve", "store_environment"]
 
 BUCKET = "hiwl"
 ACCESS_KEY, SECRET_KEY, REGION = "testkey", "testsecret", "us-east-1"
+LOOPBACK = "127.0.0.1"
 START_SECONDS = 90.0
 PARENT_DEATH_SIGNAL = 1
 
@@ -48,10 +49,10 @@ class ObjectStore:
     process: subprocess.Popen[bytes]
 
 
-def store_environment(port: int) -> dict[str, str]:
+def store_environment(port: int, address: str = LOOPBACK) -> dict[str, str]:
     """What any S3 client finds the server by."""
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_REGION": REGION,
@@ -70,7 +71,9 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def serve(folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKET,)) -> Iterator[ObjectStore]:
+def serve(
+    folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKET,), address: str = LOOPBACK
+) -> Iterator[ObjectStore]:
     """Run a server for the length of a ``with`` block; it dies with this process, however that ends.
 
     Parameters
@@ -81,6 +84,8 @@ def serve(folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKE
         Of its S3 interface; default: a free one.
     buckets : sequence of str
         Made at the start.
+    address : str
+        Of this machine, by which it is to be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(9)
@@ -107,8 +112,8 @@ def serve(folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKE
         _executable(),
         "server",
         f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={address}",
+        f"-ip.bind={address}",
         "-s3",
         f"-s3.config={config}",
         # A path in a bucket that nobody made is a mistake to report.
@@ -124,7 +129,7 @@ def serve(folder: Path, port: int | None = None, buckets: Sequence[str] = (BUCKE
             command, stdout=log, stderr=log, cwd=folder, preexec_fn=_die_with_parent, start_new_session=True
         )
     try:
-        endpoint = f"http://127.0.0.1:{ports[0]}"
+        endpoint = f"http://{address}:{ports[0]}"
         _wait(process, endpoint, folder / "weed.log")
         _make_buckets(endpoint, buckets)
         yield ObjectStore(endpoint, f"s3://{buckets[0]}", process)
@@ -197,9 +202,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run an S3 server on this machine until Ctrl-C.")
     parser.add_argument("folder", type=Path, help="where it keeps its objects")
     parser.add_argument("--port", type=int, default=8333)
+    parser.add_argument("--address", default=LOOPBACK, help="by which it is to be reached")
     arguments = parser.parse_args()
-    with serve(arguments.folder.resolve(), arguments.port) as store:
-        for name, value in store_environment(arguments.port).items():
+    address = arguments.address
+    with serve(arguments.folder.resolve(), arguments.port, address=address) as store:
+        for name, value in store_environment(arguments.port, address).items():
             print(f"export {name}={value}")
         print(f"# {store.url}/...  Ctrl-C ends it", flush=True)
         try:

@@ -108,11 +108,11 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
-    """A local Ray with more slots than cores: they are for scheduling, not threads."""
+    """A local Ray: room for one actor that classifies, each of which takes seconds to start, and for a task."""
     ray.init(
         # Or a Ray that another process of this machine started would be joined.
         address="local",
-        num_cpus=4,
+        num_cpus=3,
         include_dashboard=False,
         logging_level="WARNING",
         _system_config=OWN_RAY,

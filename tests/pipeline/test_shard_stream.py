@@ -29,7 +29,7 @@ from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead
 from tests.drawings import write_labeled_shard
 
-ONE, TWO = StageActors(2, 0, 1, 1), StageActors(2, 0, 2, 2)
+ONE, TWO = StageActors(2, 0, 1, 1), StageActors(1, 0, 2, 2)
 
 
 @pytest.mark.parametrize(

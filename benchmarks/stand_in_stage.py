@@ -5,9 +5,7 @@ Light to import, so that many workers fit on a small machine.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ import ray
 
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import part_name
+from pipeline.classification.cascade_stage import entry_table
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import SHARD_COLUMN
 
@@ -67,5 +66,4 @@ class StandInStage:
             for shard in shards
         ]
         ray.get(self._attempts.forget.remote(shards, True))
-        texts = [json.dumps(asdict(entry)) for entry in entries]
-        return pa.table({"entry": pa.array(texts), "hopeless": pa.nulls(len(texts), pa.string())})
+        return entry_table(entries)

@@ -108,7 +108,7 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
-    """A local Ray: room for one actor that classifies, each of which takes seconds to start, and for a task."""
+    """A local Ray with room for a task and for one actor that classifies, which takes seconds to start."""
     ray.init(
         # Or a Ray that another process of this machine started would be joined.
         address="local",

@@ -8,32 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import ray
 
 from pipeline.catalog.plan import PlannedShard
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entry_table
+from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import connected
 from pipeline.shards.cutout_shards import Columns
-
-SECONDS_A_SHARD = 1.5
-
-
-class PatientStage(CascadeStage):
-    """Takes its time for each shard, and says where it is instead of what it sees."""
-
-    def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool, attempts: Any) -> None:
-        self._work, self._attempts = work, attempts
-
-    def __call__(self, group: pa.Table) -> pa.Table:
-        tasks = [task for task, _ in self._tasks(group)]
-        time.sleep(SECONDS_A_SHARD * len(tasks))
-        here = ray.get_runtime_context().get_node_id()
-        return entry_table([task.entry(statuses={here: 1}) for task in tasks])
+from tests.stand_in_stages import PatientStage
 
 
 def nodes() -> int:

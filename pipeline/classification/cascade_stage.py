@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +19,6 @@ import ray
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import PartRecord, part_name
 from pipeline.classification.attempts import Verdict
-from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import ShardTask
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import (
@@ -29,6 +28,9 @@ from pipeline.shards.shard_groups import (
     NOTES,
     SHARD_COLUMN,
 )
+
+if TYPE_CHECKING:
+    from pipeline.classification.shard_classifier import ShardClassifier
 
 __all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of", "entry_table"]
 
@@ -90,7 +92,14 @@ class CascadeStage:
 
     def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool, attempts: Any) -> None:
         self._work, self._attempts = work, attempts
-        self._classifier = ShardClassifier(
+        self._classifier = self._load(cpus, use_gpu)
+
+    def _load(self, cpus: int, use_gpu: bool) -> ShardClassifier:
+        # Here, since it brings PyTorch, which the stages that stand in for this one do without.
+        from pipeline.classification.shard_classifier import ShardClassifier
+
+        work = self._work
+        return ShardClassifier(
             work.bundle_path, work.model_id, work.columns, work.settings, cpus, use_gpu, work.engine
         )
 

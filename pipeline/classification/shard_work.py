@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade import CascadePrediction
-from hiwl_core.cascade_stream import Image
 from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
@@ -23,6 +21,11 @@ from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
+
+if TYPE_CHECKING:
+    # They bring PyTorch.
+    from hiwl_core.bundle import ModelBundle
+    from hiwl_core.cascade_stream import Image
 
 __all__ = ["ShardTask", "ShardWork"]
 

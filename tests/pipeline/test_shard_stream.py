@@ -1,11 +1,8 @@
 """The stream of Ray Data that classifies: who takes part, what it does when its workers fail."""
 
-import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +12,7 @@ from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import CatalogPlan
 from pipeline.classification.attempts import Attempts, Verdict, start_attempts
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entries_of
+from pipeline.classification.cascade_stage import CatalogWork, entries_of
 from pipeline.classification.plan import catalog_settings, plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import (
@@ -28,6 +25,7 @@ from pipeline.cluster import ClusterResources, ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead
 from tests.drawings import write_labeled_shard
+from tests.stand_in_stages import HopelessStage, PoisonedStage, SickStage
 
 ONE, TWO = StageActors(2, 0, 1, 1), StageActors(1, 0, 2, 2)
 
@@ -151,34 +149,6 @@ def test_very_many_full_shards_share_tasks_and_each_has_its_part(random_model: s
         assert ids.equals(pq.read_table(shard.shard, columns=["object_id"]))
 
 
-class SickStage(CascadeStage):
-    """A stage that raises in the first process that a catalog has, from its second group on."""
-
-    everywhere = False
-
-    def __init__(self, work: CatalogWork, *others: Any) -> None:
-        super().__init__(work, *others)
-        classify, self.groups = self._classifier.classify, 0
-        sickness = Path(work.folder).with_name("sickness")
-        try:
-            sickness.touch(exist_ok=False)
-            self.well = 1
-        except FileExistsError:
-            self.well = 1000
-        if self.everywhere:
-            self.well = 0
-
-        def classify_or_not(tasks: Any) -> Any:
-            self.groups += 1
-            if self.groups > self.well:
-                with Path(f"{sickness}.log").open("a") as log:
-                    log.write(f"{os.getpid()}\n")
-                raise RuntimeError("CUDA error: an illegal memory access was encountered")
-            return classify(tasks)
-
-        self._classifier.classify = classify_or_not  # type: ignore[method-assign]
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_path: Path) -> None:
@@ -190,23 +160,6 @@ def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_pa
         assert pq.read_metadata(tmp_path / "catalog" / entry.part).num_rows == 3
     # It raised once and was gone.
     assert len((tmp_path / "sickness.log").read_text().split()) == 1
-
-
-class HopelessStage(SickStage):
-    """A stage that raises in each process from the first group on."""
-
-    everywhere = True
-
-
-class PoisonedStage(CascadeStage):
-    """A stage whose process dies over the second shard."""
-
-    def _classify(self, tasks: Any) -> list[LedgerEntry]:
-        if any(task.shard.endswith("01.parquet") for task in tasks):
-            with Path(self._work.folder).with_name("deaths").open("a") as log:
-                log.write(f"{os.getpid()}\n")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super()._classify(tasks)
 
 
 @pytest.mark.slow

@@ -117,6 +117,8 @@ def ray_session(object_store_port: int) -> Iterator[None]:
         logging_level="WARNING",
         _system_config=OWN_RAY,
     )
+    # It looks at all logs ten times a second, for lines that no test reads.
+    ray._private.worker._global_node.kill_log_monitor(check_alive=False)
     yield
     ray.shutdown()
 

@@ -17,9 +17,10 @@ help:
 
 setup: $(STAMP)
 
+# Not compiled: that takes a minute, and most of the modules are never imported.
 $(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(PINS) --editable '.[dev]'
 	@touch $@
 
 demo: setup

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.box import box_models, box_place, in_the_box
+from hiwl_core.bundle_description import DESCRIPTION, WEIGHT_FILES, StageDescription, read_description
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.fitted import ADAPTIVE, Fitted, Setting, ValidatedSetting, Views, checked
@@ -27,10 +27,7 @@ from hiwl_core.taxonomy import Taxonomy
 __all__ = ["FORMAT_VERSION", "ModelBundle", "StageModel", "bundle_files", "bundle_from_files", "load_bundle"]
 
 FORMAT_VERSION = 2
-# The first knew nothing that is fitted after training.
-READABLE_VERSIONS = (1, 2)
-DESCRIPTION = "bundle.json"
-WEIGHT_FILES = {"stage1": "stage1.safetensors", "stage2": "stage2.safetensors"}
+MOST_WORDS = 300
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,9 @@ class StageModel:
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
-            raise UserError(f"the weights are not those of a {self.backbone}: {error}") from None
+            # PyTorch gives each tensor a line.
+            words = " ".join(str(error).split())[:MOST_WORDS]
+            raise UserError(f"the weights are not those of a {self.backbone}: {words}") from None
         return model.eval()
 
 
@@ -236,35 +235,21 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
         If a file is missing or changed, or the format is not known.
     """
     content = read(DESCRIPTION)
-    try:
-        data = json.loads(content)
-        if data["format_version"] not in READABLE_VERSIONS:
-            raise UserError(
-                f"model bundle {place!r} has format {data['format_version']}, "
-                f"this HIWL reads {' and '.join(map(str, READABLE_VERSIONS))}"
-            )
-        stages = {name: _read_stage(read, stage, place) for name, stage in data["stages"].items()}
-        return ModelBundle(
-            taxonomy=Taxonomy.from_dict(data["taxonomy"]),
-            stages=stages,
-            member_frequencies=np.array(data["member_frequencies"], dtype=np.float64),
-            views=data["views"],
-            # Bundles made before FITS cutouts were read do not have it.
-            rgb=RgbSettings.model_validate(data.get("rgb", {})),
-            metrics=data["metrics"],
-            provenance=data["provenance"],
-            # Bundles made before anything was fitted do not have it.
-            fitted=Fitted.from_files(read, data.get("fitted", {}), place),
-            model_id=hashlib.sha256(content).hexdigest()[:16],
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"model bundle {place!r}: {DESCRIPTION} is not JSON ({error})") from None
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, ("rgb", *problem["loc"])))
-        raise UserError(f"model bundle {place!r}: {DESCRIPTION}: {where}: {problem['msg']}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"model bundle {place!r}: {DESCRIPTION} lacks {error}") from None
+    data = read_description(content, place)
+    taxonomy = Taxonomy.from_dict(data.taxonomy.model_dump())
+    fitted = Fitted.from_files(read, data.fitted, place)
+    fitted.check(taxonomy, place)
+    return ModelBundle(
+        taxonomy=taxonomy,
+        stages={name: _read_stage(read, stage, place) for name, stage in data.stages.items()},
+        member_frequencies=np.array(data.member_frequencies, dtype=np.float64),
+        views=data.views,
+        rgb=data.rgb,
+        metrics=data.metrics,
+        provenance=data.provenance,
+        fitted=fitted,
+        model_id=hashlib.sha256(content).hexdigest()[:16],
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -276,15 +261,22 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _read_stage(read: Any, data: dict[str, Any], place: str) -> StageModel:
-    content = checked(read, data["weights"], data["sha256"], place)
+def _read_stage(read: Any, data: StageDescription, place: str) -> StageModel:
+    content = checked(read, data.weights, data.sha256, place)
     try:
         weights = load(content)
-    except SafetensorError as error:
-        raise UserError(f"model bundle {place!r}: {data['weights']} is not safetensors ({error})") from None
+    # What the header says of the tensors may be anything.
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"model bundle {place!r}: {data.weights} is not safetensors ({error})") from None
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"model bundle {place!r}: {data.weights}: {name[:MOST_WORDS]} has what is no finite number: "
+                "its training broke down, or the file was made by something else"
+            )
     return StageModel(
-        backbone=data["backbone"],
-        preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-        label_smoothing=float(data["label_smoothing"]),
+        backbone=data.backbone,
+        preprocessing=Preprocessing.from_dict(data.preprocessing.model_dump()),
+        label_smoothing=data.label_smoothing,
         weights=weights,
     )

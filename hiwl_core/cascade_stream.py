@@ -19,7 +19,7 @@ import numpy as np
 from hiwl_core.decoding import Cutout
 from hiwl_core.engines import Answer
 from hiwl_core.looks import Gathered, Looks, Settled, Stage
-from hiwl_core.statuses import OK
+from hiwl_core.statuses import NOT_FINITE, OK
 
 __all__ = ["CascadeStream", "DecodedBatch", "Image", "SeenBatch"]
 
@@ -206,7 +206,8 @@ class CascadeStream:
 
     def _settle_stage1(self, rows: Sequence[_Row], found: Settled) -> None:
         self._note_views(rows, found)
-        sent_on = self._send_on(found.probabilities)
+        sound = self._note_sound(rows, found)
+        sent_on = self._send_on(found.probabilities) & sound
         for row, values, goes_on in zip(rows, found.probabilities, sent_on, strict=True):
             row.seen.stage1[row.index] = values
             if goes_on:
@@ -216,9 +217,19 @@ class CascadeStream:
 
     def _settle_stage2(self, rows: Sequence[_Row], found: Settled) -> None:
         self._note_views(rows, found)
+        self._note_sound(rows, found)
         for row, values in zip(rows, found.probabilities, strict=True):
             row.seen.stage2[row.index] = values
             row.seen.waiting -= 1
+
+    @staticmethod
+    def _note_sound(rows: Sequence[_Row], found: Settled) -> np.ndarray:
+        """Which rows have an answer that can be used; the others are not OK any more."""
+        sound = np.isfinite(found.probabilities).all(axis=1)
+        for row, is_sound in zip(rows, sound, strict=True):
+            if not is_sound:
+                row.seen.statuses[row.index] = NOT_FINITE
+        return sound
 
     @staticmethod
     def _note_views(rows: Sequence[_Row], found: Settled) -> None:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hiwl_core.bundle_description import CALIBRATION_FILE, GRAPH_FILES, UNLIKENESS_FILE, read_json
 from hiwl_core.calibration import Calibration
 from hiwl_core.conformal import ConformalScores
 from hiwl_core.engines.graph import QuantizedGraph
 from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import Taxonomy
 from hiwl_core.unlikeness import Unlikeness
 
 __all__ = ["ADAPTIVE", "Fitted", "Setting", "ValidatedSetting", "Views", "checked"]
 
 ADAPTIVE = "adaptive"
-CALIBRATION_FILE, UNLIKENESS_FILE = "calibration.json", "unlikeness.safetensors"
-GRAPH_FILES = ("{stage}.int8.xml", "{stage}.int8.bin")
+# As `Setting` is written.
+KNOWN_SETTING = re.compile(r"(1|2|4|8|adaptive)/(float32|bfloat16|int8)")
 
 Views = int | str
 """1, 2, 4 or 8 views of each galaxy, or ``"adaptive"``: eight of those of which one leaves a doubt."""
@@ -164,7 +167,7 @@ class Fitted:
         if not files:
             return cls()
         try:
-            data = json.loads(files[CALIBRATION_FILE])
+            data = read_json(files[CALIBRATION_FILE], CALIBRATION_FILE, place)
             stages = [name.split(".")[0] for name in files if name.endswith(".int8.xml")]
             return cls(
                 settings={name: ValidatedSetting.from_dict(one) for name, one in data["settings"].items()},
@@ -180,13 +183,59 @@ class Fitted:
                 else None,
                 notes=data["notes"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
                 f"model bundle {place!r}: what was fitted to it is not whole ({error}); copy the bundle "
                 "again from its source"
             ) from None
+
+    def check(self, taxonomy: Taxonomy, place: str) -> None:
+        """Check that all this is of a model of these classes, and can be computed with.
+
+        Parameters
+        ----------
+        taxonomy : Taxonomy
+        place : str
+            The bundle, for messages.
+
+        Raises
+        ------
+        UserError
+            If it is not.
+        """
+        classes = len(taxonomy.classes)
+        wrong = ""
+        if self.prior and not _is_prior(self.prior, classes):
+            wrong = f"the prior is not {classes} shares that sum to 1"
+        if self.margins and not (
+            set(self.margins) == set(taxonomy.stages) and np.isfinite([*self.margins.values()]).all()
+        ):
+            wrong = f"the margins are not a number for each of {', '.join(taxonomy.stages)}"
+        if strange := self.quantized.keys() - set(taxonomy.stages):
+            wrong = f"there is a graph of {min(strange)}, which is no stage"
+        for name, setting in self.settings.items():
+            lengths = {stage: len(one.biases) for stage, one in setting.calibration.stages.items()}
+            counts = setting.confusion
+            if not KNOWN_SETTING.fullmatch(name):
+                wrong = f"{name[:40]!r} is no setting"
+            elif lengths != {stage: len(taxonomy.stage_classes(stage)) for stage in taxonomy.stages}:
+                wrong = f"the calibration {name} is of other classes"
+            elif setting.conformal.classes != taxonomy.classes:
+                wrong = f"the conformal scores {name} are of other classes"
+            elif counts.shape != (classes, classes) or (counts < 0).any():
+                wrong = f"the confusion {name} is not counts of {classes} by {classes} classes"
+        if wrong:
+            raise UserError(
+                f"model bundle {place!r}: what was fitted to it cannot be used: {wrong}; copy the bundle "
+                "again from its source"
+            )
+
+
+def _is_prior(prior: tuple[float, ...], classes: int) -> bool:
+    shares = np.array(prior)
+    return len(shares) == classes and bool((shares >= 0).all() and abs(shares.sum() - 1) < 0.01)
 
 
 def checked(read: Callable[[str], bytes], name: str, sha256: str, place: str) -> bytes:

@@ -9,6 +9,7 @@ __all__ = [
     "MAX_PIXELS",
     "MISSING",
     "MISSING_BAND",
+    "NOT_FINITE",
     "NO_ID",
     "NO_SCALE",
     "OK",
@@ -30,6 +31,7 @@ TOO_LARGE = "too_large"
 BAD_PIXELS = "bad_pixels"
 MISSING_BAND = "missing_band"
 NO_SCALE = "no_scale"
+NOT_FINITE = "not_finite"
 NO_ID = "no_id"
 DUPLICATE_ID = "duplicate_id"
 BROKEN_SHARD = "broken_shard"
@@ -44,6 +46,7 @@ STATUSES = {
     MISSING_BAND: "the FITS file lacks a band that the model's colors are made of, does not name it, or has "
     "no observed pixel of it",
     NO_SCALE: "a pixel scale was asked for, but the image's own or the wanted one is not known",
+    NOT_FINITE: "what the model answered is no finite number",
     NO_ID: "the row has no object id",
     DUPLICATE_ID: "the object id stands on an earlier row of the same shard",
     BROKEN_SHARD: "the shard breaks off here: the id names the file and the byte; what follows is not read",

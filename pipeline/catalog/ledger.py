@@ -80,6 +80,14 @@ class LedgerEntry:
 
 
 NAMES = [one.name for one in fields(LedgerEntry)]
+# What a line may hold under each name that is no text.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "size": int,
+    "classes": dict,
+    "statuses": dict,
+    "finished": (int, float),
+    "seconds": (int, float),
+}
 
 
 def read_ledger(catalog: str) -> dict[str, list[LedgerEntry]]:
@@ -164,27 +172,53 @@ def _merge_segments(catalog: str) -> None:
 def read_heartbeat(catalog: str) -> dict[str, Any] | None:
     """The last sign of life of a driver: its `run`, `parts` to write, `running` and `time`."""
     path = f"{catalog}/{HEARTBEAT}"
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    try:
+        sign = json.loads(storage.read_bytes(path))
+        return {
+            **sign,
+            "run": str(sign["run"]),
+            "running": bool(sign["running"]),
+            "time": float(sign["time"]),
+        }
+    except (ValueError, KeyError, TypeError, RecursionError):
+        # Another's, or torn: as if there were none.
+        return None
 
 
 def _read_segments(catalog: str) -> dict[str, list[LedgerEntry]]:
     entries: dict[str, list[LedgerEntry]] = defaultdict(list)
     for content in storage.in_threads(_read_segment, _segments(catalog)):
-        for line in content.splitlines():
-            # What a later version adds is of no use here.
-            entry = LedgerEntry(**{name: value for name, value in json.loads(line).items() if name in NAMES})
-            entries[entry.part].append(entry)
+        for line in content.split(b"\n"):
+            if (entry := _entry(line)) is not None:
+                entries[entry.part].append(entry)
     for versions in entries.values():
         versions.sort(key=lambda entry: entry.finished)
     return dict(entries)
+
+
+def _entry(line: bytes) -> LedgerEntry | None:
+    """A line's entry; None if it is torn or says what no line of ours does.
+
+    A part without an entry is opened by who needs to know of it, so that nothing is lost by leaving one out.
+    """
+    try:
+        # What a later version adds is of no use here.
+        said = {name: value for name, value in json.loads(line).items() if name in NAMES}
+        kinds = all(isinstance(value, KINDS.get(name, str)) for name, value in said.items())
+        counts = [*said.get("classes", {}).values(), *said.get("statuses", {}).values()]
+        return LedgerEntry(**said) if kinds and all(isinstance(count, int) for count in counts) else None
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def _segments(catalog: str) -> list[str]:
     return [name for name, _ in storage.list_files(f"{catalog}/{LEDGER_FOLDER}") if name.endswith(".jsonl")]
 
 
-def _read_segment(path: str) -> str:
-    return storage.read_bytes(path).decode()
+def _read_segment(path: str) -> bytes:
+    return storage.read_bytes(path)
 
 
 def _write_segment(catalog: str, name: str, entries: Iterable[LedgerEntry | str]) -> None:

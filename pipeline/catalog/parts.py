@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from hiwl_core.conformal import set_names
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAG_DESCRIPTIONS
-from hiwl_core.statuses import OK, STATUSES
+from hiwl_core.statuses import NOT_FINITE, OK, STATUSES
 from hiwl_core.taxonomy import Taxonomy, probability_column
 from pipeline import storage
 
@@ -36,6 +36,7 @@ __all__ = [
     "PartRecord",
     "catalog_schema",
     "check_part_record",
+    "class_columns",
     "content_in",
     "counted",
     "encode_part",
@@ -47,10 +48,16 @@ __all__ = [
     "probability_column",
     "read_part",
     "stage2_columns",
+    "unsound_rows",
 ]
 
 RECORD_KEY = b"hiwl.part"
 TRUE_LABEL = "true_label"
+OF_CLASS = "Calibrated probability of "
+# As catalogs of before have it.
+ALSO_OF_CLASS = "Probability of "
+# float32, of some classes.
+MOST_OFF = 1e-3
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
                 pa.float32(),
                 "",
                 "stat.probability",
-                f"Calibrated probability of {name}: {words}",
+                f"{OF_CLASS}{name}: {words}",
             )
             for name, words in zip(taxonomy.classes, descriptions, strict=True)
         ),
@@ -219,6 +226,7 @@ def part_table(
     model_id : str
     carried : sequence of pyarrow.Field
     """
+    statuses, prediction = _sound(statuses, prediction)
     ok = np.array([status == OK for status in statuses], dtype=bool)
 
     def spread(values: np.ndarray | None) -> pa.Array:
@@ -263,6 +271,47 @@ def part_table(
     }
     schema = catalog_schema(taxonomy, rows["object_id"].type, carried)
     return pa.table(columns).cast(schema)
+
+
+def _sound(statuses: Sequence[str], prediction: CascadePrediction) -> tuple[list[str], CascadePrediction]:
+    """The same, where rows whose probabilities do not sum to 1 are not OK: the last door to a catalog."""
+    given = np.array(statuses, dtype=object)
+    rows = np.flatnonzero(given == OK)
+    sums = prediction.probabilities.sum(axis=1, dtype=np.float64)
+    sound = np.abs(sums - 1) < MOST_OFF
+    if sound.all():
+        return list(statuses), prediction
+    given[rows[~sound]] = NOT_FINITE
+    kept: dict[str, Any] = {
+        name: None if values is None else values[sound] for name, values in prediction.__dict__.items()
+    }
+    return given.tolist(), replace(prediction, **kept)
+
+
+def class_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a catalog that hold the probabilities of its classes, which sum to 1.
+
+    Those of stages, and columns that were carried through, are told from them by their descriptions.
+    """
+    return [
+        field.name
+        for field in schema
+        if field.name.startswith("p_")
+        and (field.metadata or {})
+        .get(b"description", b"")
+        .startswith((OF_CLASS.encode(), ALSO_OF_CLASS.encode()))
+    ]
+
+
+def unsound_rows(table: pa.Table) -> int:
+    """How many rows of a part are called OK without a label and probabilities that sum to 1."""
+    ok = table.filter(pc.equal(table["status"], OK))
+    bad = pc.is_null(ok["label"]).to_numpy()
+    if columns := class_columns(table.schema):
+        values = [ok[name].cast(pa.float64()).to_numpy() for name in columns]
+        # What is null is NaN here, and a NaN is off by no number.
+        bad |= ~(np.abs(np.sum(values, axis=0) - 1) < MOST_OFF)
+    return int(bad.sum())
 
 
 def encode_part(table: pa.Table, record: PartRecord, engine: str = "", content: str = "") -> bytes:

@@ -25,7 +25,7 @@ from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.ledger import read_ledger
 from pipeline.catalog.part_statistics import KnownPart, part_statistics, write_statistics
-from pipeline.catalog.parts import check_part_record, counted, list_parts
+from pipeline.catalog.parts import check_part_record, counted, list_parts, unsound_rows
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.catalog.shard_content import content_of
 from pipeline.progress import progress
@@ -39,6 +39,7 @@ CHECKS = {
     "checksums": "each part is, byte for byte, what was written",
     "models": "one model and one way of making for all rows",
     "shards": "the shards are those that the catalog was planned from",
+    "answers": "rows that are ok have a label and probabilities that sum to 1",
     "rows": "as many rows in each part as in its shard",
     "ids": "the ids of each part are those of its shard, in order",
     "doubles": "no id twice",
@@ -235,6 +236,14 @@ def _look(checks: _Checks, part: _PartToCheck) -> _PartFacts:
     models = pc.unique(table["model_id"]).to_pylist()
     if models not in ([plan.model_id], []):
         findings.append(("models", f"{path} has rows of the models {models}"))
+    if unsound := unsound_rows(table):
+        findings.append(
+            (
+                "answers",
+                f"{path} has {unsound} rows that are called ok without a label and probabilities that sum "
+                "to 1: remove it and start `hiwl classify` again",
+            )
+        )
     if shard.rows is not None and table.num_rows != shard.rows:
         findings.append(("rows", f"{path} has {table.num_rows} rows, its shard {shard.rows}"))
     if checks.with_shards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,7 +60,7 @@ def read_text_table(path: str) -> pa.Table:
         if not header:
             raise UserError(f"{path} is empty: a CSV table with a header line is wanted")
         if len(set(header)) != len(header):
-            twice = next(name for name in header if header.count(name) > 1)
+            twice = Counter(header).most_common(1)[0][0]
             raise UserError(f"{path} has two columns {twice!r}: rename one of them")
         table = pacsv.read_csv(
             pa.BufferReader(content),

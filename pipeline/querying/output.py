@@ -11,14 +11,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
+from pipeline.progress import say
 from pipeline.querying.query import Answer
 
 __all__ = ["FORMATS", "SUFFIXES", "encode", "format_of", "text_table"]
 
+FORMULA = r"^[=+\-@\t\r]"
+SIGNED_NUMBER = r"^[+-]?[0-9.]+([eE][+-]?[0-9]+)?$"
 FORMATS = ("table", "csv", "parquet", "fits", "votable")
 SUFFIXES = {
     ".txt": "table",
@@ -152,11 +156,30 @@ def _csv(answer: Answer) -> bytes:
         field if plain(field.type) else field.with_type(pa.string()) for field in answer.schema
     )
     buffer = io.BytesIO()
+    formulas: list[str] = []
     with pa_csv.CSVWriter(buffer, schema) as writer:
         for batch in answer.batches():
             columns = [column if plain(column.type) else _as_text(column) for column in batch.columns]
+            formulas += _formulas(columns)
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+    if formulas:
+        # They are written as they are: an id with an apostrophe before it is another id.
+        say(
+            f"{len(formulas):,} values begin as a spreadsheet's formula does, such as {formulas[0][:40]!r}: "
+            "import the file with all columns as text"
+        )
     return buffer.getvalue()
+
+
+def _formulas(columns: Iterable[pa.Array]) -> list[str]:
+    """The values of text columns that a spreadsheet would compute."""
+    found: list[str] = []
+    for column in columns:
+        if pa.types.is_string(column.type):
+            starts = pc.match_substring_regex(column, FORMULA)
+            number = pc.match_substring_regex(column, SIGNED_NUMBER)
+            found += column.filter(pc.and_not(starts, number)).drop_null().to_pylist()
+    return found
 
 
 def _as_text(column: Iterable[Any]) -> pa.Array:

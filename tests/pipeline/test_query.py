@@ -438,3 +438,17 @@ print(sorted({"torch", "ray", "astropy", "torchvision"} & set(sys.modules)))
         [sys.executable, "-c", script, str(sky[0])], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_a_spreadsheet_would_compute_is_written_as_it_is_and_said(
+    sky: tuple[Path, pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = ["=cmd|'/c calc'!A1", "@SUM(1)", "-1.5e3", "NGC 1", None]
+    values = ", ".join("(NULL)" if cell is None else "('" + cell.replace("'", "''") + "')" for cell in cells)
+    content = encode(query(str(sky[0]), f"SELECT * FROM (VALUES {values}) AS a(name)"), "csv")
+    kept = pa_csv.read_csv(
+        io.BytesIO(content),
+        convert_options=pa_csv.ConvertOptions(column_types={"name": pa.string()}, strings_can_be_null=True),
+    )
+    assert kept["name"].to_pylist()[:4] == cells[:4]
+    assert "2 values begin as a spreadsheet's formula does, such as \"=cmd|'/c" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +96,32 @@ def test_what_is_no_table_is_one_line_of_text(tmp_path: Path, content: bytes, wo
     with pytest.raises(UserError, match=words) as caught:
         read_text_table(str(path))
     assert str(caught.value).isprintable()
+
+
+NO_TABLES = {
+    "bytes": bytes(range(1, 256)) * 9,
+    "latin-1": "objéct,class\n1,spirale é\n".encode("latin-1"),
+    "UTF-16": "id,class\n1,SPI\n".encode("utf-16"),
+    "a zip": b"PK\x03\x04" + bytes(range(1, 99)),
+    "a torn gzip": b"\x1f\x8b\x08" + bytes(100),
+    "a torn FITS": b"SIMPLE  =" + bytes(range(1, 99)) * 90,
+    "a torn Parquet": b"PAR1" + bytes(99) + b"PAR1",
+    "an open quote": b'a,b\n"1,2\n',
+    "a long name": b"a" * 2**21 + b",b\n1,2\n",
+    "names twice": b",".join(b"c%d" % (number // 2) for number in range(200_000)) + b"\n",
+    "deep XML": b'<?xml version="1.0"?><VOTABLE>' + b"<a>" * 10_000,
+    "entities": b'<?xml version="1.0"?><!DOCTYPE V [<!ENTITY a "aaaaaaaaaa">'
+    + b"".join(b'<!ENTITY %c "%s">' % (98 + level, (b"&%c;" % (97 + level)) * 10) for level in range(9))
+    + b"]><VOTABLE>&j;</VOTABLE>",
+}
+
+
+@pytest.mark.parametrize("kind", NO_TABLES)
+def test_what_is_no_table_is_a_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(NO_TABLES[kind])
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"labels\.csv") as refused:
+        read_text_table(str(path))
+    assert len(str(refused.value).splitlines()) == 1
+    assert time.process_time() - started < 10

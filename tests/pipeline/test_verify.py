@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,10 +15,12 @@ from click.testing import CliRunner
 
 import pipeline.catalog.doubles
 import pipeline.catalog.verify
+from hiwl_core.cascade import CascadePrediction
 from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.catalog.ledger import read_ledger
-from pipeline.catalog.parts import RECORD_KEY, PartRecord, encode_part
+from pipeline.catalog.parts import RECORD_KEY, PartRecord, encode_part, part_table, unsound_rows
 from pipeline.catalog.plan import read_making
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
@@ -266,3 +269,60 @@ def test_an_unfinished_catalog_is_not_published(catalog: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="1 of the 3 parts of .* are not there yet"):
         publish(str(catalog), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_lines_of_the_ledger_that_cannot_be_read_are_left_out(
+    catalog: Path, made: Path, random_model: str
+) -> None:
+    (segment,) = (catalog / "_ledger").glob("*.jsonl")
+    lines = segment.read_bytes().splitlines()
+    of_later = json.dumps({**json.loads(lines[1]), "of_a_later_version": [1]}).encode()
+    other = [b"5", b"null", b"[" * 10**5, b"\xff\xfe", json.dumps({"part": 3, "fingerprint": ""}).encode()]
+    counts = json.dumps({**json.loads(lines[1]), "statuses": {"ok": "many"}}).encode()
+    segment.write_bytes(b"\n".join([*other, counts, of_later, lines[2], lines[0][:40]]))
+    ledger = read_ledger(str(catalog))
+    assert sorted(ledger) == sorted(json.loads(line)["part"] for line in lines[1:])
+    (catalog / "_ledger" / "_heartbeat.json").write_bytes(b'{"run": ')
+    assert catalog_status(str(catalog)).state == "complete"
+    assert verify(str(catalog)).counts == {"checksums": 1}
+    # A resume adopts the part whose line was torn.
+    assert classify(random_model, str(made / "sky"), str(catalog), workers=1).skipped_parts == 3
+    assert verify(str(catalog)).passed
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("label", None), ("p_crs", float("nan")), ("p_spi", None), ("p_eo", 7.0), ("p_css", float("inf"))],
+)
+def test_a_row_that_is_called_ok_without_an_answer_is_found(
+    catalog: Path, column: str, value: float | None
+) -> None:
+    part = sorted(catalog.glob("*.parquet"))[1]
+    table = pq.read_table(part)
+    assert unsound_rows(table) == 0
+    values = [*table[column].to_pylist()[:-1], value]
+    index = table.column_names.index(column)
+    changed = table.set_column(index, table.field(index), pa.array(values, table.field(index).type))
+    rewrite(part, changed)
+    sha = hashlib.sha256(part.read_bytes()).hexdigest()
+    change_ledger(catalog, lambda line: line | {"sha256": sha} if line["part"] == part.name else line)
+    result = verify(str(catalog), with_shards=False)
+    assert result.counts == {"answers": 1}
+    assert f"{part} has 1 rows that are called ok without a label and prob" in result.findings["answers"][0]
+    # Where the row says so itself there is nothing to find.
+    statuses = [*table["status"].to_pylist()[:-1], "undecodable"]
+    index = table.column_names.index("status")
+    assert unsound_rows(changed.set_column(index, "status", pa.array(statuses))) == 0
+
+
+def test_rows_without_sound_probabilities_are_not_ok() -> None:
+    """Whatever goes wrong before: this is where rows become a part."""
+    probabilities = np.full((4, 5), 0.2, np.float32)
+    probabilities[1, 2], probabilities[2] = np.nan, 0.5
+    rows = pa.table({"object_id": range(5), "ra": [0.0] * 5, "dec": [0.0] * 5})
+    nothing = np.full(4, np.nan, np.float32)
+    seen = CascadePrediction(np.arange(4), probabilities, nothing, np.full((4, 2), np.nan, np.float32))
+    table = part_table(rows, ["ok", "missing", "ok", "ok", "ok"], seen, GALAXY_ZOO, "model", [])
+    assert table["status"].to_pylist() == ["ok", "missing", "not_finite", "not_finite", "ok"]
+    assert table["label"].to_pylist() == ["CRS", None, None, None, "EO"]
+    assert table["p_crs"].null_count == 3

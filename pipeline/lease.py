@@ -41,7 +41,8 @@ class Lease:
     work : str
         What is done there, such as ``"hiwl classify"``, for those who are refused.
     keep : bool
-        Leave the last claim behind, without names. False where others are to get the folder: it is removed.
+        Leave the last claim behind, without names. False where others are to get the folder: it is removed,
+        and so is the folder if it is a local one that this run made and wrote nothing to.
 
     Raises
     ------
@@ -51,7 +52,7 @@ class Lease:
 
     def __init__(self, folder: str, work: str, keep: bool = True) -> None:
         self._folder, self._keep = folder, keep
-        self._number, self._lost = 0, ""
+        self._number, self._lost, self._made = 0, "", False
         self._claim: dict[str, Any] = {
             "token": secrets.token_hex(8),
             "work": work,
@@ -65,24 +66,27 @@ class Lease:
         self._signer = threading.Thread(target=self._sign_now_and_then, daemon=True)
 
     def __enter__(self) -> Lease:
+        self._made = not self._keep and not storage.exists(self._folder)
         for _ in range(ATTEMPTS):
-            newest = _newest(self._folder)
+            before = _numbers(self._folder)
+            newest = max(before, default=0)
             owner = _read(_path(self._folder, newest)) if newest else None
             if owner is not None and _is_alive(owner):
                 raise UserError(_refusal(self._folder, owner))
             self._number = newest + 1
             place = _path(self._folder, self._number)
-            if not storage.create_bytes(place, self._signed(running=True)):
-                continue
-            # Who listed long ago may have made a number that others have left behind them.
-            if _newest(self._folder) != self._number:
-                storage.remove(place)
-                continue
-            for number in _numbers(self._folder):
-                if number < self._number:
+            # The folder may go while it is written to: its last owner did not keep it.
+            with suppress(FileNotFoundError):
+                if not storage.create_bytes(place, self._signed(running=True)):
+                    continue
+                # Others began where numbers were left behind, or begin again where claims were removed.
+                if set(_numbers(self._folder)) - {self._number, *before}:
+                    storage.remove(place)
+                    continue
+                for number in before:
                     storage.remove(_path(self._folder, number))
-            self._signer.start()
-            return self
+                self._signer.start()
+                return self
         raise UserError(f"{self._folder} is claimed by several runs at once: start the same command again")
 
     def __exit__(
@@ -94,7 +98,10 @@ class Lease:
         with suppress(OSError, UserError):
             self.sign(running=False)
             if not self._keep and not self._lost:
-                storage.remove(f"{self._folder}/{LEASE_FOLDER}")
+                storage.remove(_path(self._folder, self._number))
+                storage.remove_empty(f"{self._folder}/{LEASE_FOLDER}")
+                if self._made:
+                    storage.remove_empty(self._folder)
 
     def check(self) -> None:
         """Go on only if the folder is still this run's, as far as is known.

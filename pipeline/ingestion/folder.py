@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import mmap
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.ingestion.plan import IngestPlan, PlannedShard
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, PlannedShard
 
 __all__ = ["IngestFolder", "ShardRecord", "count_classes"]
 
@@ -58,8 +59,7 @@ class IngestFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/")
-        self.plan_objects = f"{self.path}/_ingest/plan"
-        self._without_image = f"{self.path}/_ingest/without_image.csv"
+        self._plan = f"{self.path}/_ingest/plan.json"
 
     def read_plan(self) -> IngestPlan | None:
         """The plan of an earlier run, if there is one.
@@ -69,7 +69,7 @@ class IngestFolder:
         UserError
             If there is none, and the folder holds what ingest did not make and would overwrite or mix with.
         """
-        place = f"{self.path}/_ingest/plan.json"
+        place = self._plan
         if storage.exists(place):
             try:
                 return IngestPlan(**json.loads(storage.read_bytes(place)))
@@ -90,6 +90,10 @@ class IngestFolder:
                 raise UserError(f"{self.path} holds another {name}: choose another folder, or remove it")
         return None
 
+    def objects_of(self, name: str) -> str:
+        """The folder with a plan's objects, by its name."""
+        return f"{self.path}/_ingest/{name}"
+
     def check_same(self, begun: IngestPlan, now: IngestPlan) -> None:
         """Check that an ingest from the same source and with the same options began here.
 
@@ -105,9 +109,27 @@ class IngestFolder:
             )
 
     def write_plan(self, plan: IngestPlan, without_image: bytes) -> None:
-        """Make a plan, whose objects are there already, the folder's: what came before was an attempt."""
-        storage.write_bytes(self._without_image, without_image)
-        storage.write_bytes(f"{self.path}/_ingest/plan.json", _json_bytes(plan.to_dict()))
+        """Make a plan, whose objects are there already, the folder's, and remove what others planned.
+
+        Raises
+        ------
+        UserError
+            If another run's plan is there meanwhile.
+        """
+        storage.write_bytes(self._without_image(plan), without_image)
+        if not storage.create_bytes(self._plan, _json_bytes(plan.to_dict())):
+            raise UserError(
+                f"{self._plan} was made by another run meanwhile: choose another folder, or remove it and "
+                "start again"
+            )
+        inside = {name.split("/")[0] for name in _names(f"{self.path}/_ingest") if "/" in name}
+        for name in inside - {plan.objects}:
+            if name.startswith(OBJECTS_OF_BEFORE):
+                storage.remove(self.objects_of(name))
+
+    def plan_digest(self) -> str:
+        """Tells this plan from another: workers write nothing once the folder has become another's."""
+        return hashlib.sha256(storage.read_bytes(self._plan)).hexdigest()
 
     def write_record(self, record: ShardRecord, rejects: bytes) -> None:
         """Keep what became of a shard, and the lines of its rejects."""
@@ -124,11 +146,12 @@ class IngestFolder:
         )
         return {record.name: record for record in records if not record.rows or record.name in there}
 
-    def write_rejects(self, records: Iterable[ShardRecord], named: int) -> list[list[str]]:
+    def write_rejects(self, plan: IngestPlan, records: Iterable[ShardRecord], named: int) -> list[list[str]]:
         """Gather the rejects of all shards and the labels without an image into ``rejects.csv``.
 
         Parameters
         ----------
+        plan : IngestPlan
         records : iterable of ShardRecord
             In the order of the shards.
         named : int
@@ -140,7 +163,7 @@ class IngestFolder:
             The first of them.
         """
         parts = [self._rejects_path(record.name) for record in records if record.rejects]
-        parts.append(self._without_image)
+        parts.append(self._without_image(plan))
         # Through a file here, since there may be as many rejects as objects.
         with tempfile.TemporaryFile() as file:
             file.write(HEADER)
@@ -154,6 +177,10 @@ class IngestFolder:
                 storage.write_bytes(f"{self.path}/rejects.csv", whole)
             file.seek(len(HEADER))
             return list(islice(csv.reader(io.TextIOWrapper(file, "utf-8", newline="")), named))
+
+    def _without_image(self, plan: IngestPlan) -> str:
+        inside = "" if plan.objects == OBJECTS_OF_BEFORE else f"{plan.objects}/"
+        return f"{self.path}/_ingest/{inside}without_image.csv"
 
     def _record_path(self, name: str) -> str:
         return f"{self.path}/_ingest/{_stem(name)}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,6 +22,7 @@ from pipeline.ingestion.plan import PlannedShard
 from pipeline.ingestion.planning import check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
 from pipeline.ingestion.source import Listing, check_source
+from pipeline.lease import Lease
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 
@@ -120,7 +122,8 @@ def ingest(
     Raises
     ------
     UserError
-        For mistakes in the arguments and tables, found before any work; and if no image can be read.
+        For mistakes in the arguments and tables, found before any work; if another run is writing `out`; and
+        if no image can be read.
     IncompleteError
         If shards could not be written; what was written is kept.
     """
@@ -142,21 +145,28 @@ def ingest(
     options.check()
     place = check_source(source, out)
     listing = Listing(place, out, options.bands)
-    folder = IngestFolder(out)
-    plan = folder.read_plan()
-    if plan is None:
-        plan, parquet = make_plan(listing, options, folder, taxonomy)
-    else:
-        parquet = check_unchanged(plan, listing, options, folder)
+    folder, lease = IngestFolder(out), Lease(out, "hiwl ingest", keep=False)
+    with ExitStack() as stack:
+        plan = folder.read_plan()
+        if plan is None:
+            plan, parquet = make_plan(
+                listing, options, folder, taxonomy, claim=lambda: stack.enter_context(lease)
+            )
+        else:
+            parquet = check_unchanged(plan, listing, options, folder)
+            stack.enter_context(lease)
 
-    shards = plan.shards()
-    records = folder.finished(shards)
-    resumed = sum(record.rows > 0 for record in records.values())
-    job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb)
-    records |= _write([shard for shard in shards if shard.name not in records], job, plan.rows)
+        shards = plan.shards()
+        records = folder.finished(shards)
+        resumed = sum(record.rows > 0 for record in records.values())
+        job = IngestJob(
+            plan.kind, place, out, options.carry, parquet, rgb, folder.plan_digest(), plan.objects
+        )
+        missing = [shard for shard in shards if shard.name not in records]
+        records |= _write(missing, job, plan.rows, lease)
 
-    ordered = [records[shard.name] for shard in shards]
-    rejects = folder.write_rejects(ordered, NAMED_REJECTS)
+        ordered = [records[shard.name] for shard in shards]
+        rejects = folder.write_rejects(plan, ordered, NAMED_REJECTS)
     summary = IngestSummary(
         rows=sum(record.rows for record in ordered),
         shards=sum(record.rows > 0 for record in ordered),
@@ -179,7 +189,9 @@ def ingest(
     return summary
 
 
-def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict[str, ShardRecord]:
+def _write(
+    shards: Sequence[PlannedShard], job: IngestJob, objects: int, lease: Lease
+) -> dict[str, ShardRecord]:
     """Write shards, each in a task of its own, so that it starts, fails and is retried by itself."""
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
@@ -197,6 +209,7 @@ def _write(shards: Sequence[PlannedShard], job: IngestJob, objects: int) -> dict
         }:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             shard = waiting.pop(done)
+            lease.check()
             try:
                 record, error = ray.get(done)
             except ray.exceptions.RayError as failure:  # the worker died, and so did its successors

@@ -1,8 +1,11 @@
 """Which object goes to which shard: decided before any image is read, and kept in the folder of the shards.
 
 OUT/_ingest/plan.json               what was planned from what: the options, the source's digest, the shards
-OUT/_ingest/plan/00003.parquet      the objects of 16 shards, a row group each; a task reads only its own
-OUT/_ingest/without_image.csv       labels whose image the source does not have
+OUT/_ingest/plan-5f3a/00003.parquet the objects of 16 shards, a row group each; a task reads only its own
+OUT/_ingest/plan-5f3a/without_image.csv  labels whose image the source does not have
+
+Two runs may plan one folder at once: each has a place of its own for what it plans, and the first whose
+``plan.json`` is there has the folder. Plans of before have ``plan/``, and ``without_image.csv`` beside it.
 
 The plan depends on the source's files, not on the order in which the storage lists them: the objects of a
 series stand in the order of their files' paths (then of their rows) and are cut into shards in that order.
@@ -24,6 +27,7 @@ from pipeline.ingestion.labels import Labels
 from pipeline.shards.cutout_shards import shard_name
 
 __all__ = [
+    "OBJECTS_OF_BEFORE",
     "IngestPlan",
     "PlannedShard",
     "cut_shards",
@@ -33,6 +37,7 @@ __all__ = [
 ]
 
 SHARDS_PER_SEGMENT = 16
+OBJECTS_OF_BEFORE = "plan"
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class IngestPlan:
     images, unlabeled, dropped, without_image, other_files : int
         Files that are images; objects without a label that are kept, and that are left out; labels without an
         image; files of the source that are neither images nor tables.
+    objects : str
+        Name of the folder with its objects.
     """
 
     kind: str
@@ -75,6 +82,7 @@ class IngestPlan:
     dropped: int = 0
     without_image: int = 0
     other_files: int = 0
+    objects: str = field(default=OBJECTS_OF_BEFORE, compare=False)
 
     @property
     def rows(self) -> int:

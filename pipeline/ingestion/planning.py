@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
-from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.inventory import Inventory
 from pipeline.ingestion.labels import Labels, read_labels
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
 from pipeline.progress import progress
@@ -25,14 +25,28 @@ FILES_A_STEP = 1000
 
 
 def make_plan(
-    listing: Listing, options: IngestOptions, folder: IngestFolder, taxonomy: Taxonomy
+    listing: Listing,
+    options: IngestOptions,
+    folder: IngestFolder,
+    taxonomy: Taxonomy,
+    claim: Callable[[], object] = lambda: None,
 ) -> tuple[IngestPlan, ParquetColumns]:
     """Plan the shards of a source and store the plan in their folder.
+
+    Parameters
+    ----------
+    listing : Listing
+    options : IngestOptions
+    folder : IngestFolder
+    taxonomy : Taxonomy
+    claim : callable
+        Makes the folder this run's; called when nothing is wrong, before anything is written.
 
     Raises
     ------
     UserError
-        For mistakes in the source, the labels table and the columns, before anything is written.
+        For mistakes in the source, the labels table and the columns, before anything is written; if another
+        run planned the folder meanwhile.
     """
     place, parquet = listing.place, ParquetColumns()
     labels = _read_labels(options, taxonomy)
@@ -53,10 +67,15 @@ def make_plan(
         drop = options.drop_unlabeled
         if drop and unlabeled == rows:
             raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")
-        # What is there without a plan is of a run that was killed while it planned.
-        storage.remove(folder.plan_objects)
+        claim()
+        if folder.read_plan() is not None:
+            raise UserError(
+                f"another run of `hiwl ingest` began in {folder.path} meanwhile: start the same command "
+                "again, or choose another folder"
+            )
+        name = f"{OBJECTS_OF_BEFORE}-{secrets.token_hex(4)}"
         shards = cut_shards(inventory.iter_planned(drop), options.shard_rows, options.shard_bytes)
-        series = write_objects(folder.plan_objects, shards, labels)
+        series = write_objects(folder.objects_of(name), shards, labels)
     plan = IngestPlan(
         listing.kind,
         place,
@@ -68,6 +87,7 @@ def make_plan(
         dropped=unlabeled if drop else 0,
         without_image=len(without_image),
         other_files=listing.other_files,
+        objects=name,
     )
     folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
     return plan, parquet

@@ -13,7 +13,7 @@ from hiwl_core.recipe import RgbSettings
 from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
-from pipeline.ingestion.plan import PlannedShard, lines_of, read_objects
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, PlannedShard, lines_of, read_objects
 from pipeline.ingestion.source_images import Content, read_files, read_members
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
@@ -25,7 +25,8 @@ __all__ = ["IngestJob", "write_shard"]
 @dataclass(frozen=True)
 class IngestJob:
     """What all shards of an ingest have in common: the source, the folder to write, and the carried
-    columns; with `rgb`, the colors to make of FITS images."""
+    columns; with `rgb`, the colors to make of FITS images; and which plan they are of, by
+    `pipeline.ingestion.folder.IngestFolder.plan_digest`, and the name of its objects' folder."""
 
     kind: str
     place: str
@@ -33,6 +34,8 @@ class IngestJob:
     carry: tuple[str, ...]
     parquet: ParquetColumns
     rgb: RgbSettings | None = None
+    plan: str = ""
+    objects: str = OBJECTS_OF_BEFORE
 
 
 def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
@@ -51,9 +54,11 @@ def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None
     """
     folder = IngestFolder(job.out)
     try:
-        objects = read_objects(folder.plan_objects, shard.number)
+        objects = read_objects(folder.objects_of(job.objects), shard.number)
         table, rejects = _read_objects(objects, job)
         classes = Counter(label or "" for label in table["label"].to_pylist())
+        if folder.plan_digest() != job.plan:
+            return None, f"{shard.name}: {job.out} is another run's now"
         record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
         # The record first: where there is a shard, there is its record.
         folder.write_record(record, lines_of(rejects))

@@ -26,6 +26,7 @@ from pipeline.evaluation.galaxies import (
     least_certain,
     read_pictures,
 )
+from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.reporting.facts import class_facts
 from pipeline.reporting.finished_run import FinishedRun, read_run
@@ -109,8 +110,25 @@ def report(
     shards = list_shards(shards_path)
     check_labeled(shards, named, finished.taxonomy)
     check_drawing()
-    _claim(out, finished)
+    with Lease(out, "hiwl report", keep=False) as lease:
+        _check_own(out)
+        _claim(out, finished)
+        return _written(finished, out, shards_path, shards, named, workers, gpu, engine, model, lease)
 
+
+def _written(
+    finished: FinishedRun,
+    out: str,
+    shards_path: str,
+    shards: Sequence[str],
+    named: Columns,
+    workers: int | None,
+    gpu: bool | None,
+    engine: str,
+    model: ModelSettings,
+    lease: Lease,
+) -> Report:
+    """Score the model, draw, and write the report into a folder that is this run's."""
     evaluation = evaluate(
         f"{finished.path}/bundle",
         shards_path,
@@ -121,6 +139,7 @@ def report(
         engine=engine,
         model=model,
     )
+    lease.check()
     contents = _contents(finished, evaluation, shards_path, shards, named)
     files = {f"tables/{name}": content for name, content in contents.tables.items()}
     for picture in contents.drawings.pictures():

@@ -18,6 +18,7 @@ from hiwl_core.metrics import wilson
 from hiwl_core.published_results import VALIDATION_ACCURACY
 from hiwl_core.recipe import Recipe, load_recipe
 from pipeline import storage
+from pipeline.lease import Lease
 from pipeline.reporting.pictures import check_drawing
 from pipeline.reproduction.experiments import Experiment, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
@@ -201,16 +202,29 @@ def reproduce(
         )
         for run in grid
     ]
-    storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
     shards = storage.absolute(test or val)
     settings = QueueSettings(shards, frozenset(scored_on), test is not None, columns, at_once, workers, gpu)
-    failed = run_grid(planned, settings)
-    runs: Runs = defaultdict(list)
-    for one in planned:
-        runs[one.run.backbone, one.run.method].append(one)
     request = Request(
         recipe, overrides, seeds, labeled[data].shards, labeled[test or val].shards, settings, out
     )
+    with Lease(out, "hiwl reproduce", keep=False) as lease:
+        _check_own(out, named)
+        storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
+        failed = run_grid(planned, settings)
+        lease.check()
+        return _made(named, planned, failed, request)
+
+
+def _made(
+    named: Mapping[str, tuple[Experiment, list[tuple[str, str]]]],
+    planned: Sequence[PlannedRun],
+    failed: dict[str, str],
+    request: Request,
+) -> Reproduction:
+    """What can be made of the trainings that did not fail."""
+    runs: Runs = defaultdict(list)
+    for one in planned:
+        runs[one.run.backbone, one.run.method].append(one)
     made, left_out = {}, []
     for name, (experiment, trainings) in named.items():
         chosen = {key: runs[key][:1] if experiment.one_seed else runs[key] for key in trainings}

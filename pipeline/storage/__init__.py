@@ -45,6 +45,7 @@ __all__ = [
     "prepare_folder",
     "read_bytes",
     "remove",
+    "remove_empty",
     "remove_partials",
     "write_bytes",
 ]
@@ -132,9 +133,13 @@ def write_bytes(path: str, content: bytes) -> None:
     try:
         _write_whole(partial, content)
         os.replace(partial, place)
-    except BaseException:
-        if os.path.exists(partial):
+    except BaseException as error:
+        # What has no room for a file may still have none to forget it.
+        with suppress(OSError):
             os.remove(partial)
+        if isinstance(error, OSError):
+            # The file that was wanted, and not the name that it has meanwhile, which says nothing.
+            error.filename, error.filename2 = path, None
         raise
 
 
@@ -252,6 +257,17 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def remove_empty(path: str) -> None:
+    """Remove a local folder with nothing in it; stores have none."""
+    if in_s3(path):
+        return
+    filesystem, place = filesystem_of(path)
+    if isinstance(filesystem, LocalFileSystem):
+        # With something in it, or gone.
+        with suppress(OSError):
+            os.rmdir(place)
 
 
 def remove(path: str) -> None:

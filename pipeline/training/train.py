@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
+from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
@@ -126,15 +127,31 @@ def run_training(
     UserError, IncompleteError
         As `train`.
     """
-    started = time.monotonic()
-    recipe, folder = plan.recipe, plan.folder
+    started, folder = time.monotonic(), plan.folder
     if folder.is_bundled():
         return TrainingResult(folder.bundle, None, time.monotonic() - started)
+    with Lease(folder.path, "hiwl train", keep=False) as lease:
+        # Another run may have begun here, or even ended, since this one was planned.
+        plan = replace(plan, begun=folder.check(plan.description))
+        if folder.is_bundled():
+            return TrainingResult(folder.bundle, None, time.monotonic() - started)
+        pairs = _trained(plan, workers, gpu, stores or load_stores, lease)
+    return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
 
+
+def _trained(
+    plan: TrainingPlan,
+    workers: int | None,
+    gpu: bool | None,
+    stores: Callable[[TrainingPlan], Stores],
+    lease: Lease,
+) -> pd.DataFrame:
+    """Train all stages and bundle the best in a folder that is this run's; the scored pairs."""
+    recipe, folder = plan.recipe, plan.folder
     # A training worker and its feed each take a slot.
     slots = (workers or torch.cuda.device_count() or 1) + 1
     with connected(min_cpus=slots) as cluster, relayed_lines() as relay:
-        loaded = _sampled(recipe, (stores or load_stores)(plan))
+        loaded = _sampled(recipe, stores(plan))
         counts = {part: _class_counts(recipe, store) for part, store in loaded.items()}
         for part in loaded:
             check_classes(recipe, part, counts[part])
@@ -159,6 +176,7 @@ def run_training(
                 relay=relay,
             )
             candidates[name] = folder.finished_stage(name) or fit_stage(job, folder, setup)
+            lease.check()
         stages = {
             name: StageCandidates(stage.backbone, preprocessing[name], candidates[name])
             for name, stage in recipe.stages.items()
@@ -173,9 +191,10 @@ def run_training(
         bundle = bundle.in_half() if recipe.weights == "float16" else bundle
         if recipe.finish != "none":
             bundle = finished(bundle, loaded["train"], loaded["val"], setup.gpu, relay)
+        lease.check()
         for file, content in bundle_files(bundle).items():
             storage.write_bytes(f"{folder.bundle}/{file}", content)
-    return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
+    return pairs
 
 
 def _setup(

@@ -59,7 +59,7 @@ def plan_of(
 ) -> tuple[IngestPlan, list[pa.Table]]:
     options = IngestOptions(labels=labels, shard_rows=rows)
     plan, _ = make_plan(listing, options, IngestFolder(str(out)), GALAXY_ZOO)
-    return plan, [read_objects(f"{out}/_ingest/plan", shard.number) for shard in plan.shards()]
+    return plan, [read_objects(f"{out}/_ingest/{plan.objects}", shard.number) for shard in plan.shards()]
 
 
 def test_the_order_of_the_listing_does_not_matter(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_killed_ingest_goes_on_with_its_plan(ray_session: None, tmp_path: Path
             assert time.monotonic() < deadline
             time.sleep(0.01)
         kill_driver(first)
-    kept = [*out.glob("*.parquet"), *out.glob("_ingest/plan/*"), out / "_ingest" / "plan.json"]
+    kept = [*out.glob("*.parquet"), *out.glob("_ingest/plan-*/*"), out / "_ingest" / "plan.json"]
     times = {path: path.stat().st_mtime_ns for path in kept}
     done = len(list(out.glob("*.parquet")))
     assert 1 <= done < 500
@@ -225,11 +225,12 @@ def test_a_plan_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
     source, out = images_in(tmp_path / "images", 40), tmp_path / "out"
     plan_of(Listing(str(source), str(out)), out, rows=1)
     (out / "_ingest" / "plan.json").unlink()
-    assert len(list((out / "_ingest" / "plan").iterdir())) == 3
+    assert len(list(out.glob("_ingest/plan-*/*.parquet"))) == 3
     assert IngestFolder(str(out)).read_plan() is None
     plan, shards = plan_of(Listing(str(source), str(out)), out, rows=20)
     assert plan.series == {"cutouts": [20, 20]}
-    assert len(list((out / "_ingest" / "plan").iterdir())) == 1
+    # What was planned before is gone.
+    assert [len(list(one.glob("*.parquet"))) for one in out.glob("_ingest/plan-*")] == [1]
     assert [len(shard) for shard in shards] == [20, 20]
 
 

@@ -22,6 +22,7 @@ from hiwl_core.methods import METHODS, method_name, method_overrides
 from hiwl_core.recipe import load_recipe
 from jobs.cli import main
 from pipeline import storage
+from pipeline.lease import Lease
 from pipeline.pages.numbers import duration
 from pipeline.querying.sample import sample
 from pipeline.reporting.facts import run_facts, which_data
@@ -336,6 +337,10 @@ def test_mistakes_are_one_line(shown: Path, tiny_run: Path, tiny_data: TinyData,
         assert (code, stdout) == (2, ""), (message, stderr)
         assert message in stderr, (message, stderr)
         assert len(stderr.splitlines()) == 1, stderr
+    with Lease(out, "hiwl report", keep=False):
+        code, _, stderr = hiwl("report", str(tiny_run), "--out", out)
+    assert (code, len(stderr.splitlines())) == (2, 1)
+    assert f"{out} is being written by hiwl report of " in stderr
     assert not Path(out).exists()
     assert {path.name for path in mine.rglob("*")} == {"tables"}
 

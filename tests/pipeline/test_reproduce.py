@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
+from pipeline.lease import Lease
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES, write_labeled_shard
 
@@ -108,6 +109,10 @@ def test_a_training_that_fails_costs_what_is_made_of_it_and_nothing_else(
     assert (tmp_path / "figure4.png").exists()
     assert not (tmp_path / "table4.csv").exists()
     (run / "evaluation").unlink()
+    with Lease(str(tmp_path), "hiwl reproduce", keep=False):
+        refused = reproduce(tiny_data, tmp_path, "table4")
+    assert refused.exit_code == 2
+    assert f"{tmp_path} is being written by hiwl reproduce of " in refused.stderr
     again = reproduce(tiny_data, tmp_path, "table4")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "table4.csv").exists()

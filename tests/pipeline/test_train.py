@@ -11,8 +11,9 @@ from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, load_recipe
 from jobs.cli import main
-from pipeline.training.plan import default_workers
-from pipeline.training.train import train
+from pipeline.lease import LEASE_FOLDER, Lease
+from pipeline.training.plan import default_workers, plan_training
+from pipeline.training.train import run_training, train
 from tests.conftest import TINY, TinyData, hiwl, kill_driver
 
 
@@ -71,6 +72,24 @@ def test_another_run_in_the_same_folder_is_refused(
         train(tiny_data.train, tiny_data.val, other, str(tiny_run))
     with pytest.raises(UserError, match=r"another train "):
         train(tiny_data.val, tiny_data.val, tiny_recipe, str(tiny_run))
+
+
+def test_of_two_trains_in_one_folder_the_second_is_refused_in_a_line(
+    tiny_run: Path, tiny_data: TinyData, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    where = ["--data", tiny_data.train, "--val", tiny_data.val, "--out", str(out)]
+    settings = [word for key in (*TINY, "finish=calibration") for word in ("--set", key)]
+    with Lease(str(out), "hiwl train", keep=False):
+        answer = CliRunner().invoke(main, ["train", *where, "--recipe", "demo", *settings])
+    assert answer.exit_code == 2
+    assert f"Error: {out} is being written by hiwl train of " in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+    assert not out.exists()
+    # One that has ended meanwhile is the run that was wanted.
+    plan = plan_training(tiny_data.train, tiny_data.val, tiny_recipe, str(tiny_run))
+    assert not (tiny_run / LEASE_FOLDER).exists()
+    assert run_training(plan).pairs is None
 
 
 def test_too_many_workers_for_a_batch_are_refused(

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hiwl_core.compressed import unpacked
+from hiwl_core.fits_bounds import check_bounds
 from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
 from hiwl_core.recipe import RgbSettings
@@ -110,7 +111,9 @@ def fits_position(content: bytes) -> tuple[float, float] | None:
 
     quiet_astropy()
     try:
-        with fits.open(io.BytesIO(unpacked(content)), memmap=False) as units:
+        content = unpacked(content)
+        check_bounds(content)
+        with fits.open(io.BytesIO(content), memmap=False) as units:
             for unit in units:
                 shape = image_shape(unit)
                 if len(shape) >= 2:
@@ -128,6 +131,7 @@ def _read(content: bytes) -> list[Plane]:
     content = unpacked(content)
     if not is_fits(content):
         raise UnreadableCutout(UNDECODABLE, "not a FITS file")
+    check_bounds(content)
     quiet_astropy()
     planes: list[Plane] = []
     others: list[tuple[int, ...]] = []

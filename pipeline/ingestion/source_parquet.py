@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.shards.bounded_batches import check_packing, growing_columns, small_batches
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, check_columns
 from pipeline.shards.parquet_footer import check_not_encrypted, column_bytes, schema_of
 from pipeline.shards.parquet_rows import check_row_count, is_number_type
@@ -29,6 +30,8 @@ __all__ = ["ParquetColumns", "describe_tables", "gather_rows", "iter_objects"]
 
 OPTIONAL = ("ra", "dec", "pixel_scale")
 BATCH_ROWS = 65_536
+# Of the rows of a shard, by whose footer they are an eighth of it.
+MOST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,29 @@ def gather_rows(objects: pa.Table, columns: ParquetColumns) -> pa.Table:
     for file in dict.fromkeys(files):
         with storage.open_input(file) as handle:
             wanted = rows[files == file]
-            batches = _batches_with(pq.ParquetFile(handle), wanted, read)
+            parquet = pq.ParquetFile(handle)
+            check_packing(parquet.metadata, read)
+            growing = growing_columns(parquet.metadata, read)
+            if growing:
+                parquet = pq.ParquetFile(handle, metadata=parquet.metadata, read_dictionary=growing)
+            batches = _batches_with(parquet, wanted, read, growing)
             if (there := sum(map(len, batches))) != len(wanted):
                 raise ValueError(f"{there} of {len(wanted)} rows could be read of {file}")
             pieces += [_under_contract_names(batch, names, columns) for batch in batches]
     return pa.concat_tables(pieces)
 
 
-def _batches_with(parquet: pq.ParquetFile, wanted: np.ndarray, columns: list[str]) -> list[pa.RecordBatch]:
-    """The wanted rows, sorted, in small batches: a row group may be larger than the memory."""
+def _batches_with(
+    parquet: pq.ParquetFile, wanted: np.ndarray, columns: list[str], growing: list[str]
+) -> list[pa.RecordBatch]:
+    """The wanted rows, sorted, in small batches: a row group may be larger than the memory.
+
+    Raises
+    ------
+    ValueError
+        If they take more than a shard may, as one image of a dictionary can in all rows.
+    """
+    held = 0
     batches: list[pa.RecordBatch] = []
     start = 0
     for group in range(parquet.metadata.num_row_groups):
@@ -169,10 +186,17 @@ def _batches_with(parquet: pq.ParquetFile, wanted: np.ndarray, columns: list[str
         inside = wanted[(wanted >= start) & (wanted < end)]
         if len(inside):
             offset = start
-            for batch in parquet.iter_batches(ROW_GROUP_ROWS, row_groups=[group], columns=columns):
+            read = parquet.iter_batches(ROW_GROUP_ROWS, row_groups=[group], columns=columns)
+            for batch in small_batches(read, growing):
                 here = inside[(inside >= offset) & (inside < offset + len(batch))] - offset
                 if len(here):
                     batches.append(batch if len(here) == len(batch) else batch.take(pa.array(here)))
+                    held += batches[-1].nbytes
+                    if held > MOST_BYTES:
+                        raise ValueError(
+                            f"{len(wanted)} rows take more than {MOST_BYTES / 1e6:.0f} MB, which the footer "
+                            "does not say: one image in many rows"
+                        )
                 offset += len(batch)
                 if offset > inside[-1]:
                     break

@@ -2,7 +2,8 @@
 
 What bounds it: row groups are fetched together up to 64 MB of the columns that are read; a larger one is read
 page by page through a buffer, so that it need not fit in memory, only a page of each column. A table holds
-no more rows than come to 64 MB on the average of the row group with the largest rows. A page is a MB or so
+no more rows than come to 64 MB on the average of the row group with the largest rows; what a dictionary makes
+of few bytes is no exception, see `pipeline.shards.bounded_batches`. A page is a MB or so
 as most writers have it; pyarrow's own may hold 1,024 images.
 """
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.shards.bounded_batches import check_packing, growing_columns, small_batches
 from pipeline.shards.parquet_footer import check_not_encrypted, column_bytes, schema_of
 from pipeline.shards.plain_columns import (
     class_names,
@@ -76,12 +78,18 @@ def iter_parquet(
         check_not_encrypted(shard, schema_of(parquet, file), read)
         classes = class_names(parquet.schema_arrow)
         sizes = list(column_bytes(parquet.metadata, read))
+        check_packing(parquet.metadata, read)
+        if growing := growing_columns(parquet.metadata, read):
+            held: Any = {"metadata": parquet.metadata, "read_dictionary": growing}
+            parquet = pq.ParquetFile(file, pre_buffer=True, **held)
+            paged = pq.ParquetFile(file, buffer_size=READ_BUFFER, pre_buffer=False, **held)
         said, came = int(parquet.metadata.num_rows), 0
         check_row_count(said, sum(count for count, _ in sizes))
         rows = min([batch_rows, *(max(1, int(TABLE_BYTES * count / size)) for count, size in sizes if size)])
         for groups in _together(sizes):
             reader = parquet if sum(sizes[group][1] for group in groups) <= FETCHED_BYTES else paged
-            for batch in reader.iter_batches(batch_size=rows, row_groups=groups, columns=read):
+            batches = reader.iter_batches(batch_size=rows, row_groups=groups, columns=read)
+            for batch in small_batches(batches, growing):
                 came += batch.num_rows
                 table = with_class_names(pa.Table.from_batches([batch]), classes)
                 yield _standard_table(table, names, types, carry)

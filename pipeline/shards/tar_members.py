@@ -19,6 +19,8 @@ __all__ = ["BrokenTar", "Member", "iter_members"]
 GZIP_MAGIC = b"\x1f\x8b"
 LONGEST_PADDING = 2**20
 """Zeros after the end mark. Tars are padded to a few kB; more is a file that was made but not filled."""
+LONGEST_HEADER = 2**20
+"""Bytes of a member's headers, the long ones of names and pax fields among them."""
 # What the parser and the decompressor raise for damaged files; a store's own faults are others.
 DAMAGE = (
     tarfile.TarError,
@@ -49,6 +51,29 @@ class Member:
     offset: int
     content: bytes | None
     size: int
+
+
+class _Headers:
+    """A stream of which the parser may read so much at a time.
+
+    A long name, or the fields of a pax header, may claim gigabytes, and zeros of gzip are not even claimed.
+
+    Attributes
+    ----------
+    left : int
+        Bytes that may still be read.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.left = LONGEST_HEADER
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError(f"a header of more than {LONGEST_HEADER // 2**20} MB")
+        return self._stream.read(size)
 
 
 class BrokenTar(Exception):
@@ -92,11 +117,13 @@ def iter_members(file: BinaryIO, wanted: Callable[[str], bool], largest: int) ->
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
     # tarfile's parser wants an archive: an empty one, whose file is then ours.
     archive = tarfile.TarFile(fileobj=io.BytesIO(bytes(tarfile.RECORDSIZE)))
-    archive.fileobj = stream
+    headers = _Headers(stream)
+    archive.fileobj = cast(io.BytesIO, headers)
     offset, zeros = 0, 0
     while True:
         try:
             stream.seek(offset)
+            headers.left = LONGEST_HEADER
             info = tarfile.TarInfo.fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             offset += tarfile.BLOCKSIZE

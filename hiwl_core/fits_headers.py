@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["card", "has_sky", "quiet_astropy", "sky_of"]
+__all__ = ["card", "celestial_wcs", "has_sky", "quiet_astropy", "scale_of", "sky_cards", "sky_of"]
 
 WCS_KEYWORD = re.compile(
     r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d+|(CD|PC|PV|PS)\d+_\d+|PC\d{6}|LONPOLE|LATPOLE"
@@ -54,6 +54,58 @@ def has_sky(header: Any) -> bool:
     return str(card(header, "CTYPE1")).strip() != ""
 
 
+def sky_cards(header: Any) -> Any:
+    """The cards of a header that say where its pixels are on the sky, without those that are no values.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+
+    Returns
+    -------
+    astropy.io.fits.Header
+    """
+    from astropy.io.fits import Header
+
+    kept = Header()
+    for keyword in dict.fromkeys(header):
+        value = card(header, keyword, None) if WCS_KEYWORD.fullmatch(keyword) else None
+        if value is not None:
+            kept[keyword] = value
+    return kept
+
+
+def celestial_wcs(cards: Any) -> Any:
+    """The celestial part of a WCS, with astropy's own mends of what is not to the letter; None without one.
+
+    Parameters
+    ----------
+    cards : astropy.io.fits.Header
+        From `sky_cards`.
+
+    Returns
+    -------
+    astropy.wcs.WCS or None
+
+    Raises
+    ------
+    Exception
+        Of many kinds, if the cards contradict each other.
+    """
+    from astropy.wcs import WCS
+
+    quiet_astropy()
+    wcs = WCS(cards)
+    return wcs.celestial if wcs.has_celestial else None
+
+
+def scale_of(wcs: Any) -> float:
+    """The pixel scale of a celestial WCS, arcsec/pixel."""
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600.0
+
+
 def sky_of(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[float, float] | None]:
     """Pixel scale and position of an image, from the celestial part of its WCS if there is one.
 
@@ -70,25 +122,13 @@ def sky_of(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[flo
     position : tuple of float or None
         Right ascension, 0 <= ra < 360, and declination of the center, degrees.
     """
-    from astropy.io.fits import Header
-    from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
     if not has_sky(header):
         return None, None
-    quiet_astropy()
     try:
-        kept = Header()
-        for keyword in dict.fromkeys(header):
-            value = card(header, keyword, None) if WCS_KEYWORD.fullmatch(keyword) else None
-            if value is not None:
-                kept[keyword] = value
-        # With astropy's own mends of what is not to the letter.
-        wcs = WCS(kept)
-        if not wcs.has_celestial:
+        wcs = celestial_wcs(sky_cards(header))
+        if wcs is None:
             return None, None
-        wcs = wcs.celestial
-        scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600.0
+        scale = scale_of(wcs)
         center = [float(x) for x in wcs.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)]
     # A header with half a WCS, or one of nonsense.
     except Exception:

@@ -12,7 +12,17 @@ import numpy as np
 from hiwl_core.fits_headers import card, has_sky
 from hiwl_core.statuses import MAX_PIXELS, MISSING_BAND, TOO_LARGE, UnreadableCutout
 
-__all__ = ["MAX_ALL_PIXELS", "Plane", "find_plane", "image_shape", "only_plane", "planes_of"]
+__all__ = [
+    "COMPANIONS",
+    "MAX_ALL_PIXELS",
+    "Plane",
+    "cube_bands",
+    "find_plane",
+    "image_shape",
+    "only_plane",
+    "planes_of",
+    "tokens",
+]
 
 MAX_ALL_PIXELS = 2 * MAX_PIXELS
 """Of all bands of a file: 256 MB in double precision."""
@@ -68,24 +78,31 @@ def planes_of(unit: Any, primary: Any, others: list[tuple[int, ...]]) -> Iterato
         keywords = (card(unit.header, key) for key in ("BAND", "FILTER"))
         yield Plane(" ".join([name, *map(str, keywords)]), pixels, header, name)
         return
-    for band, plane in zip(_cube_bands([unit.header, primary], shape[0]), pixels, strict=True):
+    for band, plane in zip(cube_bands([unit.header, primary], shape[0]), pixels, strict=True):
         yield Plane(band, plane, header)
 
 
 def _is_companion(name: str) -> bool:
     """Whether an extension is a companion of an image by its name: ``WHT``, ``WHT_G``, ``wht1``."""
-    return any(token.rstrip("0123456789") in COMPANIONS for token in _tokens(name))
+    return any(token.rstrip("0123456789") in COMPANIONS for token in tokens(name))
 
 
-def _cube_bands(headers: Sequence[Any], count: int) -> list[str]:
-    """Names of a cube's planes by the first header that has them; empty strings where nothing says them."""
+def cube_bands(headers: Sequence[Any], count: int) -> list[str]:
+    """Names of a cube's planes by the first header that has them; empty strings where nothing says them.
+
+    Parameters
+    ----------
+    headers : sequence of astropy.io.fits.Header
+    count : int
+        Planes.
+    """
 
     def said(keyword: str) -> Any:
         found = (card(header, keyword, None) for header in headers)
         return next((value for value in found if value is not None), None)
 
     listed = str(said("BANDS") or "").strip()
-    names = _tokens(listed) if re.search(r"[^A-Za-z0-9]", listed) else list(listed)
+    names = tokens(listed) if re.search(r"[^A-Za-z0-9]", listed) else list(listed)
     if len(names) == count:
         return names
     for key in ("BAND", "FILTER"):
@@ -101,8 +118,8 @@ def only_plane(planes: list[Plane], bands: Sequence[str]) -> Plane | None:
     if len(planes) == 1:
         return planes[0]
     wanted = {band.lower() for band in bands}
-    named = [plane for plane in planes if (wanted | KNOWN_BANDS) & set(_tokens(plane.names))]
-    if len(named) == 1 and wanted & set(_tokens(named[0].names)):
+    named = [plane for plane in planes if (wanted | KNOWN_BANDS) & set(tokens(plane.names))]
+    if len(named) == 1 and wanted & set(tokens(named[0].names)):
         return named[0]
     science = [plane for plane in planes if plane.extension in SCIENCE]
     return science[0] if not named and len(science) == 1 else None
@@ -111,11 +128,12 @@ def only_plane(planes: list[Plane], bands: Sequence[str]) -> Plane | None:
 def find_plane(planes: list[Plane], band: str) -> Plane:
     """The first plane that goes by a band's name: ``g`` is ``G``, ``HSC-G`` and ``g DECam SDSS``."""
     for plane in planes:
-        if band.lower() in _tokens(plane.names):
+        if band.lower() in tokens(plane.names):
             return plane
     there = ", ".join(plane.names.strip() or "unnamed" for plane in planes)
     raise UnreadableCutout(MISSING_BAND, f"no band {band!r}; bands there: {there}")
 
 
-def _tokens(text: str) -> list[str]:
+def tokens(text: str) -> list[str]:
+    """The words and numbers of a name, in lower case: ``HSC-G`` has hsc and g."""
     return re.findall(r"[a-z0-9]+", text.lower())

@@ -56,7 +56,7 @@ class IngestPlan:
 
     Parameters
     ----------
-    kind : {"files", "zip", "parquet"}
+    kind : {"files", "zip", "parquet", "tiles"}
     place : str
         The source.
     digest : str

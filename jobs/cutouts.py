@@ -1,0 +1,106 @@
+"""``hiwl cutouts``: a survey's tiles and a table of positions to cutout shards."""
+
+from __future__ import annotations
+
+import click
+
+from hiwl_core.recipe import load_recipe
+from jobs.options import VerbCommand, scale_options
+from pipeline.cutouts.cutouts import MASK_PLANES, CutoutsSummary, cutouts
+from pipeline.shards.wanted_scale import WantedScale
+
+__all__ = ["main"]
+
+
+@click.command(cls=VerbCommand)
+@click.argument("tiles")
+@click.argument("positions")
+@click.argument("out")
+@click.option("--size", default=256, show_default=True, metavar="PIXELS", help="Of a cutout, on a side.")
+@scale_options
+@click.option("--bands", default="g,r,i", show_default=True, help="Planes of the FITS cutouts.")
+@click.option("--recipe", metavar="NAME", help="Make JPEGs by this recipe's section [rgb] instead.")
+@click.option(
+    "--id-column", metavar="NAME", help="Ids in POSITIONS.  [default: object_id, objectId, id, ...]"
+)
+@click.option("--ra-column", metavar="NAME", help="Degrees.  [default: ra, coord_ra, RA, ...]")
+@click.option("--dec-column", metavar="NAME", help="Degrees.  [default: dec, coord_dec, DEC, ...]")
+@click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
+@click.option(
+    "--mask-planes",
+    default=",".join(MASK_PLANES),
+    show_default=True,
+    help="Planes of masks that make a pixel bad, where the header names them.",
+)
+def main(
+    tiles: str,
+    positions: str,
+    out: str,
+    size: int,
+    scale: WantedScale,
+    bands: str,
+    recipe: str | None,
+    id_column: str | None,
+    ra_column: str | None,
+    dec_column: str | None,
+    carry: tuple[str, ...],
+    mask_planes: str,
+) -> None:
+    """Cut a survey's tiles at a table of positions into cutout shards.
+
+    TILES is a folder, a file or a quoted glob of FITS images with a WCS: one band a file, or several, packed
+    or not. Images of one grid of pixels are one tile, whatever the files are called; masks, weights and
+    variances are told by their names. POSITIONS is a table with ids, right ascensions and declinations (CSV,
+    FITS, VOTable, ...), a Parquet file, folder or HATS catalog. OUT gets the shards, for classify and train,
+    and rejects.csv, with a line for each position without a cutout. The same command again goes on where the
+    last one stopped. Paths may be URLs (s3://...).
+
+    A position is cut from the tile in which it lies deepest, and stitched of several where that one ends.
+    Without --scale its pixels are the tile's own.
+
+    \b
+    Examples:
+      hiwl cutouts 'coadds/*.fits' objects.parquet cutouts --size 256
+      hiwl cutouts s3://survey/tiles targets.csv s3://survey/cutouts --recipe paper --scale 0.4
+      hiwl cutouts tiles targets.fits cutouts --scale-column petroR90_r --scale-factor 0.02
+    """
+    summary = cutouts(
+        tiles,
+        positions,
+        out,
+        size=size,
+        scale=scale,
+        bands=_names(bands),
+        rgb=load_recipe(recipe).rgb if recipe else None,
+        id_column=id_column,
+        ra_column=ra_column,
+        dec_column=dec_column,
+        carry=carry,
+        mask_planes=_names(mask_planes),
+    )
+    _print_summary(summary, out)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _print_summary(summary: CutoutsSummary, out: str) -> None:
+    out = out.rstrip("/")
+    for identifier, file, reason in summary.first:
+        click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
+    more = summary.rejects + summary.broken_files - len(summary.first)
+    if more > 0:
+        click.echo(f"... and {more:,} more in {out}/rejects.csv", err=True)
+    resumed = f", {summary.resumed:,} of them from an earlier run" if summary.resumed else ""
+    shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
+    click.echo(f"{summary.rows:,} cutouts of {summary.tiles:,} tiles in {shards} in {out}{resumed}")
+    click.echo(f"{summary.positions:,} positions: {summary.rejects:,} rejects, {summary.stitched:,} stitched")
+    if summary.broken_files:
+        click.echo(f"files that cannot be read: {summary.broken_files:,}")
+    click.echo(f"{summary.seconds:.1f} s")
+    click.echo(f"next: hiwl classify BUNDLE {out} catalog")
+
+
+if __name__ == "__main__":
+    main()

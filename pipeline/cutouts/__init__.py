@@ -1,0 +1,1 @@
+"""Survey tiles and positions to cutout shards."""

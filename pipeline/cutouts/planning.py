@@ -1,0 +1,222 @@
+"""Which cutout is in which shard, decided before any pixel is read, and kept in the folder of the shards.
+
+``OUT/_ingest`` is laid out as by `ingest`, with ``tiles.json`` beside ``plan.json``. Shards ``cutouts-*`` are
+of tiles that no other shard outside their task needs, so that a task reads its tiles once; shards
+``stitched-*`` are of cutouts that go beyond their tile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hiwl_core.errors import UserError
+from hiwl_core.fits_headers import scale_of
+from hiwl_core.stamps import StampSettings
+from pipeline import storage
+from pipeline.cutouts.assignment import Assignment, assign
+from pipeline.cutouts.positions import PositionColumns, read_positions
+from pipeline.cutouts.tiles import FILES_A_TASK, PixelSource, Tile, Wanted, describe_files, join_tiles
+from pipeline.ingestion.folder import IngestFolder
+from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.source import FITS_SUFFIXES
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
+from pipeline.shards.wanted_scale import WantedScale
+from pipeline.storage import Entry
+from pipeline.task_pool import TaskPool
+
+__all__ = ["CUTOUTS", "CutoutOptions", "check_unchanged", "make_plan", "read_tiles"]
+
+CUTOUTS, STITCHED = "cutouts", "stitched"
+PIECES_BYTES = 256 * 2**20
+"""Of the parts of tiles that a shard is stitched of."""
+
+
+@dataclass(frozen=True)
+class CutoutOptions:
+    """What decides, besides the tiles, what the shards will hold."""
+
+    positions: str
+    columns: PositionColumns
+    settings: StampSettings
+    scale: WantedScale
+    mask_planes: tuple[str, ...]
+    shard_rows: int = MAX_SHARD_ROWS
+    shard_bytes: int = MAX_SHARD_BYTES
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data, by the words that a user knows the options by."""
+        rgb = self.settings.rgb
+        return {
+            "POSITIONS": storage.absolute(self.positions),
+            **{f"the column of {name}": value for name, value in asdict(self.columns).items()},
+            "--bands": list(self.settings.bands),
+            "--size": self.settings.size,
+            "--recipe": rgb.model_dump(mode="json") if rgb else None,
+            "--scale": self.scale.value,
+            "--scale-factor": self.scale.factor,
+            "--mask-planes": list(self.mask_planes),
+            "the number of rows in a shard": self.shard_rows,
+            "the number of bytes in a shard": self.shard_bytes,
+        }
+
+
+def make_plan(place: str, options: CutoutOptions, folder: IngestFolder, pool: TaskPool) -> IngestPlan:
+    """Look at all tiles' headers and all positions, and store the plan.
+
+    Raises
+    ------
+    UserError
+        For mistakes in the tiles and in the table, before anything is written.
+    """
+    entries = _entries(place)
+    table = read_positions(options.positions, options.columns)
+    tiles, broken = _tiles([entry.path for entry in entries], options, pool)
+    found = assign(table, tiles, options.settings, options.scale)
+    storage.remove(folder.plan_objects)
+    shards = _shards(table, found, tiles, options)
+    series = write_objects(folder.plan_objects, shards, None)
+    storage.write_bytes(_tiles_path(folder), json.dumps([asdict(tile) for tile in tiles]).encode())
+    ids = table["object_id"]
+    rejects = [[str(ids[row].as_py()), "", reason] for row, reason in sorted(found.rejects.items())]
+    plan = IngestPlan(
+        "tiles",
+        place,
+        _digest(entries, options),
+        options.describe(),
+        series,
+        images=len(entries),
+        without_image=len(rejects),
+        other_files=len(broken),
+    )
+    # Broken files cost nobody a row by themselves: positions that only they show are off the footprint.
+    folder.write_plan(plan, lines_of([*rejects, *(["", path, problem] for path, problem in broken)]))
+    return plan
+
+
+def check_unchanged(plan: IngestPlan, place: str, options: CutoutOptions, folder: IngestFolder) -> None:
+    """Check that a stored plan is of the same tiles, positions and options.
+
+    Raises
+    ------
+    UserError
+        Naming the first difference.
+    """
+    entries = _entries(place)
+    folder.check_same(
+        plan,
+        IngestPlan(plan.kind, place, _digest(entries, options), options.describe(), images=len(entries)),
+    )
+
+
+def read_tiles(folder: IngestFolder) -> list[Tile]:
+    """The tiles of a stored plan."""
+    tiles = json.loads(storage.read_bytes(_tiles_path(folder)))
+    return [
+        Tile(
+            tile["name"],
+            tile["sky"],
+            tuple(tile["shape"]),
+            {band: PixelSource(**source) for band, source in tile["images"].items()},
+            [(band, PixelSource(**source)) for band, source in tile["weights"]],
+            [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
+        )
+        for tile in tiles
+    ]
+
+
+def _tiles_path(folder: IngestFolder) -> str:
+    return f"{folder.path}/_ingest/tiles.json"
+
+
+def _entries(place: str) -> list[Entry]:
+    found = [entry for entry in storage.iter_entries(place) if entry.path.lower().endswith(FITS_SUFFIXES)]
+    if not found:
+        raise UserError(
+            f"no tile in {place!r}: {' or '.join(FITS_SUFFIXES)} files are wanted (globs need quotes)"
+        )
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def _digest(entries: Sequence[Entry], options: CutoutOptions) -> str:
+    """A hash of the names, sizes and marks of the tiles' files and of the positions'."""
+    positions = sorted(storage.iter_entries(options.positions), key=lambda entry: entry.path)
+    lines = "".join(f"{entry.path}\n{entry.size}\n{entry.mark}\n" for entry in [*entries, *positions])
+    return hashlib.blake2b(lines.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _tiles(
+    paths: Sequence[str], options: CutoutOptions, pool: TaskPool
+) -> tuple[list[Tile], list[tuple[str, str]]]:
+    """The tiles, and the files that cannot be read with what is wrong with them."""
+    wanted = Wanted(options.settings.bands, options.mask_planes)
+    tasks = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
+    described = [one for _, found in pool.run(describe_files, tasks, wanted) for one in found]
+    images = [image for _, found, _ in described for image in found]
+    broken = sorted((path, problem) for path, _, problem in described if problem)
+    if not images and broken:
+        raise UserError(f"no tile can be read: {broken[0][0]}: {broken[0][1]}")
+    return join_tiles(images, options.settings.bands), broken
+
+
+def _shards(
+    table: pa.Table, found: Assignment, tiles: Sequence[Tile], options: CutoutOptions
+) -> Iterator[tuple[str, pa.Table]]:
+    """Cutouts of one tile, cut where a tile ends; then those of several, cut by the bytes of their parts."""
+    alone = np.ones(table.num_rows, bool)
+    alone[list(found.stitched)] = False
+    alone &= found.home >= 0
+    rows = np.flatnonzero(alone)
+    rows = rows[np.argsort(found.home[rows], kind="stable")]
+    most = min(options.shard_rows, max(1, options.shard_bytes // options.settings.bytes))
+    for start, end in _groups(found.home[rows], most):
+        count = -(-(end - start) // most)
+        for piece in np.array_split(rows[start:end], count):
+            yield CUTOUTS, _objects(table, found, piece)
+    rows = np.array(sorted(found.stitched, key=lambda row: (found.home[row], row)), dtype=int)
+    if len(rows):
+        objects = _objects(table, found, rows)
+        sizes = _piece_bytes(found, tiles, rows, options)
+        series = pa.array([STITCHED] * len(rows))
+        planned = objects.append_column("series", series).append_column("size", pa.array(sizes))
+        for name, one in cut_shards([planned], most, PIECES_BYTES):
+            yield name, one.drop_columns("size")
+
+
+def _groups(homes: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Runs of whole tiles with as many rows as a shard has, or more."""
+    ends = np.flatnonzero(np.diff(homes, append=-1))
+    start = 0
+    for end in (ends + 1).tolist():
+        if end - start >= most or end == len(homes):
+            yield start, end
+            start = end
+
+
+def _objects(table: pa.Table, found: Assignment, rows: np.ndarray) -> pa.Table:
+    objects = table.take(rows).drop_columns("size")
+    objects = objects.append_column("pixel_scale", pa.array(found.scale[rows]))
+    objects = objects.append_column("home", pa.array(found.home[rows], pa.int64()))
+    order = [found.stitched.get(int(row), []) for row in rows]
+    objects = objects.append_column("tiles", pa.array(order, pa.list_(pa.int64())))
+    return objects.append_column("labels_row", pa.nulls(len(rows), pa.int64()))
+
+
+def _piece_bytes(
+    found: Assignment, tiles: Sequence[Tile], rows: np.ndarray, options: CutoutOptions
+) -> list[int]:
+    scales = [scale_of(tile.wcs()) for tile in tiles]
+    sides = [
+        options.settings.window(options.settings.zoom(float(found.scale[row]), scales[found.home[row]]))
+        for row in rows
+    ]
+    pixel = 4 * len(options.settings.bands) + 1
+    return [
+        side * side * pixel * len(found.stitched[int(row)]) for side, row in zip(sides, rows, strict=True)
+    ]

@@ -8,8 +8,9 @@ astropy is imported when the first FITS file is met: shards of JPEGs do not pay 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,8 @@ from hiwl_core.compressed import unpacked
 from hiwl_core.fits_bounds import check_bounds
 from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
+from hiwl_core.lupton import lupton_rgb
+from hiwl_core.plain_fits import plain_images
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import unobserved_pixels
@@ -25,8 +28,6 @@ from hiwl_core.unobserved import unobserved_pixels
 __all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
 FITS_MAGIC = b"SIMPLE  ="
-STRIP_ROWS = 256
-"""Rows that become colors at once: the method works pixel by pixel and needs many copies of them."""
 MAX_BAD_SHARE = 0.01
 """Share of pixels that may be NaN or infinite in any of the bands; they become black."""
 
@@ -107,13 +108,8 @@ def rgb_from_bands(files: Mapping[str, bytes], rgb: RgbSettings) -> SkyImage:
 
 def fits_position(content: bytes) -> tuple[float, float] | None:
     """Right ascension and declination of a FITS image's center, degrees; None if its headers do not say."""
-    from astropy.io import fits
-
-    quiet_astropy()
     try:
-        content = unpacked(content)
-        check_bounds(content)
-        with fits.open(io.BytesIO(content), memmap=False) as units:
+        with _units(unpacked(content)) as units:
             for unit in units:
                 shape = image_shape(unit)
                 if len(shape) >= 2:
@@ -126,17 +122,13 @@ def fits_position(content: bytes) -> tuple[float, float] | None:
 
 def _read(content: bytes) -> list[Plane]:
     """The two-dimensional images of a file, in order; at least one."""
-    from astropy.io import fits
-
     content = unpacked(content)
     if not is_fits(content):
         raise UnreadableCutout(UNDECODABLE, "not a FITS file")
-    check_bounds(content)
-    quiet_astropy()
     planes: list[Plane] = []
     others: list[tuple[int, ...]] = []
     try:
-        with fits.open(io.BytesIO(content), memmap=False) as units:
+        with _units(content) as units:
             for unit in units:
                 planes.extend(planes_of(unit, units[0].header, others))
                 if sum(plane.pixels.size for plane in planes) > MAX_ALL_PIXELS:
@@ -152,37 +144,54 @@ def _read(content: bytes) -> list[Plane]:
     return planes
 
 
+@contextmanager
+def _units(content: bytes) -> Iterator[Sequence[Any]]:
+    """The images and tables of a file, by astropy if it is not a plain one."""
+    check_bounds(content)
+    plain = plain_images(content)
+    if plain is not None:
+        yield plain
+        return
+    from astropy.io import fits
+
+    quiet_astropy()
+    with fits.open(io.BytesIO(content), memmap=False) as units:
+        yield units
+
+
 def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     """Three planes, red first, as one image."""
-    from astropy.visualization import make_lupton_rgb
-
     shapes = {plane.pixels.shape for plane in planes}
     if len(shapes) > 1:
         sizes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise UnreadableCutout(UNDECODABLE, f"bands of different sizes: {sizes} pixels")
     height, width = planes[0].pixels.shape
     bad = np.zeros((height, width), dtype=bool)
-    for plane in planes:
-        bad |= ~np.isfinite(plane.pixels)
+    # A band that is all three colors is looked at once.
+    native = {id(plane): _native(plane.pixels) for plane in planes}
+    for pixels in native.values():
+        bad |= ~np.isfinite(pixels)
     share = float(bad.mean())
     if share >= MAX_BAD_SHARE:
         raise UnreadableCutout(BAD_PIXELS, f"{share:.1%} of the pixels are not finite")
-    for plane in planes:
-        missing = unobserved_pixels(plane.pixels)
+    for plane in {id(plane): plane for plane in planes}.values():
+        missing = unobserved_pixels(native[id(plane)])
         if missing.all():
             raise UnreadableCutout(MISSING_BAND, f"band {plane.names.strip()!r} has no observed pixel")
         bad |= missing
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
-    for start in range(0, height, STRIP_ROWS):
-        rows = slice(start, start + STRIP_ROWS)
-        # In double precision integers do not wrap, and the largest float32 is no infinity.
-        # Black is divided by black, and damaged files have numbers that are none in a way of their own.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            bands = np.stack([plane.pixels[rows].astype(np.float64) for plane in planes]) - rgb.minimum
-            bands[:, bad[rows]] = 0.0
-            pixels[rows] = make_lupton_rgb(*bands, stretch=rgb.stretch, Q=rgb.q)
+    if bad.any():
+        for pixels in native.values():
+            pixels[bad] = rgb.minimum
+    # FITS counts rows from the bottom, images from the top.
+    red, green, blue = (native[id(plane)][::-1] for plane in planes)
+    colors = lupton_rgb(red, green, blue, rgb)
     scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
     ra, dec = position or (None, None)
-    # FITS counts rows from the bottom, images from the top.
-    image = Image.fromarray(np.ascontiguousarray(pixels[::-1]))
-    return SkyImage(image, scale, ra, dec, bad[::-1] if bad.any() else None)
+    return SkyImage(Image.fromarray(colors), scale, ra, dec, bad[::-1] if bad.any() else None)
+
+
+def _native(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in the processor's order of bytes, which can be changed; integers but bytes as float64."""
+    if pixels.dtype.kind != "f" and pixels.dtype.itemsize > 1:
+        return pixels.astype(np.float64)
+    return pixels.astype(pixels.dtype.newbyteorder("="))

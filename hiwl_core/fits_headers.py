@@ -7,19 +7,14 @@ as none, and costs nothing where nobody needs it. Of the WCS is taken what `astr
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from typing import Any
 
 import numpy as np
 
-__all__ = ["card", "celestial_wcs", "has_sky", "quiet_astropy", "scale_of", "sky_cards", "sky_of"]
+from hiwl_core.plain_fits import WCS_KEYWORD, PlainHeader, tangential_sky
 
-WCS_KEYWORD = re.compile(
-    r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d+|(CD|PC|PV|PS)\d+_\d+|PC\d{6}|LONPOLE|LATPOLE"
-    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]P?_(ORDER|\d+_\d+)|WAT\d_\d+"
-)
-"""Keywords that say where pixels are on the sky; dates and all others do not matter for it."""
+__all__ = ["card", "celestial_wcs", "has_sky", "quiet_astropy", "scale_of", "sky_cards", "sky_of"]
 
 
 def quiet_astropy() -> None:
@@ -35,10 +30,12 @@ def card(header: Any, keyword: str, default: Any = "") -> Any:
 
     Parameters
     ----------
-    header : astropy.io.fits.Header
+    header : astropy.io.fits.Header or PlainHeader
     keyword : str
     default : object
     """
+    if isinstance(header, PlainHeader):
+        return header.get(keyword, default)
     from astropy.io.fits.card import Undefined
 
     try:
@@ -111,7 +108,7 @@ def sky_of(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[flo
 
     Parameters
     ----------
-    header : astropy.io.fits.Header
+    header : astropy.io.fits.Header or PlainHeader
     shape : tuple of int
         Rows and columns of the image.
 
@@ -124,6 +121,11 @@ def sky_of(header: Any, shape: tuple[int, ...]) -> tuple[float | None, tuple[flo
     """
     if not has_sky(header):
         return None, None
+    if isinstance(header, PlainHeader):
+        plain = tangential_sky(header, shape)
+        if plain is not None:
+            return plain
+        header = header.astropy()
     try:
         wcs = celestial_wcs(sky_cards(header))
         if wcs is None:

@@ -16,16 +16,18 @@ __all__ = ["lupton_rgb"]
 
 WHITE = 255.0
 NEAR = 2e-3
-"""Of a level; ten times what single precision is wrong by."""
-CANCELLED = 1e-6
-"""Of the bands' sum: below it single precision does not know whether the sum is positive."""
+"""Of a level; more than single precision is wrong by."""
+CANCELLED = 6e-5
+"""Times the slope: the share of the bands' absolute sum that their sum has at least, lest the error of a
+logarithm, 6e-8, becomes more than a thousandth of a level."""
+MOST_CANCELLED = 0.05
+"""Of steeper slopes all is left to astropy."""
 LARGEST = 1e12
 """In units of stretch / q: squares of more are beyond single precision."""
 SOFTENINGS = (1e-25, 1e25)
 """Of q / stretch, between which single precision has room."""
-SERIES_BELOW = 0.25
-"""There asinh(x) / x is a series, since the logarithm loses digits."""
-STRIP_PIXELS = 65536
+NOTHING = np.float32(1e-30)
+STRIP_PIXELS = 16_384
 """That are computed at once: what is computed on the way stays in the processor's cache."""
 
 
@@ -61,25 +63,33 @@ def _fill(pixels: np.ndarray, unsure: np.ndarray, given: Sequence[np.ndarray], r
     """The colors of some rows, and which of them may be wrong."""
     if rgb.minimum:
         given = [band.astype(np.float64) - rgb.minimum for band in given]
-    bands = [band.astype(np.float32) for band in given]
-    light = np.abs(bands[0]) + np.abs(bands[1]) + np.abs(bands[2])
-    _, softening = _slope(rgb)
+    bands = [band.astype(np.float32, copy=False) for band in given]
+    level, light = np.abs(bands[0]), np.abs(bands[1])
+    light += level
+    light += np.abs(bands[2], out=level)
+    slope, softening = _slope(rgb)
+    cancelled = CANCELLED * slope
+    usual = cancelled < MOST_CANCELLED and SOFTENINGS[0] < softening < SOFTENINGS[1]
     # False for what is not finite, too.
-    if not (SOFTENINGS[0] < softening < SOFTENINGS[1] and float(light.max()) * softening < LARGEST):
+    if not (usual and float(light.max()) * softening < LARGEST):
         unsure[:] = True
         return
-    total = bands[0] + bands[1] + bands[2]
-    np.less(np.abs(total), light * CANCELLED, out=unsure)
-    factor = _factor(total / 3, rgb)
-    for band in bands:
-        np.multiply(band, factor, out=band)
-    # Of what is brighter than white only astropy's last digit says whether it is 255 or 254.
-    unsure |= np.maximum(np.maximum(bands[0], bands[1]), bands[2]) > WHITE - NEAR
-    for channel, level in enumerate(bands):
-        np.minimum(np.maximum(level, 0, out=level), WHITE, out=level)
+    total = bands[0] + bands[1]
+    total += bands[2]
+    light *= np.float32(cancelled)
+    np.less(np.abs(total, out=level), light, out=unsure)
+    factor = _factor(total, softening / 3, slope * softening)
+    furthest = np.zeros_like(level)
+    for channel, band in enumerate(bands):
+        np.multiply(band, factor, out=level)
+        # What is below half a level is black, and as far from the next level as can be.
+        np.minimum(np.maximum(level, 0.5, out=level), WHITE, out=level)
         pixels[..., channel] = level
-        # What is black is so in any precision.
-        unsure |= (np.abs(level - np.rint(level)) < NEAR) & (level > 0)
+        level -= pixels[..., channel]
+        level -= 0.5
+        np.maximum(furthest, np.abs(level, out=level), out=furthest)
+    # That is what is white, too, of which astropy's last digit says whether it is 255 or 254.
+    unsure |= furthest > 0.5 - NEAR
 
 
 def _slope(rgb: RgbSettings) -> tuple[float, float]:
@@ -88,16 +98,21 @@ def _slope(rgb: RgbSettings) -> tuple[float, float]:
     return 0.1 * WHITE / float(np.arcsinh(0.1 * q)), q / rgb.stretch
 
 
-def _factor(intensity: np.ndarray, rgb: RgbSettings) -> np.ndarray:
-    """What fluxes are to be multiplied by to become levels, float32."""
-    slope, softening = _slope(rgb)
-    x = np.maximum(intensity, 0) * np.float32(softening)
-    squared = x * x
-    series = 1 + squared * (-1 / 6 + squared * (3 / 40 + squared * (-15 / 336 + squared * (105 / 3456))))
-    # In place of asinh, for which not every processor has vector instructions.
-    logarithm = np.log(x + np.sqrt(squared + 1)) / x
-    factor = np.where(x < SERIES_BELOW, series, logarithm) * np.float32(slope * softening)
-    factor[intensity <= 0] = 0
+def _factor(total: np.ndarray, softening: float, levels: float) -> np.ndarray:
+    """What fluxes are to be multiplied by to become levels; the array that is given is lost.
+
+    That is asinh(x) / x, and 0 where x is not positive. The logarithm in place of asinh, for which not every
+    processor has vector instructions, is wrong by 6e-8 / x for a small x.
+    """
+    x = np.multiply(total, np.float32(softening), out=total)
+    np.maximum(x, NOTHING, out=x)
+    factor = x * x
+    factor += 1
+    np.sqrt(factor, out=factor)
+    factor += x
+    np.log(factor, out=factor)
+    factor /= x
+    factor *= np.float32(levels)
     return factor
 
 

@@ -36,10 +36,16 @@ def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
     if plane.dtype.itemsize == 1:
         return np.zeros(plane.shape, dtype=bool)
     found = ~(np.abs(plane) < LARGEST) if plane.dtype.kind == "f" else np.zeros(plane.shape, dtype=bool)
-    for sentinel in SENTINELS:
-        found |= plane == sentinel
+    # Not a number, if a pixel is none.
+    lowest = plane.min(initial=0)
+    if not lowest > SENTINELS[0]:
+        for sentinel in SENTINELS:
+            found |= plane == sentinel
     # Noise hardly ever has so many equal pixels in a row that it is worth a closer look.
-    equal = (plane[:, 1:] == plane[:, :-1]) & (plane[:, 1:] <= 0)
+    equal = plane[:, 1:] == plane[:, :-1]
+    equal &= plane[:, 1:] <= 0
+    if np.count_nonzero(equal) < WINDOW * (WINDOW - 1):
+        return found
     starts = plane.shape[1] - WINDOW + 1
     if starts < 1:
         return found

@@ -20,7 +20,7 @@ from hiwl_core.fits_bounds import check_bounds
 from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
 from hiwl_core.lupton import lupton_rgb
-from hiwl_core.plain_fits import plain_images
+from hiwl_core.plain_fits import claims_too_much, plain_images
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import unobserved_pixels
@@ -152,6 +152,8 @@ def _units(content: bytes) -> Iterator[Sequence[Any]]:
     if plain is not None:
         yield plain
         return
+    if claims_too_much(content):
+        raise UnreadableCutout(UNDECODABLE, "FITS: a header of more axes or columns than there can be")
     from astropy.io import fits
 
     quiet_astropy()

@@ -15,6 +15,7 @@ from hiwl_core.statuses import MAX_PIXELS, MISSING_BAND, TOO_LARGE, UnreadableCu
 __all__ = [
     "COMPANIONS",
     "MAX_ALL_PIXELS",
+    "MOST_BANDS",
     "Plane",
     "cube_bands",
     "find_plane",
@@ -26,6 +27,8 @@ __all__ = [
 
 MAX_ALL_PIXELS = 2 * MAX_PIXELS
 """Of all bands of a file: 256 MB in double precision."""
+MOST_BANDS = 100
+"""Planes of a cube of bands; one of more is something else, such as a spectrum at each pixel."""
 UNNAMED_CUBES = {3: ("g", "r", "i"), 6: ("u", "g", "r", "i", "z", "y")}
 """Bands of a cube that does not name them, by the number of its planes."""
 COMPANIONS = frozenset(
@@ -67,7 +70,7 @@ def planes_of(unit: Any, primary: Any, others: list[tuple[int, ...]]) -> Iterato
         return
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
-    if len(shape) not in (2, 3) or 0 in shape:
+    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[0] > MOST_BANDS):
         others.append(shape)
         return
     if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:

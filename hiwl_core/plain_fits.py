@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WCS_KEYWORD", "PlainHeader", "PlainImage", "plain_images", "tangential_sky"]
+__all__ = ["WCS_KEYWORD", "PlainHeader", "PlainImage", "claims_too_much", "plain_images", "tangential_sky"]
 
 BLOCK, CARD = 2880, 80
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -27,7 +27,7 @@ COMMENTARY = ("COMMENT ", "HISTORY ", "        ")
 KEYWORD = re.compile(r"[A-Z0-9_-]+ *= ")
 UNUSUAL = re.compile(r"CONTINUE|HIERARCH|GROUPS|BSCALE|BZERO|BLANK|ZIMAGE|INHERIT")
 """Keywords of files that are not plain."""
-NEEDED = re.compile(r"BITPIX|NAXIS\d*|[PG]COUNT|EXTNAME|BANDS|(BAND|FILTER)\d*")
+NEEDED = re.compile(r"BITPIX|NAXIS\d*|[PG]COUNT|EXTEND|EXTNAME|BANDS|(BAND|FILTER)\d*")
 """Those whose values have to be understood, beside those of the sky."""
 WCS_KEYWORD = re.compile(
     r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d+|(CD|PC|PV|PS)\d+_\d+|PC\d{6}|LONPOLE|LATPOLE"
@@ -36,6 +36,11 @@ WCS_KEYWORD = re.compile(
 """Keywords that say where pixels are on the sky; dates and all others do not matter for it."""
 TANGENTIAL = re.compile(r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT)[12]|(CD|PC)[12]_[12]|RADESYS|EQUINOX")
 """Those of a plain tangential projection."""
+
+
+MOST_CLAIMED = 999
+"""Axes or columns, by the standard. astropy looks for the keywords of each that a header claims."""
+CLAIMS = (b"NAXIS   =", b"TFIELDS =")
 
 
 class PlainHeader(dict[str, Any]):
@@ -101,6 +106,25 @@ def plain_images(content: bytes) -> list[PlainImage] | None:
         if start > len(content):
             return None
     return images
+
+
+def claims_too_much(content: bytes) -> bool:
+    """Whether a header says of more axes or columns than there can be, with which astropy is busy for hours.
+
+    Parameters
+    ----------
+    content : bytes
+        Of a FITS file, or of its beginning.
+    """
+    for claim in CLAIMS:
+        place = content.find(claim)
+        while place >= 0:
+            value = VALUE.fullmatch(content[place + 10 : place + CARD].decode("latin-1"))
+            number = value["whole"] or value["real"] if value else None
+            if number and not abs(float(number.replace("D", "E"))) <= MOST_CLAIMED:
+                return True
+            place = content.find(claim, place + 1)
+    return False
 
 
 def _header(content: bytes, start: int) -> PlainHeader | None:

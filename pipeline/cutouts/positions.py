@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -97,13 +97,7 @@ def _of_parquet(path: str, columns: PositionColumns) -> pa.Table:
     carry = [*columns.carry, *([columns.scale] if columns.scale else [])]
     check_columns(files, contract, ["object_id", "ra", "dec"], carry)
     types = {name: SHARD_SCHEMA.field(name).type for name in ("object_id", "ra", "dec")}
-    pieces = [
-        piece
-        for file in files
-        for piece in iter_parquet(
-            file, contract.standard_names(), types, list(dict.fromkeys(carry)), ROWS_AT_ONCE
-        )
-    ]
+    pieces = [piece for file in files for piece in _pieces(file, contract, types, list(dict.fromkeys(carry)))]
     table = pa.concat_tables(pieces, promote_options="permissive")
     size = table[columns.scale] if columns.scale else pa.nulls(table.num_rows, pa.float64())
     try:
@@ -112,6 +106,17 @@ def _of_parquet(path: str, columns: PositionColumns) -> pa.Table:
         raise UserError(f"column {columns.scale!r} in {path} is {size.type}: numbers are wanted") from None
     kept = {name: table[name] for name in ("object_id", "ra", "dec")}
     return pa.table({**kept, "size": size, **{f"carry:{name}": table[name] for name in columns.carry}})
+
+
+def _pieces(
+    file: str, columns: Columns, types: dict[str, pa.DataType], carry: list[str]
+) -> Iterator[pa.Table]:
+    try:
+        yield from iter_parquet(file, columns.standard_names(), types, carry, ROWS_AT_ONCE)
+    except storage.StoreError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _parquet_names(path: str, file: object) -> list[str]:

@@ -68,7 +68,9 @@ class TilePixels:
         here = (slice(low, high), slice(start, end))
         for number, band in enumerate(self._bands):
             if band in self.tile.images:
-                planes[number][there] = self._of(self.tile.images[band])[here]
+                # What is beyond single precision is no flux.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    planes[number][there] = self._of(self.tile.images[band])[here]
         for of_band, source in self.tile.weights:
             with np.errstate(invalid="ignore"):
                 nothing = ~(self._of(source)[here] > 0)
@@ -78,7 +80,6 @@ class TilePixels:
         for bits, source in self.tile.masks:
             flags = self._of(source)[here]
             bad[there] |= (flags != 0) if bits == -1 else (flags.astype(np.int64) & bits) != 0
-        # What is beyond single precision is no flux.
         planes[~np.isfinite(planes)] = np.nan
         return planes, bad
 

@@ -19,8 +19,9 @@ import numpy as np
 from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError
 from hiwl_core.fits_headers import card, celestial_wcs, has_sky, quiet_astropy, scale_of, sky_cards
-from hiwl_core.fits_planes import COMPANIONS, cube_bands, image_shape, tokens
-from hiwl_core.statuses import UnreadableCutout
+from hiwl_core.fits_planes import COMPANIONS, MOST_BANDS, cube_bands, image_shape, tokens
+from hiwl_core.plain_fits import claims_too_much
+from hiwl_core.statuses import UNDECODABLE, UnreadableCutout
 from pipeline import storage
 from pipeline.ingestion.source import stem
 
@@ -34,6 +35,7 @@ WEIGHTS = frozenset(["wht", "weight", "weights", "ivar", "invvar", "var", "varia
 GRID_DIGITS = 0.1
 """Of a pixel: images whose corners are as near as that have one grid."""
 FILES_A_TASK = 16
+BEGINNING_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,26 @@ def opened(path: str) -> Iterator[Any]:
         file: BinaryIO | str = path if local else stack.enter_context(storage.open_input(path))
         if path.lower().endswith(PACKED):
             file = io.BytesIO(unpacked(storage.read_bytes(path), MAX_TILE_BYTES))
+        if claims_too_much(_beginning(file)):
+            raise UnreadableCutout(UNDECODABLE, "FITS: a header of more axes or columns than there can be")
         try:
             units = stack.enter_context(fits.open(file, memmap=local and isinstance(file, str)))
+        except storage.StoreError:
+            raise
         # astropy raises many kinds for broken files.
-        except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
-            if isinstance(error, storage.StoreError):
-                raise
-            raise UnreadableCutout("undecodable", " ".join(f"FITS: {error}".split())) from None
+        except Exception as error:
+            raise UnreadableCutout(UNDECODABLE, " ".join(f"FITS: {error}".split())) from None
         yield units
+
+
+def _beginning(file: BinaryIO | str) -> bytes:
+    """Of a file, as much as has its first headers."""
+    if isinstance(file, str):
+        with storage.open_input(file) as opened_here:
+            return opened_here.read(BEGINNING_BYTES)
+    content = file.read(BEGINNING_BYTES)
+    file.seek(0)
+    return content
 
 
 def describe_files(paths: Sequence[str], wanted: Wanted) -> list[tuple[str, list[TileImage], str]]:
@@ -166,6 +180,11 @@ def describe_files(paths: Sequence[str], wanted: Wanted) -> list[tuple[str, list
                 found.append((path, list(_images(path, units, wanted)), ""))
         except UnreadableCutout as error:
             found.append((path, [], error.words))
+        except (UserError, storage.StoreError):
+            raise
+        # astropy raises many kinds for broken headers, some of them only when they are asked for.
+        except Exception as error:
+            found.append((path, [], " ".join(f"FITS: {error}".split())))
     return found
 
 
@@ -211,7 +230,12 @@ def _images(path: str, units: Any, wanted: Wanted) -> Iterator[TileImage]:
     for number, unit in enumerate(units):
         shape = image_shape(unit)
         lead = shape[:-2]
-        if len(shape) < 2 or 0 in shape or any(axis != 1 for axis in lead[:-1]):
+        if (
+            len(shape) < 2
+            or 0 in shape
+            or any(axis != 1 for axis in lead[:-1])
+            or max(lead, default=1) > MOST_BANDS
+        ):
             continue
         words = [str(unit.name), *(str(card(unit.header, key)) for key in ("BAND", "FILTER"))]
         own = {token.rstrip("0123456789") or token for token in tokens(words[0])}

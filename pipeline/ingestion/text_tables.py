@@ -71,12 +71,12 @@ def read_text_table(path: str) -> pa.Table:
                 strings_can_be_null=True,
             ),
         )
+        # Names as in the header line, stripped like the values: a space after a comma is no part of a name.
+        columns = {
+            name.strip(): pc.utf8_trim_whitespace(table[name]).combine_chunks() for name in table.column_names
+        }
     except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV table: {str(error).splitlines()[0]}") from None
-    # Names as in the header line, stripped like the values: a space after a comma is no part of a name.
-    columns = {
-        name.strip(): pc.utf8_trim_whitespace(table[name]).combine_chunks() for name in table.column_names
-    }
     return pa.table(columns)
 
 

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import time
 import warnings
 from collections.abc import Callable
 
@@ -208,3 +209,23 @@ def test_rows_in_are_rows_out() -> None:
     assert len(found) == len(contents)
     assert found == ["undecodable", "undecodable", "missing_band", "ok"]
     assert set(found) <= set(STATUSES)
+
+
+@pytest.mark.parametrize("keyword", ["NAXIS", "TFIELDS"])
+def test_headers_that_claim_too_much_cost_no_time(keyword: str) -> None:
+    """astropy looks for the keywords of each axis and column that a header claims: for hours."""
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(R)]).writeto(buffer)
+    content = buffer.getvalue()
+    place = content.rindex(f"{keyword:<8}=".encode())
+    card = f"{keyword:<8}= {2_000_000_000:>20}".ljust(80).encode()
+    started = time.process_time()
+    assert read_cutout(content[:place] + card + content[place + 80 :], SEEN, 20)[0] == "undecodable"
+    assert time.process_time() - started < 2
+
+
+def test_a_cube_of_a_thousand_planes_is_none_of_bands() -> None:
+    started = time.process_time()
+    for shape in ((1000, 20, 20), (200_000, 1, 2)):
+        assert read_cutout(fits_file(np.ones(shape, np.uint8)), SEEN, 20)[0] == "undecodable"
+    assert time.process_time() - started < 2

@@ -87,8 +87,9 @@ def test_each_kind_of_table_gives_the_same_rows(tmp_path: Path, kind: str) -> No
         (b"PAR1nonsense", "cannot be read as a table"),
         (b"# a comment alone", "is empty"),
         (b"", "is empty"),
+        ("id,Größe\n1,2\n".encode("latin-1"), "is not a CSV table: 'utf-8'"),
     ],
-    ids=["cut", "zeros", "zip", "FITS", "VOTable", "ECSV", "Parquet", "comment", "nothing"],
+    ids=["cut", "zeros", "zip", "FITS", "VOTable", "ECSV", "Parquet", "comment", "nothing", "Latin-1"],
 )
 def test_what_is_no_table_is_one_line_of_text(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "votes.csv"

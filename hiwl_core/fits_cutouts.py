@@ -20,7 +20,7 @@ from hiwl_core.fits_bounds import check_bounds
 from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
 from hiwl_core.lupton import lupton_rgb
-from hiwl_core.plain_fits import claims_too_much, plain_images
+from hiwl_core.plain_fits import claims_nonsense, plain_images
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import unobserved_pixels
@@ -128,7 +128,8 @@ def _read(content: bytes) -> list[Plane]:
     planes: list[Plane] = []
     others: list[tuple[int, ...]] = []
     try:
-        with _units(content) as units:
+        # Damaged scales give numbers that are none in ways of their own, and zeros to divide by.
+        with np.errstate(all="ignore"), _units(content) as units:
             for unit in units:
                 planes.extend(planes_of(unit, units[0].header, others))
                 if sum(plane.pixels.size for plane in planes) > MAX_ALL_PIXELS:
@@ -152,8 +153,8 @@ def _units(content: bytes) -> Iterator[Sequence[Any]]:
     if plain is not None:
         yield plain
         return
-    if claims_too_much(content):
-        raise UnreadableCutout(UNDECODABLE, "FITS: a header of more axes or columns than there can be")
+    if claims_nonsense(content):
+        raise UnreadableCutout(UNDECODABLE, "FITS: a header of sizes that cannot be")
     from astropy.io import fits
 
     quiet_astropy()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WCS_KEYWORD", "PlainHeader", "PlainImage", "claims_too_much", "plain_images", "tangential_sky"]
+__all__ = ["WCS_KEYWORD", "PlainHeader", "PlainImage", "claims_nonsense", "plain_images", "tangential_sky"]
 
 BLOCK, CARD = 2880, 80
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -27,7 +27,7 @@ COMMENTARY = ("COMMENT ", "HISTORY ", "        ")
 KEYWORD = re.compile(r"[A-Z0-9_-]+ *= ")
 UNUSUAL = re.compile(r"CONTINUE|HIERARCH|GROUPS|BSCALE|BZERO|BLANK|ZIMAGE|INHERIT")
 """Keywords of files that are not plain."""
-NEEDED = re.compile(r"BITPIX|NAXIS\d*|[PG]COUNT|EXTEND|EXTNAME|BANDS|(BAND|FILTER)\d*")
+NEEDED = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|EXTEND|EXTNAME|BANDS|(BAND|FILTER)\d*")
 """Those whose values have to be understood, beside those of the sky."""
 WCS_KEYWORD = re.compile(
     r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d+|(CD|PC|PV|PS)\d+_\d+|PC\d{6}|LONPOLE|LATPOLE"
@@ -39,8 +39,9 @@ TANGENTIAL = re.compile(r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT)[12]|(CD|PC)[12]_[12]|R
 
 
 MOST_CLAIMED = 999
-"""Axes or columns, by the standard. astropy looks for the keywords of each that a header claims."""
-CLAIMS = (b"NAXIS   =", b"TFIELDS =")
+"""Axes or columns, by the standard."""
+CLAIMS = (b"NAXIS", b"TFIELDS", b"GCOUNT", b"PCOUNT")
+CLAIM = re.compile(rb"(NAXIS|TFIELDS|[PG]COUNT)(\d{0,3}) *= (.{70})")
 
 
 class PlainHeader(dict[str, Any]):
@@ -108,22 +109,27 @@ def plain_images(content: bytes) -> list[PlainImage] | None:
     return images
 
 
-def claims_too_much(content: bytes) -> bool:
-    """Whether a header says of more axes or columns than there can be, with which astropy is busy for hours.
+def claims_nonsense(content: bytes) -> bool:
+    """Whether a header has negative sizes, or more axes or columns than there can be.
+
+    With the first astropy finds image after image, for ever, with the others it is busy for hours.
 
     Parameters
     ----------
     content : bytes
         Of a FITS file, or of its beginning.
     """
-    for claim in CLAIMS:
-        place = content.find(claim)
+    for keyword in CLAIMS:
+        place = content.find(keyword)
         while place >= 0:
-            value = VALUE.fullmatch(content[place + 10 : place + CARD].decode("latin-1"))
-            number = value["whole"] or value["real"] if value else None
-            if number and not abs(float(number.replace("D", "E"))) <= MOST_CLAIMED:
+            claim = CLAIM.match(content, place)
+            value = VALUE.fullmatch(claim[3].decode("latin-1")) if claim else None
+            text = value["whole"] or value["real"] if value else None
+            # Axes have lengths, and they are counted.
+            counts = keyword in (b"NAXIS", b"TFIELDS") and claim is not None and not claim[2]
+            if text and not 0 <= float(text.replace("D", "E")) <= (MOST_CLAIMED if counts else math.inf):
                 return True
-            place = content.find(claim, place + 1)
+            place = content.find(keyword, place + 1)
     return False
 
 
@@ -142,7 +148,7 @@ def _header(content: bytes, start: int) -> PlainHeader | None:
     text = content[start:end].decode("ascii")
     if not text.isprintable():
         return None
-    for place in range(CARD, len(text), CARD):
+    for place in range(0, len(text), CARD):
         line = text[place : place + CARD]
         if line.startswith(COMMENTARY):
             continue

@@ -126,7 +126,7 @@ def _parquet_names(path: str, file: object) -> list[str]:
         return list(pq.ParquetFile(file).schema_arrow.names)
     except storage.StoreError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 

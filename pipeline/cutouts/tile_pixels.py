@@ -88,7 +88,8 @@ class TilePixels:
             if source.path not in self._files:
                 self._files[source.path] = self._stack.enter_context(opened(source.path))
             try:
-                pixels = np.asanyarray(self._files[source.path][source.extension].data)
+                with np.errstate(all="ignore"):
+                    pixels = np.asanyarray(self._files[source.path][source.extension].data)
                 pixels = pixels.reshape(-1, *self.tile.shape)[source.plane or 0]
             except storage.StoreError:
                 raise

@@ -20,7 +20,7 @@ from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError
 from hiwl_core.fits_headers import card, celestial_wcs, has_sky, quiet_astropy, scale_of, sky_cards
 from hiwl_core.fits_planes import COMPANIONS, MOST_BANDS, cube_bands, image_shape, tokens
-from hiwl_core.plain_fits import claims_too_much
+from hiwl_core.plain_fits import claims_nonsense
 from hiwl_core.statuses import UNDECODABLE, UnreadableCutout
 from pipeline import storage
 from pipeline.ingestion.source import stem
@@ -138,8 +138,8 @@ def opened(path: str) -> Iterator[Any]:
         file: BinaryIO | str = path if local else stack.enter_context(storage.open_input(path))
         if path.lower().endswith(PACKED):
             file = io.BytesIO(unpacked(storage.read_bytes(path), MAX_TILE_BYTES))
-        if claims_too_much(_beginning(file)):
-            raise UnreadableCutout(UNDECODABLE, "FITS: a header of more axes or columns than there can be")
+        if claims_nonsense(_beginning(file)):
+            raise UnreadableCutout(UNDECODABLE, "FITS: a header of sizes that cannot be")
         try:
             units = stack.enter_context(fits.open(file, memmap=local and isinstance(file, str)))
         except storage.StoreError:

@@ -165,7 +165,7 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
             return table, list(parquet.schema_arrow.names), False
     except storage.StoreError:
         raise
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.spatial import cKDTree
 
-from hiwl_core.fits_headers import scale_of
 from hiwl_core.stamps import StampSettings
 from hiwl_core.statuses import NO_SCALE, TOO_LARGE
-from pipeline.cutouts.tiles import Tile
+from pipeline.cutouts.tiles import Tile, unit_vectors
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["Assignment", "assign", "pixels_of"]
@@ -78,7 +77,7 @@ def assign(table: pa.Table, tiles: Sequence[Tile], settings: StampSettings, scal
         without = known & ~((wanted > 0) & np.isfinite(wanted))
         rejects |= dict.fromkeys(np.flatnonzero(without).tolist(), f"{NO_SCALE}: {scale.column} is no size")
         known &= ~without
-    scales = np.array([scale_of(tile.wcs()) for tile in tiles])
+    scales = np.array([tile.place.scale for tile in tiles])
     visits = _visits(np.flatnonzero(known), ra, dec, wanted, tiles, scales, settings)
 
     home = np.full(rows, -1)
@@ -132,7 +131,7 @@ def _visits(
     scales: np.ndarray,
     settings: StampSettings,
 ) -> _Visits:
-    tree = cKDTree(_vectors(ra[rows], dec[rows])) if len(rows) else None
+    tree = cKDTree(unit_vectors(ra[rows], dec[rows])) if len(rows) else None
     found: list[_Visits] = []
     # What the largest cutout adds to the radius of a tile, in degrees.
     largest = float(np.nanmax(wanted[rows], initial=0.0)) or float(scales.max())
@@ -140,16 +139,15 @@ def _visits(
     for number, tile in enumerate(tiles):
         if tree is None:
             break
-        wcs, (height, width) = tile.wcs(), tile.shape
-        corners = np.array([[-0.5, -0.5], [width, -0.5], [-0.5, height], [width, height]])
-        world = wcs.all_pix2world([[(width - 1) / 2, (height - 1) / 2], *corners.tolist()], 0)
-        vectors = _vectors(world[:, wcs.wcs.lng], world[:, wcs.wcs.lat])
-        radius = float(np.linalg.norm(vectors[1:] - vectors[0], axis=1).max()) + np.radians(reach)
-        near = np.sort(np.array(tree.query_ball_point(vectors[0], radius * 1.01), dtype=int))
+        (middle,) = unit_vectors(np.array([tile.place.ra]), np.array([tile.place.dec]))
+        # A chord is shorter than its arc.
+        around = tree.query_ball_point(middle, np.radians(tile.place.radius + reach))
+        near = np.sort(np.array(around, dtype=int))
         if not len(near):
             continue
         row = rows[near]
-        x, y = pixels_of(wcs, ra[row], dec[row]).T
+        height, width = tile.place.shape
+        x, y = pixels_of(tile.wcs(), ra[row], dec[row]).T
         depth = np.minimum.reduce([x + 0.5, width - 0.5 - x, y + 0.5, height - 0.5 - y])
         zoom = np.where(np.isnan(wanted[row]), 1.0, wanted[row] / scales[number])
         # With a pixel for what is rounded, and those that a filter needs.
@@ -166,8 +164,3 @@ def _visits(
         empty = np.empty(0, int)
         return _Visits(empty, empty, empty, empty.astype(float), empty.astype(bool))
     return _Visits(*(np.concatenate(column) for column in zip(*found, strict=True)))
-
-
-def _vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    along, up = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(up) * np.cos(along), np.cos(up) * np.sin(along), np.sin(up)], axis=1)

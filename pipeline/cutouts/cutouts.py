@@ -146,6 +146,7 @@ def _run(
     started: float,
 ) -> CutoutsSummary:
     with Lease(folder.path, "hiwl cutouts") as lease:
+        storage.prepare_folder(folder.path, ("_ingest",))
         plan = plan or make_plan(place, options, folder, pool)
         grids = read_tiles(folder)
         shards = plan.shards()

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from hiwl_core.errors import UserError
-from hiwl_core.fits_headers import scale_of
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.cutouts.assignment import Assignment, assign
 from pipeline.cutouts.positions import PositionColumns, read_positions
-from pipeline.cutouts.tiles import FILES_A_TASK, PixelSource, Tile, Wanted, describe_files, join_tiles
+from pipeline.cutouts.tile_headers import Wanted, describe_files
+from pipeline.cutouts.tiles import PixelSource, Place, Tile, join_tiles
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
@@ -36,6 +36,7 @@ __all__ = ["CUTOUTS", "CutoutOptions", "check_unchanged", "make_plan", "read_til
 CUTOUTS, STITCHED = "cutouts", "stitched"
 PIECES_BYTES = 256 * 2**20
 """Of the parts of tiles that a shard is stitched of."""
+FILES_A_TASK = 16
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def read_tiles(folder: IngestFolder) -> list[Tile]:
     return [
         Tile(
             tile["name"],
-            tile["sky"],
-            tuple(tile["shape"]),
+            Place(**{**tile["place"], "shape": tuple(tile["place"]["shape"])}),
             {band: PixelSource(**source) for band, source in tile["images"].items()},
             [(band, PixelSource(**source)) for band, source in tile["weights"]],
             [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
@@ -211,9 +211,9 @@ def _objects(table: pa.Table, found: Assignment, rows: np.ndarray) -> pa.Table:
 def _piece_bytes(
     found: Assignment, tiles: Sequence[Tile], rows: np.ndarray, options: CutoutOptions
 ) -> list[int]:
-    scales = [scale_of(tile.wcs()) for tile in tiles]
+    settings = options.settings
     sides = [
-        options.settings.window(options.settings.zoom(float(found.scale[row]), scales[found.home[row]]))
+        settings.window(settings.zoom(float(found.scale[row]), tiles[found.home[row]].place.scale))
         for row in rows
     ]
     pixel = 4 * len(options.settings.bands) + 1

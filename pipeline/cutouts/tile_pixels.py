@@ -59,7 +59,7 @@ class TilePixels:
         """
         planes = np.full((len(self._bands), height, width), np.nan, np.float32)
         bad = np.zeros((height, width), bool)
-        rows, columns = self.tile.shape
+        rows, columns = self.tile.place.shape
         low, high = max(bottom, 0), min(bottom + height, rows)
         start, end = max(left, 0), min(left + width, columns)
         if low >= high or start >= end:
@@ -90,7 +90,7 @@ class TilePixels:
             try:
                 with np.errstate(all="ignore"):
                     pixels = np.asanyarray(self._files[source.path][source.extension].data)
-                pixels = pixels.reshape(-1, *self.tile.shape)[source.plane or 0]
+                pixels = pixels.reshape(-1, *self.tile.place.shape)[source.plane or 0]
             except storage.StoreError:
                 raise
             # astropy raises many kinds for broken files.

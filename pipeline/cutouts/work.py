@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hiwl_core.fits_headers import scale_of
 from hiwl_core.stamps import FinishedStamp, Stamp, StampSettings
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
@@ -148,12 +147,11 @@ def _places(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[
     if not objects.num_rows:
         return
     wcs = tile.wcs()
-    scale = scale_of(wcs)
     ra, dec, scales = (objects[name].to_numpy() for name in ("ra", "dec", "pixel_scale"))
     points = pixels_of(wcs, ra, dec)
     jacobians = _jacobians(wcs, points, ra, dec)
     for number, (x, y) in enumerate(points):
-        zoom = settings.zoom(float(scales[number]), scale)
+        zoom = settings.zoom(float(scales[number]), tile.place.scale)
         side = settings.window(zoom)
         left, bottom = round(x - (side - 1) / 2), round(y - (side - 1) / 2)
         where = (float(x), float(y), zoom, float(ra[number]), float(dec[number]))
@@ -202,7 +200,7 @@ def _cut_pieces(pixels: TilePixels, number: int, shard: int, job: CutoutJob) -> 
                 # Another tile's pixels may be turned against these, and have another scale.
                 side = int(side * 1.5) + 4
                 left, bottom = (round(one - (side - 1) / 2) for one in (where.x, where.y))
-            height, width = pixels.tile.shape
+            height, width = pixels.tile.place.shape
             start, end = max(left, 0), min(left + side, width)
             low, high = max(bottom, 0), min(bottom + side, height)
             if start < end and low < high:

@@ -26,6 +26,7 @@ from pipeline import storage
 from pipeline.cutouts.cutouts import cutouts
 from pipeline.shards.wanted_scale import WantedScale
 from pipeline.task_pool import TaskPool, thread_pool
+from tests.object_store import ObjectStore
 from tests.sky_tiles import sky_wcs, source_image, write_rubin_tile, write_tile
 
 SHAPE = (200, 200)
@@ -286,6 +287,21 @@ def test_tiles_that_cannot_be_meant(survey: Path, tmp_path: Path, pool: TaskPool
         write_tile(tmp_path / "twice" / name, wcs, image)
     with pytest.raises(UserError, match="are both band 'g' of one part of the sky"):
         cutouts(str(tmp_path / "twice"), positions, str(tmp_path / "out"), bands=["g"], pool=pool)
+
+
+def test_tiles_and_cutouts_in_object_storage(
+    object_store: ObjectStore, survey: Path, tmp_path: Path, pool: TaskPool
+) -> None:
+    url = f"{object_store.url}/survey_cutouts"
+    for path in (*(survey / "tiles").iterdir(), survey / "positions.csv"):
+        storage.write_bytes(f"{url}/{path.relative_to(survey)}", path.read_bytes())
+    cutouts(f"{url}/tiles", f"{url}/positions.csv", f"{url}/out", size=SIDE, pool=pool)
+    again = cutouts(f"{url}/tiles", f"{url}/positions.csv", f"{url}/out", size=SIDE, pool=pool)
+    assert again.resumed == again.shards
+    cutouts(str(survey / "tiles"), str(survey / "positions.csv"), str(tmp_path / "out"), size=SIDE, pool=pool)
+    for path in sorted((tmp_path / "out").glob("*.parquet")):
+        with storage.open_input(f"{url}/out/{path.name}") as file:
+            assert pq.read_table(file).equals(pq.read_table(path))
 
 
 def test_cutouts_in_ray_from_a_hats_like_table(ray_session: None, survey: Path, tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ class ModelBundle:
         Flips and quarter turns averaged at prediction; see `hiwl_core.fitted.Views`.
     rgb : RgbSettings
         Colors of FITS cutouts.
+    scale : dict or None
+        The pixel scale at which it learned galaxies: ``value`` in arcsec/pixel, or ``factor`` times
+        ``column``; None if the images were taken as they were.
     metrics : dict
         What validation said of it.
     provenance : dict
@@ -96,6 +99,7 @@ class ModelBundle:
     member_frequencies: np.ndarray
     views: Views
     rgb: RgbSettings = field(default_factory=RgbSettings)
+    scale: dict[str, Any] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     fitted: Fitted = field(default_factory=Fitted)
@@ -185,6 +189,7 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
         "member_frequencies": [float(share) for share in bundle.member_frequencies],
         "views": bundle.views,
         "rgb": bundle.rgb.model_dump(mode="json"),
+        **({} if bundle.scale is None else {"scale": bundle.scale}),
         "fitted": {name: hashlib.sha256(content).hexdigest() for name, content in fitted.items()},
         "metrics": bundle.metrics,
         "provenance": {**bundle.provenance, "versions": library_versions()},
@@ -245,6 +250,7 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
         member_frequencies=np.array(data.member_frequencies, dtype=np.float64),
         views=data.views,
         rgb=data.rgb,
+        scale=data.scale and data.scale.model_dump(),
         metrics=data.metrics,
         provenance=data.provenance,
         fitted=fitted,

@@ -82,6 +82,20 @@ class TaxonomyDescription(pydantic.BaseModel):
     descriptions: list[str] = []
 
 
+class ScaleDescription(pydantic.BaseModel):
+    """The scale at which a model learned galaxies: ``value``, or ``factor`` times ``column``."""
+
+    value: Positive | None
+    column: Name | None
+    factor: Positive
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_both(self) -> ScaleDescription:
+        if (self.value is None) == (self.column is None):
+            raise ValueError("a scale is either a value or a column")
+        return self
+
+
 class BundleDescription(pydantic.BaseModel):
     """All of ``bundle.json``; what a later version adds is of no use here."""
 
@@ -91,6 +105,8 @@ class BundleDescription(pydantic.BaseModel):
     views: Literal[1, 2, 4, 8, "adaptive"]
     # Bundles made before FITS cutouts were read do not have it.
     rgb: RgbSettings = RgbSettings()
+    # Only those have it that were trained at a scale.
+    scale: ScaleDescription | None = None
     # Bundles made before anything was fitted do not have it.
     fitted: dict[str, Sha256] = {}
     metrics: dict[str, Any]

@@ -45,6 +45,7 @@ __all__ = [
     "normalize",
     "read_cutout",
     "read_zoomed",
+    "seen_pixels",
 ]
 
 
@@ -219,6 +220,28 @@ def read_zoomed(
         return ReadCutout(OK, pixels, zoom, unobserved)
     except UnreadableCutout as error:
         return ReadCutout(error.status)
+
+
+def seen_pixels(
+    cutout: bytes | Cutout,
+    transforms: Sequence[EvalTransform],
+    rgb: RgbSettings = DEFAULT_RGB,
+    scratch: Scratch | None = None,
+) -> list[np.ndarray]:
+    """What networks see of a cutout of which it is known that it can be read: the pixels of `read_cutout`.
+
+    Raises
+    ------
+    UnreadableCutout
+        If it cannot.
+    """
+    if not isinstance(cutout, Cutout) or cutout.wanted_scale is None or cutout.image is None:
+        pixels = decode_pixels(cutout, rgb, scratch).pixels
+        return [transform(pixels) for transform in transforms]
+    decoded = decode_pixels(cutout.image, rgb, scratch)
+    own = decoded.pixel_scale if cutout.pixel_scale is None else cutout.pixel_scale
+    zoom = zoom_to(cutout.wanted_scale, own)
+    return [transform.resampled(decoded.pixels, zoom) for transform in transforms]
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float, ...] | Tensor) -> Tensor:

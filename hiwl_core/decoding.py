@@ -18,7 +18,8 @@ from PIL import Image
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
 from hiwl_core.fits_cutouts import is_fits, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
-from hiwl_core.statuses import MAX_PIXELS, TOO_LARGE, UNDECODABLE, UnreadableCutout
+from hiwl_core.resampling import resample_whole, zoom_to
+from hiwl_core.statuses import MAX_PIXELS, MISSING, TOO_LARGE, UNDECODABLE, UnreadableCutout
 
 __all__ = [
     "DEFAULT_RGB",
@@ -105,13 +106,14 @@ def decode_cutout(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Image.Image
 
 
 def decode_pixels(
-    encoded: bytes, rgb: RgbSettings = DEFAULT_RGB, scratch: Scratch | None = None
+    encoded: bytes | Cutout, rgb: RgbSettings = DEFAULT_RGB, scratch: Scratch | None = None
 ) -> DecodedPixels:
     """As `decode_image`, pixel for pixel, but to an array, and faster for JPEG.
 
     Parameters
     ----------
-    encoded : bytes
+    encoded : bytes or Cutout
+        A cutout with a wanted scale comes resampled to it, as a whole.
     rgb : RgbSettings
         Colors of FITS images.
     scratch : Scratch, optional
@@ -122,12 +124,25 @@ def decode_pixels(
     UnreadableCutout
         As `decode_image`.
     """
+    if isinstance(encoded, Cutout):
+        return _at_wanted_scale(encoded, rgb, scratch)
     if isinstance(encoded, bytes) and encoded.startswith(JPEG_START) and len(encoded) <= MAX_BYTES:
         pixels = _decode_jpeg(encoded, scratch or Scratch())
         if pixels is not None:
             return DecodedPixels(pixels, None)
     image, pixel_scale, unobserved = decode_image(encoded, rgb)
     return DecodedPixels(np.asarray(image), pixel_scale, unobserved)
+
+
+def _at_wanted_scale(cutout: Cutout, rgb: RgbSettings, scratch: Scratch | None) -> DecodedPixels:
+    if cutout.image is None:
+        raise UnreadableCutout(MISSING, "no image")
+    decoded = decode_pixels(cutout.image, rgb, scratch)
+    if cutout.wanted_scale is None:
+        return decoded
+    own = decoded.pixel_scale if cutout.pixel_scale is None else cutout.pixel_scale
+    whole = resample_whole(Image.fromarray(decoded.pixels), zoom_to(cutout.wanted_scale, own))
+    return DecodedPixels(np.asarray(whole), cutout.wanted_scale)
 
 
 def _decode_jpeg(encoded: bytes, scratch: Scratch) -> np.ndarray | None:

@@ -15,8 +15,7 @@ from hiwl_core.bundle import ModelBundle
 from hiwl_core.calibration import cross_fitted, fit_calibration, sampling_log_ratios
 from hiwl_core.cascade import combine_stages
 from hiwl_core.conformal import ConformalScores
-from hiwl_core.cutouts import EvalTransform
-from hiwl_core.decoding import decode_pixels
+from hiwl_core.cutouts import Cutout, EvalTransform, seen_pixels
 from hiwl_core.device import ComputePlan, choose_compute, cpu_has_bfloat16
 from hiwl_core.engines import QuantizedGraph, answers, choose_engine, openvino_available
 from hiwl_core.engines.quantization import quantization_available, quantize
@@ -45,13 +44,13 @@ class Galaxies:
 
     Parameters
     ----------
-    images : sequence of bytes, length N
+    images : sequence of bytes or Cutout, length N
         Encoded, all readable.
     truth : numpy.ndarray of int64, shape (N,)
         Positions in the taxonomy's classes.
     """
 
-    images: Sequence[bytes]
+    images: Sequence[bytes | Cutout]
     truth: np.ndarray
 
     def sampled(self, count: int, seed: int = 0) -> Galaxies:
@@ -149,15 +148,15 @@ def _validated(
     return setting, held_out
 
 
-def _pixels(bundle: ModelBundle, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+def _pixels(bundle: ModelBundle, images: Sequence[bytes | Cutout]) -> dict[str, np.ndarray]:
     """What each stage sees of encoded cutouts; stages that see the same share it."""
     transforms = {stage.preprocessing: EvalTransform(stage.preprocessing) for stage in bundle.stages.values()}
     made: dict[object, list[np.ndarray]] = {preprocessing: [] for preprocessing in transforms}
     for image in images:
-        decoded = decode_pixels(image, bundle.rgb).pixels
-        for preprocessing, transform in transforms.items():
-            made[preprocessing].append(transform(decoded))
-    stacked = {preprocessing: np.stack(seen) for preprocessing, seen in made.items()}
+        seen = seen_pixels(image, list(transforms.values()), bundle.rgb)
+        for preprocessing, pixels in zip(transforms, seen, strict=True):
+            made[preprocessing].append(pixels)
+    stacked = {preprocessing: np.stack(all_seen) for preprocessing, all_seen in made.items()}
     return {name: stacked[stage.preprocessing] for name, stage in bundle.stages.items()}
 
 

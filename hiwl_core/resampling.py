@@ -10,9 +10,9 @@ import math
 
 from PIL import Image
 
-from hiwl_core.statuses import NO_SCALE, UnreadableCutout
+from hiwl_core.statuses import MAX_PIXELS, NO_SCALE, TOO_LARGE, UnreadableCutout
 
-__all__ = ["resample_center", "zoom_to"]
+__all__ = ["resample_center", "resample_whole", "zoom_to"]
 
 
 def zoom_to(wanted_scale: float, pixel_scale: float | None) -> float:
@@ -67,3 +67,33 @@ def resample_center(image: Image.Image, side: float, size: int, crop: int) -> Im
     # The filter of the eval transform's resize; where that has none, the sharper one keeps more of the image.
     filter_ = Image.Resampling.BICUBIC if size == crop else Image.Resampling.BILINEAR
     return image.resize((size, size), filter_, box=box)
+
+
+def resample_whole(image: Image.Image, zoom: float) -> Image.Image:
+    """An image at another scale, about its center.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    zoom : float
+        Its pixels in one of the result's.
+
+    Raises
+    ------
+    UnreadableCutout
+        With the status ``no_scale`` if less than a pixel is left, and ``too_large`` if there are too many.
+    """
+    width, height = (int(length / zoom) for length in image.size)
+    if min(width, height) < 1:
+        raise UnreadableCutout(NO_SCALE, f"at the wanted scale the image is {width} x {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise UnreadableCutout(TOO_LARGE, f"{width} x {height} pixels at the wanted scale")
+    left, top = (image.width - width * zoom) / 2, (image.height - height * zoom) / 2
+    box = (
+        max(left, 0.0),
+        max(top, 0.0),
+        min(left + width * zoom, image.width),
+        min(top + height * zoom, image.height),
+    )
+    # What the network sees is scaled down once more.
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)

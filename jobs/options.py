@@ -102,14 +102,24 @@ def scale_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         metavar="F",
         help="Factor of --scale-column: 0.02 with petroR90_r gives Galaxy Zoo's scale.  [default: 1]",
     )
+    @click.option(
+        "--scale-from",
+        metavar="NAME",
+        help="A column of radii of 90 % of the light, arcsec: Galaxy Zoo's scale, 0.02 of it a pixel.",
+    )
     @functools.wraps(verb)
     def with_scale(
         *args: Any,
         scale: float | None,
         scale_column: str | None,
         scale_factor: float | None,
+        scale_from: str | None,
         **others: Any,
     ) -> Any:
+        if scale_from is not None and (scale_column, scale_factor) != (None, None):
+            raise UserError(f"--scale-from {scale_from} is --scale-column and --scale-factor: give it alone")
+        if scale_from is not None:
+            scale_column, scale_factor = scale_from, GALAXY_ZOO_RADII
         if scale_factor is not None and scale_column is None:
             raise UserError(f"--scale-factor {scale_factor}: name its column with --scale-column")
         wanted = WantedScale(scale, scale_column, 1.0 if scale_factor is None else scale_factor)
@@ -117,6 +127,9 @@ def scale_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     return with_scale
 
+
+GALAXY_ZOO_RADII = 0.02
+"""Petrosian radii, of 90 % of the light, in a pixel of Galaxy Zoo's images."""
 
 carry_option = click.option(
     "--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from jobs.notifying import NotifyingCommand, notify_option
-from jobs.options import column_options, gpu_option
+from jobs.options import column_options, gpu_option, scale_options
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -35,6 +36,7 @@ __all__ = ["main"]
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
 @notify_option
 @gpu_option
+@scale_options
 @column_options
 def main(
     data: str,
@@ -45,6 +47,7 @@ def main(
     overrides: tuple[str, ...],
     workers: int | None,
     gpu: bool | None,
+    scale: WantedScale,
     columns: Columns,
 ) -> None:
     """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
@@ -52,7 +55,7 @@ def main(
     SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on
     from its last checkpoint. The run folder ends up with the bundle, a table of epochs for each stage and the
     table of pairs. Methods without the hierarchy train one network for all classes, and choose among its
-    three best checkpoints.
+    three best checkpoints. The bundle keeps the scale that it was trained at, and classify keeps to it.
 
     \b
     Examples:
@@ -67,7 +70,7 @@ def main(
     from pipeline.training.train import train
 
     recipe = load_recipe(recipe_name, [*method_overrides(method), *overrides])
-    result = train(data, val, recipe, out, columns, workers, gpu)
+    result = train(data, val, recipe, out, columns, workers, gpu, scale)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return

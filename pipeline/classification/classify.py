@@ -37,7 +37,7 @@ from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
 
 __all__ = ["CatalogSummary", "check_names", "classify", "failures"]
 
@@ -124,7 +124,8 @@ def classify(
     keep_truth : bool
         Take the shards' labels over as the column `true_label`.
     scale : WantedScale
-        The pixel scale at which the model is to see each galaxy; default: as the images are.
+        The pixel scale at which the model is to see each galaxy; default: that at which it was trained, or as
+        the images are.
     update : bool
         Take in shards that were added or changed since the catalog was planned.
     engine : str
@@ -150,6 +151,7 @@ def classify(
     if not gpu:
         choose_engine(engine, model.precision, choose_compute(torch.device("cpu")))
     bundle = read_bundle(bundle_path)
+    scale = kept_scale(bundle.scale, scale)
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
     model = model.checked(bundle, stage2 == "always")

@@ -15,6 +15,7 @@ from hiwl_core.recipe import RgbSettings
 from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["LabeledSample", "TrainedOn", "labeled_statuses", "sample_labeled"]
 
@@ -144,17 +145,21 @@ def sample_labeled(
     return LabeledSample(ids, images, np.array(kept, dtype=np.int64))
 
 
-def labeled_statuses(table: pa.Table, smallest: int, rgb: RgbSettings) -> list[str | None]:
+def labeled_statuses(
+    table: pa.Table, smallest: int, rgb: RgbSettings, scale: WantedScale = AS_IT_IS
+) -> list[str | None]:
     """Status of each row with a label, None of one without; a training takes those that are ok.
 
     Parameters
     ----------
     table : pyarrow.Table
-        With `image` and `label`.
+        With `image` and `label`, and the columns that `scale` needs.
     smallest : int
         Pixels that a cutout's shorter side must have.
     rgb : RgbSettings
         Colors of FITS cutouts.
+    scale : WantedScale
+        At which they are to be seen.
     """
-    pairs = zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
+    pairs = zip(scale.cutouts(table), table["label"].to_pylist(), strict=True)
     return [None if label is None else read_cutout(image, (), smallest, rgb)[0] for image, label in pairs]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 
-__all__ = ["AS_IT_IS", "WantedScale"]
+__all__ = ["AS_IT_IS", "OWN", "WANTED", "WantedScale", "kept_scale"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,35 @@ class WantedScale:
             for image, scale, target in zip(images, own, wanted, strict=True)
         ]
 
+    def to_dict(self) -> dict[str, Any] | None:
+        """What a model bundle keeps of it; None if nothing was asked for."""
+        return asdict(self) if self.asked else None
+
+    def of_rows(self, table: pa.Table) -> dict[str, pa.Array]:
+        """The columns that `cutouts` needs beside the image, by names of their own, for blocks of cutouts."""
+        if not self.asked:
+            return {}
+        cutouts = [one for one in self.cutouts(table) if isinstance(one, Cutout)]
+        return {
+            OWN: pa.array([one.pixel_scale for one in cutouts], pa.float64()),
+            WANTED: pa.array([one.wanted_scale for one in cutouts], pa.float64()),
+        }
+
 
 AS_IT_IS = WantedScale()
+OWN, WANTED = "_own_scale", "_wanted_scale"
+
+
+def kept_scale(trained: dict[str, Any] | None, asked: WantedScale) -> WantedScale:
+    """The scale at which a model is to see galaxies: what is asked for, or else what it was trained at.
+
+    Parameters
+    ----------
+    trained : dict or None
+        `hiwl_core.bundle.ModelBundle.scale`.
+    asked : WantedScale
+    """
+    return asked if asked.asked or trained is None else WantedScale(**trained)
 
 
 def _number(value: object) -> float:

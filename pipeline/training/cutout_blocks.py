@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import ray
 from ray.data import DataContext
 
+from hiwl_core.decoding import Cutout
 from pipeline import storage
 from pipeline.cluster import ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import FAILED_COLUMN, ROW_COLUMN, SHARD_COLUMN, ShardToRead, group_shards
 from pipeline.shards.shards_datasource import ShardsDatasource
+from pipeline.shards.wanted_scale import AS_IT_IS, OWN, WANTED, WantedScale
 from pipeline.training.labeled_shards import LabeledShards
 
 __all__ = ["CutoutBlocks", "LabeledSource", "iter_blocks", "read_blocks"]
@@ -38,11 +40,14 @@ class LabeledSource:
     columns : Columns
     starts : numpy.ndarray of int64, shape (S + 1,)
         Number of the first row of each shard, and of all rows.
+    scale : WantedScale
+        At which the galaxies are to be seen.
     """
 
     shards: tuple[ShardToRead, ...]
     columns: Columns
     starts: np.ndarray
+    scale: WantedScale = AS_IT_IS
 
     @classmethod
     def of(cls, labeled: LabeledShards, fingerprints: Sequence[str] | None = None) -> LabeledSource:
@@ -50,7 +55,8 @@ class LabeledSource:
         marks = fingerprints or [""] * len(labeled.shards)
         sizes = storage.in_threads(_size, labeled.shards)
         shards = map(ShardToRead, labeled.shards, sizes, labeled.rows, marks)
-        return cls(tuple(shards), labeled.columns, np.concatenate([[0], np.cumsum(labeled.rows)]))
+        starts = np.concatenate([[0], np.cumsum(labeled.rows)])
+        return cls(tuple(shards), labeled.columns, starts, labeled.scale)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class CutoutBlocks:
     Parameters
     ----------
     refs : tuple of ObjectRef
-        Tables with a column ``image``.
+        Tables with a column ``image``, and those of `WantedScale.of_rows`.
     starts : numpy.ndarray of int64, shape (B + 1,)
         Number of the first image of each block, and of all images.
     """
@@ -75,16 +81,23 @@ class CutoutBlocks:
         lengths = np.array([rows for _, rows in pairs], np.int64)
         return cls(tuple(ref for ref, _ in pairs), np.concatenate([[0], np.cumsum(lengths)]))
 
-    def images(self, numbers: np.ndarray) -> list[bytes]:
-        """Some images, in the order given."""
+    def images(self, numbers: np.ndarray) -> list[bytes | Cutout]:
+        """Some images, in the order given; cutouts where they are to be seen at a scale."""
         block_of = np.searchsorted(self.starts, numbers, side="right") - 1
         needed = np.unique(block_of)
         tables = ray.get([self.refs[block] for block in needed])
-        columns = dict(zip(needed.tolist(), [table["image"] for table in tables], strict=True))
+        of_block = dict(zip(needed.tolist(), tables, strict=True))
         return [
-            columns[block][int(number - self.starts[block])].as_py()
+            _cutout(of_block[block], int(number - self.starts[block]))
             for block, number in zip(block_of.tolist(), numbers.tolist(), strict=True)
         ]
+
+
+def _cutout(table: pa.Table, row: int) -> bytes | Cutout:
+    image: bytes = table["image"][row].as_py()
+    if WANTED not in table.column_names:
+        return image
+    return Cutout(image, table[OWN][row].as_py(), table[WANTED][row].as_py())
 
 
 def _size(shard: str) -> int:
@@ -112,7 +125,10 @@ def iter_blocks(
     context.target_max_block_size = BLOCK_BYTES
     with DataContext.current(context):
         read = ray.data.read_datasource(
-            ShardsDatasource(groups, source.columns, ("image", "label")), override_num_blocks=len(groups)
+            ShardsDatasource(
+                groups, source.columns, ("image", "label", *source.scale.wanted), source.scale.carry
+            ),
+            override_num_blocks=len(groups),
         )
         stream = read.map_batches(change, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
         for bundle in stream.iter_internal_ref_bundles():
@@ -134,10 +150,11 @@ def read_blocks(source: LabeledSource, shards: np.ndarray, wanted: np.ndarray) -
     of_shard = {
         source.shards[shard].path: wanted[source.starts[shard] : source.starts[shard + 1]] for shard in shards
     }
-    return CutoutBlocks.of(iter_blocks(source, shards, partial(_wanted_images, of_shard=ray.put(of_shard))))
+    change = partial(_wanted_images, of_shard=ray.put(of_shard), scale=source.scale)
+    return CutoutBlocks.of(iter_blocks(source, shards, change))
 
 
-def _wanted_images(table: pa.Table, of_shard: Any) -> pa.Table:
+def _wanted_images(table: pa.Table, of_shard: Any, scale: WantedScale) -> pa.Table:
     failed = table[FAILED_COLUMN].drop_null()
     if len(failed):
         # Who reads again is the trainer, from its last checkpoint.
@@ -150,4 +167,4 @@ def _wanted_images(table: pa.Table, of_shard: Any) -> pa.Table:
         masks.append(wanted[shards[start].as_py()][rows[start:end]])
         start = end
     mask = np.concatenate(masks) if masks else np.empty(0, bool)
-    return pa.table({"image": pc.if_else(pa.array(mask), table["image"], None)})
+    return pa.table({"image": pc.if_else(pa.array(mask), table["image"], None), **scale.of_rows(table)})

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from hiwl_core.decoding import DEFAULT_RGB
+from hiwl_core.decoding import DEFAULT_RGB, Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.sampling import epoch_windows, stratified_sample
@@ -28,6 +28,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline.progress import progress
 from pipeline.shards.labeled_sample import labeled_statuses
 from pipeline.shards.shard_groups import FAILED_COLUMN, SHARD_COLUMN
+from pipeline.shards.wanted_scale import WantedScale
 from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, iter_blocks, read_blocks
 from pipeline.training.labeled_shards import LabeledShards
 from pipeline.training.window_loader import start_loader
@@ -116,7 +117,7 @@ class CutoutStore:
         blocks: CutoutBlocks = ray.get(self.loader.load.remote(tuple(shards.tolist()), ahead))
         return blocks
 
-    def images(self, rows: np.ndarray) -> list[bytes]:
+    def images(self, rows: np.ndarray) -> list[bytes | Cutout]:
         """Encoded images of some rows of the shards, in the order given."""
         if self.blocks is not None:
             return self.blocks.images(rows)
@@ -180,7 +181,7 @@ def load_cutouts(
     """
     source = LabeledSource.of(labeled, fingerprints)
     fits = sum(shard.size for shard in source.shards) <= window_bytes
-    look = partial(_looked_at, taxonomy=taxonomy, smallest=smallest, rgb=rgb, keep=fits)
+    look = partial(_looked_at, taxonomy=taxonomy, smallest=smallest, rgb=rgb, keep=fits, scale=labeled.scale)
     notes_of = ray.remote(_notes)
     blocks: list[tuple[Any, int]] = []
     pending = []
@@ -214,9 +215,11 @@ class _Notes(NamedTuple):
     failed: list[str]
 
 
-def _looked_at(table: pa.Table, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, keep: bool) -> pa.Table:
+def _looked_at(
+    table: pa.Table, taxonomy: Taxonomy, smallest: int, rgb: RgbSettings, keep: bool, scale: WantedScale
+) -> pa.Table:
     """For each row its class index, why it has none, and, to keep, its image."""
-    statuses = labeled_statuses(table, smallest, rgb)
+    statuses = labeled_statuses(table, smallest, rgb, scale)
     readable = np.array([status == OK for status in statuses], bool)
     codes = np.full(table.num_rows, LEFT_OUT, np.int8)
     codes[readable] = taxonomy.encode(table["label"].filter(pa.array(readable)).to_pylist())
@@ -230,6 +233,7 @@ def _looked_at(table: pa.Table, taxonomy: Taxonomy, smallest: int, rgb: RgbSetti
             "code": codes,
             "status": pa.array([None if status == OK else status for status in statuses], pa.string()),
             "failed": pa.array(failed, pa.string()),
+            **scale.of_rows(table),
         }
     )
 

@@ -19,7 +19,7 @@ from ray.data import DataContext
 from torch import Tensor
 
 from hiwl_core.augmentation import TrainTransform
-from hiwl_core.cutouts import EvalTransform, Preprocessing
+from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
 from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe import StageRecipe
 from hiwl_core.sampling import (
@@ -262,7 +262,7 @@ class StageFeed:
 
     def _stream(
         self,
-        transform: Callable[..., np.ndarray],
+        transform: TrainTransform | EvalTransform,
         size: int,
         windows: list[np.ndarray],
         draws: Iterator[WindowDraws],
@@ -280,7 +280,7 @@ class StageFeed:
 
     def _loaded(
         self,
-        transform: Callable[..., np.ndarray],
+        transform: TrainTransform | EvalTransform,
         size: int,
         drawn: WindowDraws,
         following: np.ndarray | None,
@@ -292,10 +292,12 @@ class StageFeed:
         def load(table: pa.Table) -> dict[str, np.ndarray]:
             pixels = np.empty((len(table), size, size, 3), np.uint8)
             scratch = Scratch()
-            seeds = table["seed"].to_pylist() if "seed" in table.column_names else None
+            seeds = table["seed"].to_pylist() if "seed" in table.column_names else []
             for i, encoded in enumerate(store.images(table["row"].to_numpy())):
-                image = decode_pixels(encoded, rgb, scratch).pixels
-                pixels[i] = transform(image) if seeds is None else transform(image, seeds[i])
+                if isinstance(transform, EvalTransform):
+                    (pixels[i],) = seen_pixels(encoded, [transform], rgb, scratch)
+                else:
+                    pixels[i] = transform(decode_pixels(encoded, rgb, scratch).pixels, seeds[i])
             return {"pixels": pixels, "target": table["target"].to_numpy().astype(np.int64)}
 
         columns = {"row": drawn.rows, "target": drawn.targets}

@@ -11,6 +11,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.shards.cutout_shards import Columns, check_columns, read_columns
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["LabeledShards", "check_labeled"]
 
@@ -29,6 +30,8 @@ class LabeledShards:
         Rows without a label, which training leaves out.
     rows : tuple of int
         Of each shard.
+    scale : WantedScale
+        At which the galaxies are to be seen.
     """
 
     shards: tuple[str, ...]
@@ -36,9 +39,12 @@ class LabeledShards:
     class_counts: dict[str, int]
     unlabeled: int
     rows: tuple[int, ...]
+    scale: WantedScale = AS_IT_IS
 
 
-def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -> LabeledShards:
+def check_labeled(
+    shards: Sequence[str], columns: Columns, taxonomy: Taxonomy, scale: WantedScale = AS_IT_IS
+) -> LabeledShards:
     """Check columns and labels before any work.
 
     Raises
@@ -46,7 +52,7 @@ def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -
     UserError
         For a missing column, a label that is not a class, or shards without any label.
     """
-    check_columns(shards, columns, required=("object_id", "image", "label"))
+    check_columns(shards, columns, required=("object_id", "image", "label"), scale=scale)
     counts: Counter[str | None] = Counter()
     rows = []
     looks = storage.in_threads(partial(_count_labels, columns=columns), shards)
@@ -63,7 +69,7 @@ def check_labeled(shards: Sequence[str], columns: Columns, taxonomy: Taxonomy) -
             f"no labels in column {columns.label!r} of {shards[0]}: nothing to learn from or score"
         )
     of_class = {name: counts[name] for name in taxonomy.classes}
-    return LabeledShards(tuple(shards), columns, of_class, unlabeled, tuple(rows))
+    return LabeledShards(tuple(shards), columns, of_class, unlabeled, tuple(rows), scale)
 
 
 def _count_labels(shard: str, columns: Columns) -> Counter[str | None]:

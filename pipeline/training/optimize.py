@@ -12,6 +12,7 @@ from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.wanted_scale import AS_IT_IS, kept_scale
 from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.finishing import finished
 from pipeline.training.labeled_shards import check_labeled
@@ -58,7 +59,7 @@ def optimize(
     if place == bundle_place(bundle_path) or storage.exists(f"{place}/bundle.json"):
         raise UserError(f"--out {out} holds a model bundle already: choose another folder")
     parts = {
-        name: check_labeled(list_shards(shards), columns, bundle.taxonomy)
+        name: check_labeled(list_shards(shards), columns, bundle.taxonomy, kept_scale(bundle.scale, AS_IT_IS))
         for name, shards in (("train", data), ("val", val))
     }
     if half:

@@ -22,8 +22,8 @@ from ray.data import DataContext
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.calibration import cross_fitted, sampling_log_ratios
 from hiwl_core.cascade import combine_stages, routed
-from hiwl_core.cutouts import EvalTransform, Preprocessing
-from hiwl_core.decoding import decode_pixels
+from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
+from hiwl_core.decoding import Cutout, decode_pixels
 from hiwl_core.device import granted_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
@@ -186,7 +186,11 @@ class _CandidateScorer:
                 self._networks[name].append(create_engine(graph, engine))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = [decode_pixels(image, self._rgb).pixels for image in self._val.images(batch["number"])]
+        images = self._val.images(batch["number"])
+        # Those of both stages, unless a cutout is resampled, which is done in one step with the transform.
+        decoded = [
+            None if isinstance(one, Cutout) else decode_pixels(one, self._rgb).pixels for one in images
+        ]
         found = {"row": batch["row"]}
         wanted = np.ones(len(images), dtype=bool)
         for name, networks in self._networks.items():
@@ -194,7 +198,14 @@ class _CandidateScorer:
             found[name] = seen = np.full((len(images), len(networks), classes), np.nan, dtype=np.float32)
             if wanted.any():
                 transform = self._transforms[name]
-                pixels = np.stack([transform(images[row]) for row in np.flatnonzero(wanted)])
+                pixels = np.stack(
+                    [
+                        seen_pixels(images[row], [transform], self._rgb)[0]
+                        if (whole := decoded[row]) is None
+                        else transform(whole)
+                        for row in np.flatnonzero(wanted)
+                    ]
+                )
                 seen[wanted] = np.stack([probabilities(net, pixels, self._views) for net in networks], 1)
             if name == "stage1":
                 wanted = np.any([routed(seen[:, i], self._taxonomy) for i in range(len(networks))], axis=0)

@@ -17,6 +17,7 @@ from hiwl_core.sampling import batch_bounds
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
@@ -70,12 +71,13 @@ def plan_training(
     columns: Columns | None = None,
     workers: int | None = None,
     labeled: tuple[LabeledShards, LabeledShards] | None = None,
+    scale: WantedScale = AS_IT_IS,
 ) -> TrainingPlan:
     """Check all that can be checked before any work.
 
     Parameters
     ----------
-    data, val, recipe, out, columns, workers
+    data, val, recipe, out, columns, workers, scale
         As `pipeline.training.train.train`.
     labeled : (LabeledShards, LabeledShards), optional
         Those of `data` and `val`, for who plans many trainings on the same shards and has read them once.
@@ -87,8 +89,8 @@ def plan_training(
     """
     columns = columns or Columns()
     train_shards, val_shards = labeled or (
-        check_labeled(list_shards(data), columns, recipe.taxonomy),
-        check_labeled(list_shards(val), columns, recipe.taxonomy),
+        check_labeled(list_shards(data), columns, recipe.taxonomy, scale),
+        check_labeled(list_shards(val), columns, recipe.taxonomy, scale),
     )
     for part, shards in (("train", train_shards), ("val", val_shards)):
         check_classes(recipe, part, shards.class_counts)
@@ -218,4 +220,5 @@ def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: Labele
         "recipe": recipe.to_dict(),
         "train": [fingerprint(shard) for shard in train_shards.shards],
         "val": [fingerprint(shard) for shard in val_shards.shards],
+        **({"scale": train_shards.scale.to_dict()} if train_shards.scale.asked else {}),
     }

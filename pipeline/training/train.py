@@ -24,6 +24,7 @@ from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.cutout_store import MEBIBYTE, CutoutStore, load_cutouts
 from pipeline.training.finishing import finished
 from pipeline.training.pairs import StageCandidates, score_pairs
@@ -76,6 +77,7 @@ def train(
     columns: Columns | None = None,
     workers: int | None = None,
     gpu: bool | None = None,
+    scale: WantedScale = AS_IT_IS,
 ) -> TrainingResult:
     """Train the recipe's stages and bundle the checkpoints that are best on validation.
 
@@ -95,6 +97,9 @@ def train(
     gpu : bool, optional
         Whether each worker takes a GPU; default: if the cluster has any now. An autoscaled cluster that
         starts GPU nodes on demand needs True, and `workers`.
+    scale : WantedScale
+        The pixel scale at which the model is to see galaxies, which the bundle keeps; default: the images as
+        they are.
 
     Raises
     ------
@@ -103,7 +108,8 @@ def train(
     IncompleteError
         If a stage failed again and again; its checkpoints are kept.
     """
-    return run_training(plan_training(data, val, recipe, out, columns, workers), workers, gpu)
+    plan = plan_training(data, val, recipe, out, columns, workers, scale=scale)
+    return run_training(plan, workers, gpu)
 
 
 def run_training(
@@ -187,7 +193,9 @@ def _trained(
         pairs = score_pairs(recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
         folder.write_pairs(pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
-        bundle = _bundle(recipe, stages, pairs, frequencies, provenance)
+        bundle = replace(
+            _bundle(recipe, stages, pairs, frequencies, provenance), scale=plan.train.scale.to_dict()
+        )
         bundle = bundle.in_half() if recipe.weights == "float16" else bundle
         if recipe.finish != "none":
             bundle = finished(bundle, loaded["train"], loaded["val"], setup.gpu, relay)

@@ -97,7 +97,14 @@ def test_the_options_of_the_command_line() -> None:
         0,
         f"pixel_scale {WantedScale(None, 'r', 0.02)}",
     )
-    for arguments in (("--scale", "0"), ("--scale", "1", "--scale-column", "r"), ("--scale-factor", "1")):
+    assert run("--scale-from", "r") == run("--scale-column", "r", "--scale-factor", "0.02")
+    for arguments in (
+        ("--scale", "0"),
+        ("--scale", "1", "--scale-column", "r"),
+        ("--scale-factor", "1"),
+        ("--scale-from", "r", "--scale-factor", "1"),
+        ("--scale-from", "r", "--scale", "1"),
+    ):
         code, words = run(*arguments)
         assert code == 2
         assert words.startswith("Error: --scale")

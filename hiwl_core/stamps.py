@@ -127,7 +127,8 @@ class Stamp:
             return FinishedStamp(None, what)
         if settings.rgb is not None:
             return _jpeg(planes, missing, settings.bands, settings.rgb, masked)
-        planes = np.where(missing, np.float32(UNOBSERVED), planes)
+        if observed < 1:
+            planes = np.where(missing, np.float32(UNOBSERVED), planes)
         cards = {
             "BANDS": ",".join(settings.bands),
             "CTYPE1": "RA---TAN",

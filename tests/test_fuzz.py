@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.fuzz import KINDS, try_inputs
 
-ROUNDS = 6
+ROUNDS = 4
 
 
 def test_files_that_went_wrong_raise_nothing_of_their_own(tmp_path: Path) -> None:

@@ -225,5 +225,8 @@ def _cut(
     tasks += [TileTask({number: tiles[number]}, (), {number: tuple(of)}) for number, of in parts.items()]
     for _, records in pool.run(cut_tiles, tasks, job):
         yield from records
-    for _, record in pool.run(stitch, waiting, job):
+    for number, record in pool.run(stitch, waiting, job):
+        storage.remove(pieces_folder(job.out, waiting[number].shard.number))
         yield record
+    # Of shards that were finished when an earlier run died.
+    storage.remove(pieces_folder(job.out))

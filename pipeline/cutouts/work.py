@@ -13,7 +13,7 @@ from hiwl_core.stamps import FinishedStamp, Stamp, StampSettings
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
 from pipeline.cutouts.assignment import pixels_of
-from pipeline.cutouts.pieces import Piece, paste, pieces_folder, pieces_path, read_pieces, write_pieces
+from pipeline.cutouts.pieces import Piece, paste, pieces_path, read_pieces, write_pieces
 from pipeline.cutouts.tile_pixels import TilePixels
 from pipeline.cutouts.tiles import Tile
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
@@ -95,33 +95,30 @@ def cut_tiles(task: TileTask, job: CutoutJob) -> list[ShardRecord]:
 
 
 def stitch(task: StitchTask, job: CutoutJob) -> ShardRecord:
-    """Write a shard of cutouts that several tiles have parts of, and remove these parts; of a Ray task."""
+    """Write a shard of cutouts that several tiles have parts of; the function of a Ray task."""
     objects = read_objects(IngestFolder(job.out).plan_objects, task.shard.number)
     pieces: dict[int, list[Piece]] = {}
     for number in task.tiles:
         for piece in read_pieces(pieces_path(job.out, task.shard.number, number), number):
             pieces.setdefault(piece.row, []).append(piece)
     stamps: list[FinishedStamp] = []
-    geometry: dict[int, tuple[Any, list[_Place]]] = {}
+    places: dict[int, _Place] = {}
     homes = objects["home"].to_numpy()
-    for number in np.unique(homes):
-        tile = task.tiles[int(number)]
+    for number in np.unique(homes).tolist():
         rows = np.flatnonzero(homes == number)
-        places = list(_places(tile, objects.take(rows), job.settings))
-        geometry |= {int(row): (tile.wcs(), [where]) for row, where in zip(rows, places, strict=True)}
-    others = {number: tile.wcs() for number, tile in task.tiles.items()}
+        of_tile = _places(task.tiles[number], objects.take(rows), job.settings)
+        places |= dict(zip(rows.tolist(), of_tile, strict=True))
+    grids = {number: tile.wcs() for number, tile in task.tiles.items()}
     for row, order in enumerate(objects["tiles"].to_pylist()):
-        wcs, (where,) = geometry[row]
+        where, home = places[row], grids[homes[row]]
         planes = np.full((len(job.settings.bands), where.side, where.side), np.nan, np.float32)
         bad = np.zeros((where.side, where.side), bool)
         found = {piece.tile: piece for piece in pieces.get(row, [])}
         for number in order:
             if number in found:
-                paste(planes, bad, (where.left, where.bottom), wcs, found[number], others[number])
+                paste(planes, bad, (where.left, where.bottom), home, found[number], grids[number])
         stamps.append(where.stamp(planes, bad).finished(job.settings))
-    record = _write(task.shard, objects, stamps, task.tiles, job)
-    storage.remove(pieces_folder(job.out, task.shard.number))
-    return record
+    return _write(task.shard, objects, stamps, task.tiles, job)
 
 
 @dataclass(frozen=True)

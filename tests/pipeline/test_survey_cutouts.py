@@ -245,14 +245,13 @@ def test_a_killed_run_is_gone_on_with(survey: Path, tmp_path: Path, pool: TaskPo
     cutouts(*place, str(tmp_path / "whole"), size=SIDE, pool=pool)
     whole = read(tmp_path / "whole")
     out = tmp_path / "out"
-    # Among the parts of tiles, and at the next start between a record and its shard.
-    for after in (6, 4):
-        process = multiprocessing.get_context("spawn").Process(
-            target=cut_and_die, args=(place, str(out), after)
-        )
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+    # `benchmarks/cutouts.py` kills a longer run, with all its Ray, twice.
+    process = multiprocessing.get_context("spawn").Process(target=cut_and_die, args=(place, str(out), 8))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (out / "_ingest" / "plan.json").exists()
+    assert list((out / "_ingest" / "pieces").glob("*/*"))
     summary = cutouts(*place, str(out), size=SIDE, pool=pool)
     assert summary.rows + summary.rejects == summary.positions
     assert read(out) == whole

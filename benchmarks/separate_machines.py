@@ -43,6 +43,7 @@ SWITCH = "hiwl-switch"
 MACHINES = ("head", "worker-1", "worker-2", "store")
 RAY_PORT, STORE_PORT = 6379, 8333
 PATIENCE = 600.0
+MOMENT = 60.0
 SHARDS = 60
 DRAWINGS = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
 
@@ -154,7 +155,8 @@ class Cluster:
         time.sleep(seconds)
         ip("link", "set", link, "up")
         # Ray's head tells a node which it took for dead to end; that may be a moment later.
-        time.sleep(15)
+        with suppress(subprocess.TimeoutExpired):
+            self._running[machine].wait(MOMENT)
         if self._running[machine].poll() is None:
             return "kept its place"
         self.bring_up(machine)

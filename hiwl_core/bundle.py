@@ -250,7 +250,7 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
         member_frequencies=np.array(data.member_frequencies, dtype=np.float64),
         views=data.views,
         rgb=data.rgb,
-        scale=data.scale and data.scale.model_dump(),
+        scale=None if data.scale is None else data.scale.model_dump(),
         metrics=data.metrics,
         provenance=data.provenance,
         fitted=fitted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hiwl_core.errors import IncompleteError, UserError
@@ -16,7 +17,7 @@ from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tiles import Tile
 from pipeline.cutouts.work import CutoutJob, StitchTask, TileTask, cut_tiles, stitch
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import IngestPlan, PlannedShard, read_objects
+from pipeline.ingestion.plan import IngestPlan, PlannedShard
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress
@@ -145,14 +146,24 @@ def _run(
     pool: TaskPool,
     started: float,
 ) -> CutoutsSummary:
-    with Lease(folder.path, "hiwl cutouts") as lease:
-        storage.prepare_folder(folder.path, ("_ingest",))
-        plan = plan or make_plan(place, options, folder, pool)
-        grids = read_tiles(folder)
+    lease = Lease(folder.path, "hiwl cutouts", keep=False)
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            stack.enter_context(lease)
+            storage.prepare_folder(folder.path, ("_ingest",))
+
+        if plan is None:
+            plan = make_plan(place, options, folder, pool, claim)
+        else:
+            claim()
+        grids = read_tiles(folder, plan)
         shards = plan.shards()
         records = folder.finished(shards)
         resumed = sum(record.rows > 0 for record in records.values())
-        job = CutoutJob(place, folder.path, options.settings, options.columns.carry)
+        job = CutoutJob(
+            place, folder.path, options.settings, options.columns.carry, folder.plan_digest(), plan.objects
+        )
         missing = [shard for shard in shards if shard.name not in records]
         done = plan.rows - sum(shard.rows for shard in missing)
         with progress("cutting", plan.rows, done, "cutouts") as advance:
@@ -161,7 +172,7 @@ def _run(
                 records[record.name] = record
                 advance(record.rows + record.rejects)
         ordered = [records[shard.name] for shard in shards]
-        first = folder.write_rejects(ordered, NAMED_REJECTS)
+        first = folder.write_rejects(plan, ordered, NAMED_REJECTS)
     rows = sum(record.rows for record in ordered)
     rejects = sum(record.rejects for record in ordered) + plan.without_image
     summary = CutoutsSummary(
@@ -194,13 +205,12 @@ def _cut(
     missing: Sequence[PlannedShard], tiles: Sequence[Tile], job: CutoutJob, pool: TaskPool
 ) -> Iterator[ShardRecord]:
     """The records of the shards that are written now: first all that tiles have, then what is stitched."""
-    folder = IngestFolder(job.out)
     groups: list[tuple[list[int], list[PlannedShard]]] = []
     waiting: list[StitchTask] = []
     parts: dict[int, list[int]] = {}
     there = {path for path, _ in storage.list_files(pieces_folder(job.out))}
     for shard in missing:
-        objects = read_objects(folder.plan_objects, shard.number)
+        objects = job.planned(shard.number)
         if shard.series == CUTOUTS:
             homes = sorted(set(objects["home"].to_pylist()))
             if not groups or groups[-1][0][-1] < homes[0]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import PixelSource, Place, Tile, join_tiles
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale
@@ -68,8 +69,20 @@ class CutoutOptions:
         }
 
 
-def make_plan(place: str, options: CutoutOptions, folder: IngestFolder, pool: TaskPool) -> IngestPlan:
+def make_plan(
+    place: str, options: CutoutOptions, folder: IngestFolder, pool: TaskPool, claim: Callable[[], object]
+) -> IngestPlan:
     """Look at all tiles' headers and all positions, and store the plan.
+
+    Parameters
+    ----------
+    place : str
+        The tiles.
+    options : CutoutOptions
+    folder : IngestFolder
+    pool : TaskPool
+    claim : callable
+        Called when all is found to be in order, before the first write: it claims the folder.
 
     Raises
     ------
@@ -80,10 +93,16 @@ def make_plan(place: str, options: CutoutOptions, folder: IngestFolder, pool: Ta
     table = read_positions(options.positions, options.columns)
     tiles, broken = _tiles([entry.path for entry in entries], options, pool)
     found = assign(table, tiles, options.settings, options.scale)
-    storage.remove(folder.plan_objects)
+    claim()
+    if folder.read_plan() is not None:
+        raise UserError(
+            f"another run of `hiwl cutouts` began in {folder.path} meanwhile: start the same command again, "
+            "or choose another folder"
+        )
+    name = f"{OBJECTS_OF_BEFORE}-{secrets.token_hex(4)}"
     shards = _shards(table, found, tiles, options)
-    series = write_objects(folder.plan_objects, shards, None)
-    storage.write_bytes(_tiles_path(folder), json.dumps([asdict(tile) for tile in tiles]).encode())
+    series = write_objects(folder.objects_of(name), shards, None)
+    storage.write_bytes(_tiles_path(folder, name), json.dumps([asdict(tile) for tile in tiles]).encode())
     ids = table["object_id"]
     rejects = [[str(ids[row].as_py()), "", reason] for row, reason in sorted(found.rejects.items())]
     plan = IngestPlan(
@@ -95,6 +114,7 @@ def make_plan(place: str, options: CutoutOptions, folder: IngestFolder, pool: Ta
         images=len(entries),
         without_image=len(rejects),
         other_files=len(broken),
+        objects=name,
     )
     # Broken files cost nobody a row by themselves: positions that only they show are off the footprint.
     folder.write_plan(plan, lines_of([*rejects, *(["", path, problem] for path, problem in broken)]))
@@ -116,9 +136,9 @@ def check_unchanged(plan: IngestPlan, place: str, options: CutoutOptions, folder
     )
 
 
-def read_tiles(folder: IngestFolder) -> list[Tile]:
+def read_tiles(folder: IngestFolder, plan: IngestPlan) -> list[Tile]:
     """The tiles of a stored plan."""
-    tiles = json.loads(storage.read_bytes(_tiles_path(folder)))
+    tiles = json.loads(storage.read_bytes(_tiles_path(folder, plan.objects)))
     return [
         Tile(
             tile["name"],
@@ -131,8 +151,8 @@ def read_tiles(folder: IngestFolder) -> list[Tile]:
     ]
 
 
-def _tiles_path(folder: IngestFolder) -> str:
-    return f"{folder.path}/_ingest/tiles.json"
+def _tiles_path(folder: IngestFolder, objects: str) -> str:
+    return f"{folder.objects_of(objects)}/tiles.json"
 
 
 def _entries(place: str) -> list[Entry]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hiwl_core.errors import UserError
 from hiwl_core.stamps import FinishedStamp, Stamp, StampSettings
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
@@ -25,12 +26,18 @@ __all__ = ["CutoutJob", "StitchTask", "TileTask", "cut_tiles", "stitch"]
 
 @dataclass(frozen=True)
 class CutoutJob:
-    """What all tasks have in common."""
+    """What all tasks have in common; `plan` and `objects` are as in `pipeline.ingestion.shard.IngestJob`."""
 
     place: str
     out: str
     settings: StampSettings
     carry: tuple[str, ...]
+    plan: str
+    objects: str
+
+    def planned(self, shard: int) -> pa.Table:
+        """The objects of a shard, by its number."""
+        return read_objects(IngestFolder(self.out).objects_of(self.objects), shard)
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,13 @@ def cut_tiles(task: TileTask, job: CutoutJob) -> list[ShardRecord]:
     ------
     OSError
         If the storage fails again and again.
+    UserError
+        If the folder has become another run's.
     """
     records: list[ShardRecord] = []
-    folder = IngestFolder(job.out)
     shards = iter(task.shards)
     shard = next(shards, None)
-    objects = read_objects(folder.plan_objects, shard.number) if shard else None
+    objects = job.planned(shard.number) if shard else None
     stamps: list[FinishedStamp] = []
     for number, tile in task.tiles.items():
         with TilePixels(tile, job.settings.bands) as pixels:
@@ -88,7 +96,7 @@ def cut_tiles(task: TileTask, job: CutoutJob) -> list[ShardRecord]:
                     break
                 records.append(_write(shard, objects, stamps, task.tiles, job))
                 shard, stamps = next(shards, None), []
-                objects = read_objects(folder.plan_objects, shard.number) if shard else None
+                objects = job.planned(shard.number) if shard else None
             for wanted in task.stitched.get(number, ()):
                 _cut_pieces(pixels, number, wanted, job)
     return records
@@ -96,7 +104,7 @@ def cut_tiles(task: TileTask, job: CutoutJob) -> list[ShardRecord]:
 
 def stitch(task: StitchTask, job: CutoutJob) -> ShardRecord:
     """Write a shard of cutouts that several tiles have parts of; the function of a Ray task."""
-    objects = read_objects(IngestFolder(job.out).plan_objects, task.shard.number)
+    objects = job.planned(task.shard.number)
     pieces: dict[int, list[Piece]] = {}
     for number in task.tiles:
         for piece in read_pieces(pieces_path(job.out, task.shard.number, number), number):
@@ -186,7 +194,7 @@ def _stamps(pixels: TilePixels, objects: pa.Table, settings: StampSettings) -> I
 
 def _cut_pieces(pixels: TilePixels, number: int, shard: int, job: CutoutJob) -> None:
     """Keep what a tile has of the cutouts of a shard that is stitched later."""
-    objects = read_objects(IngestFolder(job.out).plan_objects, shard)
+    objects = job.planned(shard)
     rows = [row for row, tiles in enumerate(objects["tiles"].to_pylist()) if number in tiles]
     homes = objects["home"].to_numpy()
     pieces: list[Piece] = []
@@ -244,8 +252,11 @@ def _write(
     schema = pa.schema([*fields, *(pa.field(name, column.type) for name, column in own.items())])
     table = pa.table([*columns.values(), *own.values()], schema=schema).filter(kept)
     record = ShardRecord(shard.name, shard.series, table.num_rows, {"": table.num_rows}, len(rejects))
+    folder = IngestFolder(job.out)
+    if folder.plan_digest() != job.plan:
+        raise UserError(f"{shard.name}: {job.out} is another run's now")
     # The record first: where there is a shard, there is its record.
-    IngestFolder(job.out).write_record(record, lines_of(rejects))
+    folder.write_record(record, lines_of(rejects))
     if record.rows:
         storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"cutouts {job.place}"))
     return record

@@ -97,8 +97,14 @@ class Lease:
         # What cannot be given back is free after a minute, or as soon as this process is gone.
         with suppress(OSError, UserError):
             self.sign(running=False)
-            if not self._keep and not self._lost:
-                storage.remove(_path(self._folder, self._number))
+            mine = _path(self._folder, self._number)
+            if self._lost:
+                # A sign that was late may have come after the next owner had removed the claim.
+                claim = _read(mine) if storage.exists(mine) else None
+                if claim is not None and claim.get("token") == self._claim["token"]:
+                    storage.remove(mine)
+            elif not self._keep:
+                storage.remove(mine)
                 storage.remove_empty(f"{self._folder}/{LEASE_FOLDER}")
                 if self._made:
                     storage.remove_empty(self._folder)

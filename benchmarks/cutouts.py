@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--way", action="append", choices=list(WAYS))
     parser.add_argument("--night", action="store_true")
-    parser.add_argument("--model", default="galaxyzoo")
+    parser.add_argument("--model", default="galaxyzoo", help="of the night; empty: no catalog")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.night:
@@ -169,20 +169,19 @@ def night(work: Path, model: str) -> None:
     started = time.monotonic()
     facts = watched(hiwl(verb), own=True)
     print(facts["said"], flush=True)
-    for command in (["classify", model, str(out), str(catalog)], ["publish", str(catalog), str(published)]):
+    catalog_of = (["classify", model, str(out), str(catalog)], ["publish", str(catalog), str(published)])
+    for command in catalog_of if model else ():
         print(watched(hiwl(command), own=True)["said"], flush=True)
+    rows = published.rglob("Npix*.parquet") if model else out.glob("*.parquet")
     ids = np.concatenate(
-        [
-            pq.read_table(path, columns=["object_id"])["object_id"].to_numpy()
-            for path in published.rglob("Npix*.parquet")
-        ]
+        [pq.read_table(path, columns=["object_id"])["object_id"].to_numpy() for path in rows]
     )
     rejects = (out / "rejects.csv").read_text().count("\n") - 1
     print(
         json.dumps(
             {
                 "positions": NIGHT_POSITIONS,
-                "published": len(ids),
+                "rows": len(ids),
                 "different": len(set(ids.tolist())),
                 "rejects": rejects,
                 "peak_pss_mib_of_cutouts": round(facts["pss"]),

@@ -23,7 +23,7 @@ from hiwl_core.lupton import lupton_rgb
 from hiwl_core.plain_fits import claims_nonsense, plain_images
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
-from hiwl_core.unobserved import unobserved_pixels
+from hiwl_core.unobserved import may_have_holes, unobserved_pixels
 
 __all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
@@ -172,13 +172,14 @@ def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     bad = np.zeros((height, width), dtype=bool)
     # A band that is all three colors is looked at once.
     native = {id(plane): _native(plane.pixels) for plane in planes}
-    for pixels in native.values():
-        bad |= ~np.isfinite(pixels)
-    share = float(bad.mean())
+    suspicious = {id(plane): plane for plane in planes if may_have_holes(native[id(plane)])}
+    for number in suspicious:
+        bad |= ~np.isfinite(native[number])
+    share = float(bad.mean()) if suspicious else 0.0
     if share >= MAX_BAD_SHARE:
         raise UnreadableCutout(BAD_PIXELS, f"{share:.1%} of the pixels are not finite")
-    for plane in {id(plane): plane for plane in planes}.values():
-        missing = unobserved_pixels(native[id(plane)])
+    for number, plane in suspicious.items():
+        missing = unobserved_pixels(native[number])
         if missing.all():
             raise UnreadableCutout(MISSING_BAND, f"band {plane.names.strip()!r} has no observed pixel")
         bad |= missing

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["FLAGGED_UNOBSERVED_SHARE", "MAX_UNOBSERVED_SHARE", "seen_share", "unobserved_pixels"]
+__all__ = [
+    "FLAGGED_UNOBSERVED_SHARE",
+    "MAX_UNOBSERVED_SHARE",
+    "may_have_holes",
+    "seen_share",
+    "unobserved_pixels",
+]
 
 MAX_UNOBSERVED_SHARE = 0.1
 """Of the part of an image that the network sees; from this on nothing is said of it."""
@@ -20,6 +26,31 @@ SENTINELS = (-9999.0, -99999.0, -999999.0)
 LARGEST = 1e30
 """Beyond it are the marks of what is not there, such as HEALPix's -1.6375e30."""
 MOST_FILLS = 3
+STRIP_PIXELS = 16_384
+
+
+def may_have_holes(plane: np.ndarray) -> bool:
+    """Whether a band may have pixels that are not finite or were not observed, by a quick look.
+
+    Parameters
+    ----------
+    plane : numpy.ndarray, shape (H, W)
+    """
+    if plane.dtype.itemsize == 1:
+        return False
+    rows = max(1, STRIP_PIXELS // max(1, plane.shape[1]))
+    pairs = 0
+    # What is computed of a few rows stays in the processor's cache.
+    for start in range(0, plane.shape[0], rows):
+        strip = plane[start : start + rows]
+        lowest = strip.min(initial=0)
+        # False for what is not a number, too.
+        if not (lowest > SENTINELS[0] and strip.max(initial=0) < LARGEST):
+            return True
+        equal = strip[:, 1:] == strip[:, :-1]
+        equal &= strip[:, 1:] <= 0
+        pairs += int(np.count_nonzero(equal))
+    return pairs >= WINDOW * (WINDOW - 1)
 
 
 def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
@@ -33,19 +64,14 @@ def unobserved_pixels(plane: np.ndarray) -> np.ndarray:
     -------
     numpy.ndarray of bool, shape (H, W)
     """
-    if plane.dtype.itemsize == 1:
+    if not may_have_holes(plane):
         return np.zeros(plane.shape, dtype=bool)
     found = ~(np.abs(plane) < LARGEST) if plane.dtype.kind == "f" else np.zeros(plane.shape, dtype=bool)
-    # Not a number, if a pixel is none.
-    lowest = plane.min(initial=0)
-    if not lowest > SENTINELS[0]:
-        for sentinel in SENTINELS:
-            found |= plane == sentinel
+    for sentinel in SENTINELS:
+        found |= plane == sentinel
     # Noise hardly ever has so many equal pixels in a row that it is worth a closer look.
     equal = plane[:, 1:] == plane[:, :-1]
     equal &= plane[:, 1:] <= 0
-    if np.count_nonzero(equal) < WINDOW * (WINDOW - 1):
-        return found
     starts = plane.shape[1] - WINDOW + 1
     if starts < 1:
         return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from jobs.options import VerbCommand, column_options, gpu_option
+from jobs.options import VerbCommand, column_options, gpu_option, scale_options
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -53,6 +54,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> l
 )
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers of each training; default one.")
 @gpu_option
+@scale_options
 @column_options
 def main(
     names: tuple[str, ...],
@@ -67,6 +69,7 @@ def main(
     at_once: int | None,
     workers: int | None,
     gpu: bool | None,
+    scale: WantedScale,
     columns: Columns,
 ) -> None:
     """Reproduce TABLE of the paper: train what it needs, score it, and set it beside the paper's figures.
@@ -85,7 +88,20 @@ def main(
     from pipeline.reproduction.reproduce import reproduce
 
     reproduction = reproduce(
-        names, data, val, recipe_name, out, columns, test, overrides, seeds, backbones, at_once, workers, gpu
+        names,
+        data,
+        val,
+        recipe_name,
+        out,
+        columns,
+        test,
+        overrides,
+        seeds,
+        backbones,
+        at_once,
+        workers,
+        gpu,
+        scale,
     )
     for name, one in reproduction.made.items():
         click.echo(f"\n{name}: {one.title}\n")

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from hiwl_core.augmentation import Draw, TrainTransform
 from hiwl_core.cutouts import Preprocessing, normalize
-from hiwl_core.decoding import DEFAULT_RGB, decode_pixels
+from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_pixels
 from hiwl_core.errors import UserError
 from hiwl_core.figures.style import GRAY, bare, in_style
 from hiwl_core.recipe import Augmentation, RgbSettings
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 @in_style
 def draw_augmentation_steps(
-    image: bytes,
+    image: bytes | Cutout,
     augmentation: Augmentation,
     preprocessing: Preprocessing,
     seed: int = 0,
@@ -46,7 +46,7 @@ def draw_augmentation_steps(
 
     Parameters
     ----------
-    image : bytes
+    image : bytes or Cutout
         An encoded cutout.
     augmentation : Augmentation
         Of the recipe.

@@ -17,6 +17,7 @@ from pipeline.progress import say
 from pipeline.reproduction.scores import read_scores
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.plan import stage_preprocessing
 
 __all__ = ["PICTURES", "Picture", "PictureInputs"]
@@ -52,6 +53,7 @@ class PictureInputs:
     scored_shards: Sequence[str]
     columns: Columns
     on_test: bool
+    scale: WantedScale = AS_IT_IS
 
     @property
     def scored(self) -> str:
@@ -82,6 +84,7 @@ class PictureInputs:
             count,
             per_class,
             taken,
+            self.scale,
         )
 
 

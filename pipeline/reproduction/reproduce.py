@@ -27,6 +27,7 @@ from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import read_scores
 from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.plan import plan_training
 
@@ -98,6 +99,7 @@ class Request:
     scored_shards: Sequence[str]
     settings: QueueSettings
     out: str
+    scale: WantedScale = AS_IT_IS
 
     def facts(self, kind: str, galaxies: int) -> tuple[str, ...]:
         """How the figures came about, a sentence each."""
@@ -137,6 +139,7 @@ def reproduce(
     at_once: int | None = None,
     workers: int | None = None,
     gpu: bool | None = None,
+    scale: WantedScale = AS_IT_IS,
 ) -> Reproduction:
     """Make tables and figures of the paper from trainings on one's own data.
 
@@ -160,6 +163,8 @@ def reproduce(
         In the place of the recipe's own, and of those of Table 7; empty: those.
     at_once, workers, gpu
         See `pipeline.reproduction.run_queue.QueueSettings`.
+    scale : WantedScale
+        At which all models are to see galaxies.
 
     Returns
     -------
@@ -182,7 +187,7 @@ def reproduce(
     grid = grid_runs(experiments.values(), recipe_name, overrides, seeds, backbones)
     recipe = load_recipe(recipe_name, [*overrides, f"seed={seeds[0]}"])
     labeled = {
-        path: check_labeled(list_shards(path), columns, recipe.taxonomy)
+        path: check_labeled(list_shards(path), columns, recipe.taxonomy, scale)
         for path in dict.fromkeys((data, val, test or val))
     }
     scored_on = {fingerprint(shard): shard for shard in labeled[test or val].shards}
@@ -205,7 +210,7 @@ def reproduce(
     shards = storage.absolute(test or val)
     settings = QueueSettings(shards, frozenset(scored_on), test is not None, columns, at_once, workers, gpu)
     request = Request(
-        recipe, overrides, seeds, labeled[data].shards, labeled[test or val].shards, settings, out
+        recipe, overrides, seeds, labeled[data].shards, labeled[test or val].shards, settings, out, scale
     )
     with Lease(out, "hiwl reproduce", keep=False) as lease:
         _check_own(out, named)
@@ -312,6 +317,7 @@ def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) 
         scored_shards=request.scored_shards,
         columns=request.settings.columns,
         on_test=request.settings.on_test,
+        scale=request.scale,
     )
     return PICTURES[experiment.kind](inputs)
 

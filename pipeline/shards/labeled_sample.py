@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hiwl_core.cutouts import OK, read_cutout
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.sampling import stratified_sample
@@ -27,14 +28,14 @@ class LabeledSample:
     Parameters
     ----------
     ids : list of str, length N
-    images : list of bytes, length N
+    images : list of bytes or Cutout, length N
         Encoded cutouts, all of them readable.
     class_indices : numpy.ndarray of int64, shape (N,)
         Positions in the taxonomy's classes.
     """
 
     ids: list[str]
-    images: list[bytes]
+    images: list[bytes | Cutout]
     class_indices: np.ndarray
 
 
@@ -63,6 +64,7 @@ def sample_labeled(
     count: int | None = None,
     per_class: int | None = None,
     trained_on: TrainedOn | None = None,
+    scale: WantedScale = AS_IT_IS,
 ) -> LabeledSample:
     """Draw galaxies at random, from all classes together or so many of each.
 
@@ -85,6 +87,8 @@ def sample_labeled(
         Galaxies of each class, instead of `count`.
     trained_on : TrainedOn, optional
         Draw from the galaxies alone that a training with this seed took of these shards.
+    scale : WantedScale
+        At which they are to be seen.
 
     Returns
     -------
@@ -109,8 +113,8 @@ def sample_labeled(
         statuses = [
             status
             for shard in shards
-            for table in iter_rows(shard, columns, ["image", "label"])
-            for status in labeled_statuses(table, trained_on.smallest, rgb)
+            for table in iter_rows(shard, columns, ["image", "label", *scale.wanted], scale.carry)
+            for status in labeled_statuses(table, trained_on.smallest, rgb, scale)
             if status is not None
         ]
         pool = pool[np.array(statuses) == OK]
@@ -122,18 +126,19 @@ def sample_labeled(
     else:
         chosen = np.sort(order[:count])
     ids: list[str] = []
-    images: list[bytes] = []
+    images: list[bytes | Cutout] = []
     kept: list[int] = []
     for shard in sorted({places[index][0] for index in chosen}):
         of_row = {places[index][1]: int(classes[index]) for index in chosen if places[index][0] == shard}
         start = 0
-        for table in iter_rows(shards[shard], columns, ["object_id", "image"]):
+        wanted = ["object_id", "image", *scale.wanted]
+        for table in iter_rows(shards[shard], columns, wanted, scale.carry):
             rows = [row - start for row in of_row if start <= row < start + len(table)]
             picked = table.take(pa.array(rows, pa.int64()))
             for row, identifier, image in zip(
-                rows, picked["object_id"].to_pylist(), picked["image"].to_pylist(), strict=True
+                rows, picked["object_id"].to_pylist(), scale.cutouts(picked), strict=True
             ):
-                if read_cutout(image, (), smallest, rgb)[0] == OK:
+                if image is not None and read_cutout(image, (), smallest, rgb)[0] == OK:
                     ids.append(str(identifier))
                     images.append(image)
                     kept.append(of_row[start + row])

@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from click.testing import CliRunner
 from PIL import Image
 
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
+from jobs.cutouts import main
 from pipeline import storage
 from pipeline.cutouts.cutouts import cutouts
 from pipeline.shards.wanted_scale import WantedScale
@@ -303,18 +305,20 @@ def test_tiles_and_cutouts_in_object_storage(
             assert pq.read_table(file).equals(pq.read_table(path))
 
 
-def test_cutouts_in_ray_from_a_hats_like_table(ray_session: None, survey: Path, tmp_path: Path) -> None:
+def test_the_verb_in_ray_with_a_table_as_hats_has_it(ray_session: None, survey: Path, tmp_path: Path) -> None:
     ra, dec = np.array(SOURCES).T
     (tmp_path / "objects" / "Norder=0" / "Dir=0").mkdir(parents=True)
     pq.write_table(
         pa.table({"objectId": np.arange(len(ra)), "coord_ra": ra, "coord_dec": dec, "z": ra}),
         tmp_path / "objects" / "Norder=0" / "Dir=0" / "Npix=4.parquet",
     )
-    summary = cutouts(
-        str(survey / "tiles"), str(tmp_path / "objects"), str(tmp_path / "out"), size=SIDE, carry=["z"]
-    )
+    command = [str(survey / "tiles"), str(tmp_path / "objects"), str(tmp_path / "out"), "--size", str(SIDE)]
+    result = CliRunner().invoke(main, [*command, "--carry", "z"])
+    assert result.exit_code == 0, result.output
+    assert f"{len(SOURCES)} cutouts of 3 tiles in 2 shards" in result.output
+    assert f"{len(SOURCES)} positions: 0 rejects" in result.output
     rows = read(tmp_path / "out")
-    assert summary.rows == len(rows) == len(SOURCES)
+    assert len(rows) == len(SOURCES)
     for key, row in rows.items():
         assert row["ra"] == pytest.approx(ra[key])
         assert row["z"] == ra[key]

@@ -88,6 +88,7 @@ def main(
     from pipeline import storage
     from pipeline.classification.classify import classify, failures
     from pipeline.classification.deadline import Deadline
+    from pipeline.storage.disk_faults import disk_fault, room_at
 
     if stop_at_deadline and deadline is None:
         raise UserError("--stop-at-deadline: give the time with --deadline")
@@ -121,10 +122,13 @@ def main(
     if summary.failed:
         for line in summary.failed:
             click.echo(f"not read: {line}", err=True)
-        raise IncompleteError(
-            f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog {place}: mend them "
-            "and start the same command again with --update"
-        )
+        missing = f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog {place}"
+        if fault := disk_fault(OSError("\n".join(summary.failed))):
+            raise IncompleteError(
+                f"{missing}, the first for a disk ({fault}; free are {room_at([catalog])}): the other parts "
+                "are kept, make room and start the same command again"
+            )
+        raise IncompleteError(f"{missing}: mend them and start the same command again with --update")
     # The last line of a job's log, read by who does not know what was submitted.
     click.echo(f"next: hiwl verify {place}, then hiwl query {place} or hiwl publish {place} OUT")
 

@@ -9,12 +9,10 @@ from typing import Any
 import click
 
 from hiwl_core.conformal import DEFAULT_COVERAGE
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import UserError
+from jobs.endings import end, ending_of, stoppable
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
-from pipeline.storage.retries import StoreError
-
-PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 __all__ = [
     "VerbCommand",
@@ -33,8 +31,8 @@ __all__ = [
 class VerbCommand(click.Command):
     """A command that prints mistakes and unfinished work as one line, without a traceback.
 
-    The exit code is 2 for a mistake of the user, a folder that cannot be written among them, and 1 for
-    unfinished work, that which a store's failing ended among it.
+    The exit code is 2 for a mistake of the user, a folder that cannot be written among them, 1 for unfinished
+    work, that which a store's failing or a full disk ended among it, and 128 more than a signal's number.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -44,12 +42,13 @@ class VerbCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except (UserError, IncompleteError, StoreError, *PATH_ERRORS) as error:
-            # What a Ray task raises comes wrapped, with the whole remote traceback in its text.
-            words = str(getattr(error, "cause", error))
-            click.echo(f"Error: {' '.join(words.split())}", err=True)
-            ctx.exit(1 if isinstance(error, (IncompleteError, StoreError)) else 2)
+            with stoppable():
+                return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            ending = ending_of(error, ctx.params)
+            if ending is None:
+                raise
+            end(ctx, ending)
 
 
 def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:

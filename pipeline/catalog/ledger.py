@@ -20,6 +20,7 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.progress import say
 
 __all__ = ["LEDGER_FOLDER", "Ledger", "LedgerEntry", "read_heartbeat", "read_ledger"]
 
@@ -137,13 +138,17 @@ class Ledger:
     ) -> None:
         self._stopped.set()
         self._writer.join()
-        self._write(running=False)
-        _merge_segments(self._catalog)
+        try:
+            self._write(running=False)
+            _merge_segments(self._catalog)
+        # What became of the parts is still to be told, and a resume opens those that are not taken down.
+        except (OSError, UserError) as fault:
+            say(f"the ledger of {self._catalog} could not be written ({fault}): the next run reads the parts")
 
     def _write_now_and_then(self) -> None:
         while not self._stopped.wait(SECONDS_BETWEEN_SEGMENTS):
             # Storage that is away for a while must not end the night: what waits is written the next time.
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 self._write(running=True)
 
     def _write(self, running: bool) -> None:

@@ -139,7 +139,7 @@ def write_bytes(path: str, content: bytes) -> None:
             os.remove(partial)
         if isinstance(error, OSError):
             # The file that was wanted, and not the name that it has meanwhile, which says nothing.
-            error.filename, error.filename2 = path, None
+            error.filename = path
         raise
 
 

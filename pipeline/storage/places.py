@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hiwl_core.errors import UserError
 from pipeline.storage.retries import ATTEMPTS
 from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, shared_store
+from pipeline.storage.secret_urls import check_no_secret
 
 __all__ = ["absolute", "arrow_path", "filesystem_of", "full_name", "in_s3"]
 
@@ -21,7 +22,14 @@ GLOB_CHARACTERS = frozenset("*?[")
 
 
 def absolute(path: str) -> str:
-    """The path in a form that any worker on any node understands: a URL unchanged, a local path absolute."""
+    """The path in a form that any worker on any node understands: a URL unchanged, a local path absolute.
+
+    Raises
+    ------
+    UserError
+        If it is a URL with a password or a signature, which would be written down.
+    """
+    check_no_secret(path)
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 

@@ -16,10 +16,12 @@ from fsspec.asyn import sync
 
 from hiwl_core.errors import UserError
 from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
+from pipeline.storage.secret_urls import USER, check_no_secret
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "SETTLE_SECONDS", "S3Store", "shared_store"]
 
 MEBIBYTE = 2**20
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 NO_SIGN = "AWS_NO_SIGN_REQUEST"
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 # A request as a whole: what the slowest network worth waiting for needs.
@@ -85,6 +87,13 @@ class S3Store:
         self._counting = threading.Lock()
 
     def _connect(self) -> None:
+        for name in ENDPOINTS:
+            if USER.search(os.environ.get(name, "")):
+                # It would not help either: requests to stores are signed.
+                raise UserError(
+                    f"{name} has a user or password in it: give credentials as AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, or as AWS_PROFILE"
+                )
         try:
             filesystem = fsspec.filesystem(
                 "s3",
@@ -108,6 +117,7 @@ class S3Store:
 
     def split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path."""
+        check_no_secret(path)
         bucket, key, _ = self._filesystem.split_path(path)
         if not bucket:
             raise UserError(f"no bucket in {path!r}: write s3://bucket/key")

@@ -70,11 +70,14 @@ def planes_of(unit: Any, primary: Any, others: list[tuple[int, ...]]) -> Iterato
         return
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
-    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[0] > MOST_BANDS):
+    if len(shape) not in (2, 3) or 0 in shape:
         others.append(shape)
         return
     if shape[-1] * shape[-2] > MAX_PIXELS or math.prod(shape) > MAX_ALL_PIXELS:
         raise UnreadableCutout(TOO_LARGE, f"a FITS image of {' x '.join(map(str, shape))} pixels")
+    if len(shape) == 3 and shape[0] > MOST_BANDS:
+        others.append(shape)
+        return
     pixels = np.asarray(unit.data).reshape(shape)
     header = unit.header if has_sky(unit.header) else primary
     if len(shape) == 2:

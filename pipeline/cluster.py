@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +164,21 @@ def _quiet_backend() -> Iterator[None]:
                     os.write(2, line)
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Start Ray without its own way with SIGTERM, which ends in a stack of its C++ side."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Of the system's own way there is nothing that Python could put back.
+        if callable(before):
+            signal.signal(signal.SIGTERM, before)
+
+
 def _short_temp_dir() -> str | None:
     """Where Ray is to keep its sockets: None for its usual place, unless their names would be too long there.
 
@@ -206,7 +223,7 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     started = not ray.is_initialized()
     here = started and not os.environ.get("RAY_ADDRESS")
     if started:
-        with _quiet_backend():
+        with _quiet_backend(), _own_signals():
             ray.init(
                 address="local" if here else None,
                 num_cpus=max(min_cpus, usable_cores()) if here else None,

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load, save
 
 from hiwl_core.bundle import ModelBundle, bundle_files, bundle_from_files, load_bundle
+from hiwl_core.device import choose_compute
+from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.inference import CascadeClassifier
 from tests.drawings import draw_galaxy
@@ -157,10 +159,11 @@ def test_an_answer_that_is_no_number_is_no_class(bundle: ModelBundle, stage: str
     weights["head.weight"].fill_(3e38)
     broken = replace(bundle.stages[stage], weights=weights)
     changed = replace(bundle, stages={**bundle.stages, stage: broken}, model_id="", views=1)
-    statuses, prediction = CascadeClassifier(changed, always_stage2=True).classify([*images, None])
+    choice = choose_engine("torch", compute=choose_compute(torch.device("cpu")), threads=1)
+    statuses, prediction = CascadeClassifier(changed, choice, always_stage2=True).classify([*images, None])
     assert statuses == ["not_finite"] * len(images) + ["missing"]
     assert prediction.probabilities.shape == (0, 5)
     # Where stage 2 is not asked its weights do no harm.
     if stage == "stage2":
-        assert set(CascadeClassifier(changed).classify(images)[0]) <= {"ok", "not_finite"}
-    assert np.isfinite(CascadeClassifier(bundle).classify(images)[1].probabilities).all()
+        assert set(CascadeClassifier(changed, choice).classify(images)[0]) <= {"ok", "not_finite"}
+    assert np.isfinite(CascadeClassifier(bundle, choice).classify(images)[1].probabilities).all()

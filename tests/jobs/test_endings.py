@@ -7,11 +7,13 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +28,9 @@ from pipeline.catalog.ledger import Ledger, LedgerEntry
 from pipeline.storage.disk_faults import disk_fault
 from pipeline.storage.secret_urls import without_secrets
 from tests.catalogs import write_catalog
-from tests.drawings import draw_galaxy
+from tests.conftest import classifying
+from tests.conftest import hiwl as started_hiwl
+from tests.drawings import draw_galaxy, write_labeled_shard
 
 PASSWORD = "hunter2"
 SECRET_URLS = [
@@ -253,3 +257,23 @@ def test_a_signal_lets_the_work_end_in_order(number: signal.Signals) -> None:
     ended_with(answer, 128 + number, "stopped by ", "start the same command again to go on")
     assert ended == ["in order"]
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_classification_and_the_ray_that_it_started(random_model: str, tmp_path: Path) -> None:
+    for index in range(40):
+        write_labeled_shard(tmp_path / "sky" / f"{index:02d}.parquet", {"CRS": 2}, first_id=10 * index)
+    process = started_hiwl("classify", random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
+    until = time.monotonic() + 240
+    while not classifying(process.pid):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.splitlines()[-1].startswith("Error: stopped by SIGTERM; what was written whole is kept")
+    assert "Traceback" not in said
+    assert "SIGTERM received" not in said
+    assert not psutil.wait_procs(started, timeout=60)[1]

@@ -22,9 +22,17 @@ def ground(
     return make_ground(work, f"{object_store.url}/{work.name}", (random_model, other))
 
 
-@pytest.mark.parametrize("sleepy", [False, True])
-@pytest.mark.parametrize("store", ["disk", "S3"])
-@pytest.mark.parametrize("verb", ["classify", "ingest", "publish"])
+@pytest.mark.parametrize(
+    ("verb", "store", "sleepy"),
+    [
+        ("classify", "disk", False),
+        ("classify", "S3", True),
+        ("ingest", "disk", True),
+        ("ingest", "S3", False),
+        ("publish", "disk", False),
+        ("publish", "S3", True),
+    ],
+)
 def test_two_writers_of_one_output_never_mix(ground: Ground, verb: str, store: str, sleepy: bool) -> None:
     kind = Kind(verb, store, same=False, sleepy=sleepy)
     assert play(ground, kind, 10 + 2 * sleepy + (store == "S3"), EXPECTED)[1] == ""

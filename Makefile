@@ -1,5 +1,5 @@
 # make demo   sets up, then simulated galaxies -> votes -> shards -> cascade -> catalog -> scores, questions, pages
-# make test   sets up, then the whole test suite
+# make test   sets up, then the test suite, but for what `make test-nightly` has
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ DEMO := .demo
 # What clusters are made with too; the rest is what the index has.
 PINS := deploy/constraints.txt
 
-.PHONY: setup demo test test-fast lint bench clean help
+.PHONY: setup demo test test-fast test-nightly lint bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -31,10 +31,13 @@ demo: setup
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
-	$(PYTEST) --durations=20
+	$(PYTEST) -m 'not nightly' --durations=20
 
 test-fast: setup
 	$(PYTEST) -m 'not slow'
+
+test-nightly: setup
+	$(PYTEST) -m nightly --durations=0
 
 lint: setup
 	$(BIN)/ruff check .

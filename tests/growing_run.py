@@ -9,20 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
-
 from pipeline.catalog.plan import PlannedShard
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import connected
 from pipeline.shards.cutout_shards import Columns
-from tests.stand_in_stages import PatientStage
-
-
-def nodes() -> int:
-    """Nodes that have CPUs."""
-    return sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+from tests.stand_in_stages import PatientStage, nodes
 
 
 def main(shards: Sequence[str]) -> None:

@@ -16,9 +16,11 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.cascade_stage import CascadeStage, entry_table
 from pipeline.classification.shard_work import ShardTask
 
-__all__ = ["HopelessStage", "PatientStage", "PoisonedStage", "SickStage"]
+__all__ = ["NODES", "HopelessStage", "PatientStage", "PoisonedStage", "SickStage", "nodes"]
 
-SECONDS_A_SHARD = 1.5
+NODES = 3
+PATIENCE = 90.0
+SECONDS_A_SHARD = 1.0
 
 
 def note_process(log: Path) -> None:
@@ -75,14 +77,22 @@ class PoisonedStage(CascadeStage):
         return [task.entry() for task in tasks]
 
 
+def nodes() -> int:
+    """Nodes that have CPUs."""
+    return sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes())
+
+
 class PatientStage(CascadeStage):
-    """Takes its time for each shard, and says on which node it is instead of what it sees."""
+    """Begins when all nodes are there, and says on which of them it is instead of what it sees."""
 
     def _load(self, cpus: int, use_gpu: bool) -> Any:
         return None
 
     def __call__(self, group: pa.Table) -> pa.Table:
         tasks = [task for task, _ in self._tasks(group)]
+        until = time.monotonic() + PATIENCE
+        while nodes() < NODES and time.monotonic() < until:
+            time.sleep(0.2)
         time.sleep(SECONDS_A_SHARD * len(tasks))
         here = ray.get_runtime_context().get_node_id()
         return entry_table([task.entry(statuses={here: 1}) for task in tasks])

@@ -82,6 +82,7 @@ def test_the_images_are_those_of_the_cluster(cluster: dict[str, Any], kind: str,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_slurm_job_classifies_on_two_nodes(random_model: str, tiny_data: TinyData, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hiwl-", dir="/tmp") as home:
         programs = Path(home, "bin")

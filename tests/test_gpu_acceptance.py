@@ -28,6 +28,7 @@ def accepted(folder: Path, *options: str, **variables: str) -> tuple[int, dict[t
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_its_part_for_cpus_passes(ray_address: str, tmp_path: Path) -> None:
     sections = "environment,agreement,training,memory,classify,several"
     code, verdicts = accepted(tmp_path, "--device", "cpu", "--only", sections, RAY_ADDRESS=ray_address)

@@ -10,15 +10,17 @@ import pytest
 
 from tests.autoscaled import autoscaled_ray
 from tests.drawings import write_labeled_shard
+from tests.stand_in_stages import NODES
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_warm_cluster_grows_with_the_work_and_shrinks_after_it(tmp_path: Path) -> None:
     shards = [
         str(write_labeled_shard(tmp_path / f"{index:02d}.parquet", {"CRS": 2, "EO": 1}))
         for index in range(30)
     ]
-    with autoscaled_ray(tmp_path, warm=1, most=3) as environment:
+    with autoscaled_ray(tmp_path, warm=1, most=NODES) as environment:
         run = subprocess.run(
             [sys.executable, "-m", "tests.growing_run", *shards],
             env=os.environ | environment,
@@ -31,5 +33,5 @@ def test_a_warm_cluster_grows_with_the_work_and_shrinks_after_it(tmp_path: Path)
     said = json.loads(run.stdout.strip().splitlines()[-1])
     assert said["before"] == said["after"] == 1
     # The node that was there, and two that came: each had its part of the shards.
-    assert len(said["shards"]) == 3
+    assert len(said["shards"]) == NODES
     assert sum(said["shards"]) == 30

@@ -17,6 +17,7 @@ OCCUPIED = {
     "simulate": (["{out}", "--count", "4"], "out/cutouts/sky-00000-of-00001.parquet"),
     "select": (["{votes}", "{out}/classes.csv"], "out/classes.csv"),
     "ingest": (["{images}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
+    "cutouts": (["{images}", "{votes}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
     "train": (["--data", "{train}", "--val", "{val}", "--recipe", "demo", "--out", "{out}"], "out/pairs.csv"),
     "optimize": (
         ["{bundle}", "--data", "{train}", "--val", "{val}", "--out", "{out}"],

@@ -139,7 +139,9 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         for number in mine:
-            signal.signal(number, before[number])
+            # None is one that was not set from Python, which cannot put it back.
+            if before[number] is not None:
+                signal.signal(number, before[number])
 
 
 def end(ctx: click.Context, ending: Ending) -> None:

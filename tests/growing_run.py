@@ -13,7 +13,7 @@ from pipeline.catalog.plan import PlannedShard
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_stream import StageActors, classify_shards
-from pipeline.cluster import connected
+from pipeline.cluster import connected, resources_now
 from pipeline.shards.cutout_shards import Columns
 from tests.stand_in_stages import PatientStage, nodes
 
@@ -23,8 +23,12 @@ def main(shards: Sequence[str]) -> None:
     settings = catalog_settings(Columns(), [], "routed")
     work = CatalogWork("", "", Columns(), settings, "", "auto")
     planned = [PlannedShard(path, Path(path).name, 3, Path(path).stat().st_size, "", "") for path in shards]
-    with connected() as cluster:
-        before = nodes()
+    with connected():
+        # The warm node may come a moment after the head.
+        deadline = time.monotonic() + 60
+        while not nodes() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        before, cluster = nodes(), resources_now()
         actors = StageActors.on(cluster, "auto", None, None)
         of_node: Counter[str] = Counter()
         for entry in classify_shards(work, planned, actors, PatientStage):

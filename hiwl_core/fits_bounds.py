@@ -5,6 +5,7 @@ A card takes astropy some microseconds, an extension some milliseconds, however 
 
 from __future__ import annotations
 
+from hiwl_core.plain_fits import BLOCK, CARD
 from hiwl_core.statuses import TOO_LARGE, UnreadableCutout
 
 __all__ = ["MOST_EXTENSIONS", "MOST_HEADER_BYTES", "check_bounds"]
@@ -12,7 +13,6 @@ __all__ = ["MOST_EXTENSIONS", "MOST_HEADER_BYTES", "check_bounds"]
 MOST_EXTENSIONS = 256
 MOST_HEADER_BYTES = 2**20
 """Of one header: 13,107 cards."""
-BLOCK, CARD = 2880, 80
 # Some writers fill up with zeros.
 ENDS = (b"END     ", b"END\0\0\0\0\0")
 EXTENSION = b"XTENSION="

@@ -13,9 +13,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WCS_KEYWORD", "PlainHeader", "PlainImage", "claims_nonsense", "plain_images", "tangential_sky"]
+__all__ = [
+    "BLOCK",
+    "CARD",
+    "WCS_KEYWORD",
+    "PlainHeader",
+    "PlainImage",
+    "claims_nonsense",
+    "plain_images",
+    "tangential_sky",
+]
 
 BLOCK, CARD = 2880, 80
+"""Bytes of which FITS files are made."""
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 PRIMARY, EXTENSION = b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '"
 MOST_CARDS = 1000

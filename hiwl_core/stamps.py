@@ -14,6 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from hiwl_core.lupton import lupton_rgb
+from hiwl_core.plain_fits import BLOCK, CARD
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, unobserved_pixels
@@ -27,7 +28,6 @@ SAME_SCALE = 1e-3
 MARGIN = 2
 """Pixels around what is resampled, for the filter."""
 JPEG_QUALITY = 95
-BLOCK = 2880
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def fits_cube(planes: np.ndarray, cards: dict[str, str | float]) -> bytes:
         lines.append(
             f"{name:<8}= " + (f"'{value:<8}'" if isinstance(value, str) else f"{_number(value):>20}")
         )
-    header = "".join(f"{line:<80}" for line in [*lines, "END"]).encode("ascii")
+    header = "".join(f"{line:<{CARD}}" for line in [*lines, "END"]).encode("ascii")
     data = planes.astype(">f4").tobytes()
     return header + b" " * (-len(header) % BLOCK) + data + bytes(-len(data) % BLOCK)
 

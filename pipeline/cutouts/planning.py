@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import PixelSource, Place, Tile, join_tiles
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale
@@ -94,12 +93,7 @@ def make_plan(
     tiles, broken = _tiles([entry.path for entry in entries], options, pool)
     found = assign(table, tiles, options.settings, options.scale)
     claim()
-    if folder.read_plan() is not None:
-        raise UserError(
-            f"another run of `hiwl cutouts` began in {folder.path} meanwhile: start the same command again, "
-            "or choose another folder"
-        )
-    name = f"{OBJECTS_OF_BEFORE}-{secrets.token_hex(4)}"
+    name = folder.begin("hiwl cutouts")
     shards = _shards(table, found, tiles, options)
     series = write_objects(folder.objects_of(name), shards, None)
     storage.write_bytes(_tiles_path(folder, name), json.dumps([asdict(tile) for tile in tiles]).encode())

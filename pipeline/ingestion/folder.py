@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import mmap
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -89,6 +90,26 @@ class IngestFolder:
             if storage.exists(f"{self.path}/{name}"):
                 raise UserError(f"{self.path} holds another {name}: choose another folder, or remove it")
         return None
+
+    def begin(self, work: str) -> str:
+        """A name for the objects' folder of a new plan, once the folder is claimed.
+
+        Parameters
+        ----------
+        work : str
+            The verb, for messages.
+
+        Raises
+        ------
+        UserError
+            If another run's plan came since the look at this folder.
+        """
+        if self.read_plan() is not None:
+            raise UserError(
+                f"another run of `{work}` began in {self.path} meanwhile: start the same command again, or "
+                "choose another folder"
+            )
+        return f"{OBJECTS_OF_BEFORE}-{secrets.token_hex(4)}"
 
     def objects_of(self, name: str) -> str:
         """The folder with a plan's objects, by its name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 
 from hiwl_core.errors import UserError
@@ -11,7 +10,7 @@ from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.inventory import Inventory
 from pipeline.ingestion.labels import Labels, read_labels
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
 from pipeline.progress import progress
@@ -68,12 +67,7 @@ def make_plan(
         if drop and unlabeled == rows:
             raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")
         claim()
-        if folder.read_plan() is not None:
-            raise UserError(
-                f"another run of `hiwl ingest` began in {folder.path} meanwhile: start the same command "
-                "again, or choose another folder"
-            )
-        name = f"{OBJECTS_OF_BEFORE}-{secrets.token_hex(4)}"
+        name = folder.begin("hiwl ingest")
         shards = cut_shards(inventory.iter_planned(drop), options.shard_rows, options.shard_bytes)
         series = write_objects(folder.objects_of(name), shards, labels)
     plan = IngestPlan(

@@ -8,6 +8,9 @@ DEMO := .demo
 # What clusters are made with too; the rest is what the index has.
 PINS := deploy/constraints.txt
 
+# Processes start without end here; each would compile what the first has compiled already.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo test test-fast test-nightly lint bench clean help
 
 help:

@@ -128,7 +128,8 @@ class StageRecipe(Section):
     std: tuple[float, float, float] | None = Field(default=None, description="Default: the backbone's.")
     epochs: int = Field(gt=0, description="Upper bound.")
     patience: int = Field(
-        ge=0, description="Epochs without a lower validation loss before stopping; 0: never."
+        ge=0,
+        description="Epochs without a lower validation loss and a higher accuracy before stopping; 0: never.",
     )
     progressive: tuple[SizePhase, ...] = Field(
         default=(), description="Smaller images for the first of the epochs; the others are at input_size."

@@ -224,11 +224,25 @@ def ema_decay(memory: float, total_steps: int) -> float:
     return 1.0 - 1.0 / max(1.0, memory * total_steps)
 
 
-def early_stop(losses: list[float], patience: int) -> bool:
-    """Whether the last `patience` epochs brought no lower validation loss; never with patience 0."""
+def early_stop(losses: list[float], accuracies: list[float], patience: int) -> bool:
+    """Whether the last `patience` epochs brought neither a lower validation loss nor a higher accuracy.
+
+    Parameters
+    ----------
+    losses, accuracies : list of float
+        Of the validation galaxies, by epoch.
+    patience : int
+        With 0 never.
+
+    Notes
+    -----
+    The paper trains until the loss no longer decreases and the accuracy no longer increases (its section
+    4.3). A network that grows too sure of itself loses the first long before the second.
+    """
     if patience == 0 or len(losses) <= patience:
         return False
-    return min(losses[-patience:]) >= min(losses[:-patience])
+    no_lower_loss = min(losses[-patience:]) >= min(losses[:-patience])
+    return no_lower_loss and max(accuracies[-patience:]) <= max(accuracies[:-patience])
 
 
 def _similar_targets(

@@ -202,7 +202,9 @@ def _from(run: FinishedRun, part: str) -> str:
 
 
 def _patience(stage: StageRecipe) -> str:
-    return f", fewer after {stage.patience} without a lower loss" if stage.patience else ""
+    return (
+        f", fewer after {stage.patience} without a lower loss or a higher accuracy" if stage.patience else ""
+    )
 
 
 def _smoothing(stage: StageRecipe) -> str:

@@ -100,9 +100,13 @@ def train_stage(config: dict[str, StageJob]) -> None:
     tried = 0
     for epoch in range(len(history), recipe.epochs):
         # Before an epoch, not after one: a run that was killed where it should stop does not train on.
-        if early_stop([row["val_loss"] for row in history], recipe.patience):
+        losses, accuracies = ([row[key] for row in history] for key in ("val_loss", "val_accuracy"))
+        if early_stop(losses, accuracies, recipe.patience):
             if rank == 0:
-                job.say(f"{job.stage}: no lower validation loss in {recipe.patience} epochs: stopped early")
+                job.say(
+                    f"{job.stage}: neither a lower validation loss nor a higher accuracy in "
+                    f"{recipe.patience} epochs: stopped early"
+                )
             break
         if job.recipe.precision == "auto" and recipe.train_size(epoch) != tried:
             tried = recipe.train_size(epoch)

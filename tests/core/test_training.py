@@ -249,15 +249,18 @@ def test_a_compiled_network_trains_as_an_eager_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "patience", "stop"),
+    ("losses", "accuracies", "patience", "stop"),
     [
-        ([3, 2, 1], 2, False),
-        ([1, 2, 3], 2, True),
-        ([1, 2], 2, False),
-        ([2, 1, 1, 1], 3, False),
-        ([2, 1, 1, 1, 1], 3, True),
-        ([1, 2, 3, 4, 5], 0, False),
+        ([3, 2, 1], [0.9, 0.9, 0.9], 2, False),
+        ([1, 2, 3], [0.9, 0.9, 0.9], 2, True),
+        # Surer of its mistakes, and yet right more often.
+        ([1, 2, 3], [0.8, 0.8, 0.9], 2, False),
+        ([1, 2, 3, 3], [0.8, 0.9, 0.9, 0.8], 2, True),
+        ([1, 2], [0.9, 0.8], 2, False),
+        ([2, 1, 1, 1], [0.9] * 4, 3, False),
+        ([2, 1, 1, 1, 1], [0.9] * 5, 3, True),
+        ([1, 2, 3, 4, 5], [0.9] * 5, 0, False),
     ],
 )
-def test_early_stop(losses: list[float], patience: int, stop: bool) -> None:
-    assert early_stop(losses, patience) is stop
+def test_early_stop(losses: list[float], accuracies: list[float], patience: int, stop: bool) -> None:
+    assert early_stop(losses, accuracies, patience) is stop

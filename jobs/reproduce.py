@@ -74,9 +74,10 @@ def main(
 ) -> None:
     """Reproduce TABLE of the paper: train what it needs, score it, and set it beside the paper's figures.
 
-    TABLE is one or more of table3 to table7, table9 to table11, methods (all methods beside each other),
-    figure4 to figure7, or all. Each training is a run of `hiwl train` in DIR/runs; what they share is trained
-    once. Stopped and started again with the same arguments, it goes on where it was.
+    TABLE is one or more of table3 to table11, figure4 to figure7, ablations (HIWL without each of its three
+    parts), methods (all methods beside each other), earlier_networks, or all. Each training is a run of
+    `hiwl train` in DIR/runs; what they share is trained once. Stopped and started again with the same
+    arguments, it goes on where it was.
 
     \b
     Examples:

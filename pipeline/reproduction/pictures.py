@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from hiwl_core.explanation import ExplainedModel, Separation, central_share, separation, tsne
+from hiwl_core.published_results import TRAININGS
 from hiwl_core.recipe import Recipe
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.progress import say
-from pipeline.reproduction.scores import read_scores
+from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -40,25 +41,18 @@ class PictureInputs:
         With the first seed.
     runs : mapping of str
         Run folders of that seed, by method.
-    train_shards, scored_shards : sequence of str
+    train_shards : sequence of str
+    scored : ScoredPart
     columns : Columns
-    on_test : bool
-        Whether the runs were scored on others than the validation galaxies.
     """
 
     name: str
     recipe: Recipe
     runs: Mapping[str, str]
     train_shards: Sequence[str]
-    scored_shards: Sequence[str]
+    scored: ScoredPart
     columns: Columns
-    on_test: bool
     scale: WantedScale = AS_IT_IS
-
-    @property
-    def scored(self) -> str:
-        """What the scored part is called."""
-        return "test" if self.on_test else "validation"
 
     def galaxies(
         self,
@@ -101,8 +95,8 @@ def confusion_picture(inputs: PictureInputs) -> Picture:
     from hiwl_core.figures import draw_confusion_heat_map, figure_files
 
     taxonomy = inputs.recipe.taxonomy
-    scores = read_scores(inputs.runs["hiwl"], taxonomy, inputs.on_test)
-    title = f"HIWL on {len(scores.ids):,} {inputs.scored} galaxies"
+    scores = inputs.scored.read(inputs.runs["hiwl"], taxonomy)
+    title = f"HIWL on {len(scores.ids):,} {inputs.scored.name} galaxies"
     return Picture(
         figure_files(draw_confusion_heat_map(scores.confusion, taxonomy.classes, title), inputs.name)
     )
@@ -132,7 +126,7 @@ def learning_picture(inputs: PictureInputs) -> Picture:
     from hiwl_core.figures import draw_learning_curves, figure_files
 
     folder = inputs.runs["hiwl"]
-    epochs, kept = {}, {}
+    epochs, kept, sentences = {}, {}, []
     for stage in STAGES:
         if not storage.exists(f"{folder}/{stage}.json"):
             continue
@@ -140,7 +134,18 @@ def learning_picture(inputs: PictureInputs) -> Picture:
             epochs[stage] = pd.read_csv(file)
         best = json.loads(storage.read_bytes(f"{folder}/{stage}.json"))["best"]
         kept[stage] = [candidate["epoch"] for candidate in best]
-    return Picture(figure_files(draw_learning_curves(epochs, kept), inputs.name))
+        ours = {candidate["epoch"]: candidate["accuracy"] for candidate in best}
+        paper = TRAININGS[stage]
+        sentences.append(
+            f"{stage}: {len(epochs[stage])} epochs, the best {_best_epochs(ours)}; in the paper "
+            f"{paper.epochs} epochs, the best {_best_epochs(paper.best)}."
+        )
+    figure = draw_learning_curves(epochs, kept)
+    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+
+
+def _best_epochs(accuracies: Mapping[int, float]) -> str:
+    return ", ".join(f"{accuracy:.4f} (epoch {epoch})" for epoch, accuracy in sorted(accuracies.items()))
 
 
 def embedding_picture(inputs: PictureInputs) -> Picture:
@@ -149,9 +154,10 @@ def embedding_picture(inputs: PictureInputs) -> Picture:
 
     recipe, taxonomy = inputs.recipe, inputs.recipe.taxonomy
     # A recipe that is content with a sample shows no more.
+    scored = min(EMBEDDED, recipe.val_galaxies or EMBEDDED)
     samples = {
         "training": inputs.galaxies(inputs.train_shards, EMBEDDED, trained_on=True),
-        inputs.scored: inputs.galaxies(inputs.scored_shards, min(EMBEDDED, recipe.val_galaxies or EMBEDDED)),
+        inputs.scored.name: inputs.galaxies(inputs.scored.shards, scored),
     }
     panels, sentences = [], []
     for method in ("plain", "hiwl"):
@@ -178,7 +184,7 @@ def attention_picture(inputs: PictureInputs) -> Picture:
     from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
 
     taxonomy = inputs.recipe.taxonomy
-    sample = inputs.galaxies(inputs.scored_shards, per_class=SHOWN_PER_CLASS)
+    sample = inputs.galaxies(inputs.scored.shards, per_class=SHOWN_PER_CLASS)
     maps, sentences = {}, []
     for method, name in (("plain", "plain"), ("hiwl", "HIWL")):
         model = ExplainedModel(read_bundle(f"{inputs.runs[method]}/bundle"))

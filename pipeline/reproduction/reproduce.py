@@ -14,17 +14,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hiwl_core.errors import IncompleteError, UserError
-from hiwl_core.metrics import wilson
-from hiwl_core.published_results import VALIDATION_ACCURACY
-from hiwl_core.recipe import Recipe, load_recipe
+from hiwl_core.recipe import load_recipe
 from pipeline import storage
 from pipeline.lease import Lease
 from pipeline.reporting.pictures import check_drawing
 from pipeline.reproduction.experiments import Experiment, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
 from pipeline.reproduction.pictures import PICTURES, Picture, PictureInputs
+from pipeline.reproduction.request import Request
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
-from pipeline.reproduction.scores import read_scores
+from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -86,43 +85,6 @@ class Reproduction:
                 f"{len(self.failed)} of the trainings failed, so {names} could not be made; the others are "
                 f"kept, start the same command again to go on: {folder} ({reason})"
             )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What all experiments of one call share."""
-
-    recipe: Recipe
-    overrides: Sequence[str]
-    seeds: Sequence[int]
-    train_shards: Sequence[str]
-    scored_shards: Sequence[str]
-    settings: QueueSettings
-    out: str
-    scale: WantedScale = AS_IT_IS
-
-    def facts(self, kind: str, galaxies: int) -> tuple[str, ...]:
-        """How the figures came about, a sentence each."""
-        part = "galaxies that no training saw" if self.settings.on_test else "validation galaxies"
-        several = len(self.seeds) > 1
-        changes = "".join(f", {change}" for change in self.overrides)
-        seeds = f"seed{'s' if several else ''} {', '.join(map(str, self.seeds))}"
-        origin = f"Recipe {self.recipe.name}{changes}, {seeds}, scored on {galaxies:,} {part}."
-        paper = "The paper's figures are of its 2,881 test galaxies"
-        if not self.settings.on_test:
-            paper += f"; on its validation galaxies its best model has {VALIDATION_ACCURACY}"
-        if kind == "confusion":
-            return (origin,)
-        if not several:
-            return (origin, "In brackets 95 % intervals; p after Holm.", f"{paper}.")
-        low, high = wilson(round(0.95 * galaxies), galaxies)
-        return (
-            origin,
-            "Means of the seeds with Student's 95 % intervals; p after Holm.",
-            "The intervals leave out that other galaxies could have been scored, which p is about: with "
-            f"{galaxies:,} an accuracy of 0.95 has [{low:.3f}, {high:.3f}].",
-            f"{paper}.",
-        )
 
 
 def reproduce(
@@ -190,9 +152,11 @@ def reproduce(
         path: check_labeled(list_shards(path), columns, recipe.taxonomy, scale)
         for path in dict.fromkeys((data, val, test or val))
     }
-    scored_on = {fingerprint(shard): shard for shard in labeled[test or val].shards}
+    val_part = ScoredPart(storage.absolute(val), tuple(labeled[val].shards), on_test=False)
+    test_part = None
     if test is not None:
-        _check_apart(test, scored_on, {"--data": labeled[data].shards, "--val": labeled[val].shards})
+        test_part = ScoredPart(storage.absolute(test), tuple(labeled[test].shards), on_test=True)
+        _check_apart(test_part, {"--data": labeled[data].shards, "--val": labeled[val].shards})
     out = storage.absolute(out).rstrip("/")
     named = {
         full_name: (experiment, trainings)
@@ -200,18 +164,23 @@ def reproduce(
         for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones)
     }
     _check_own(out, named)
+    request = Request(
+        recipe, overrides, seeds, labeled[data].shards, val_part, test_part, columns, out, scale
+    )
+    parts: dict[tuple[str, str], dict[ScoredPart, None]] = defaultdict(dict)
+    for experiment, trainings in named.values():
+        for training in trainings:
+            parts[training][request.scored(experiment)] = None
     given = (labeled[data], labeled[val])
     planned = [
         PlannedRun(
-            run, plan_training(data, val, run.recipe, f"{out}/runs/{run.name}", columns, workers or 1, given)
+            run,
+            plan_training(data, val, run.recipe, f"{out}/runs/{run.name}", columns, workers or 1, given),
+            tuple(parts[run.backbone, run.method]),
         )
         for run in grid
     ]
-    shards = storage.absolute(test or val)
-    settings = QueueSettings(shards, frozenset(scored_on), test is not None, columns, at_once, workers, gpu)
-    request = Request(
-        recipe, overrides, seeds, labeled[data].shards, labeled[test or val].shards, settings, out, scale
-    )
+    settings = QueueSettings(columns, at_once, workers, gpu)
     with Lease(out, "hiwl reproduce", keep=False) as lease:
         _check_own(out, named)
         storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
@@ -240,14 +209,14 @@ def _made(
     return Reproduction(made, failed, tuple(left_out))
 
 
-def _check_apart(test: str, scored_on: Mapping[str, str], others: Mapping[str, Sequence[str]]) -> None:
+def _check_apart(test: ScoredPart, others: Mapping[str, Sequence[str]]) -> None:
     """Galaxies that were trained on or selected by are no test."""
     for option, shards in others.items():
         for shard in shards:
-            if (same := scored_on.get(fingerprint(shard))) is not None:
+            if (same := test.fingerprints.get(fingerprint(shard))) is not None:
                 raise UserError(
-                    f"--test {test}: {same} is a shard of {option} too; give galaxies that no training saw, "
-                    "or leave --test out"
+                    f"--test {test.path}: {same} is a shard of {option} too; give galaxies that no training "
+                    "saw, or leave --test out"
                 )
 
 
@@ -296,14 +265,11 @@ def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> 
 
 
 def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable:
-    taxonomy = request.recipe.taxonomy
-    scores = {
-        key: [read_scores(one.folder, taxonomy, request.settings.on_test) for one in of_seeds]
-        for key, of_seeds in chosen.items()
-    }
+    taxonomy, part = request.recipe.taxonomy, request.scored(experiment)
+    scores = {key: [part.read(one.folder, taxonomy) for one in of_seeds] for key, of_seeds in chosen.items()}
     made = TABLES[experiment.kind](scores, taxonomy)
     galaxies = len(next(iter(scores.values()))[0].ids)
-    facts = request.facts(experiment.kind, galaxies)
+    facts = request.facts(experiment, galaxies)
     return PaperTable(made.numbers, made.shown, (*facts, *made.sentences))
 
 
@@ -314,9 +280,8 @@ def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) 
         recipe=request.recipe,
         runs=first_seed,
         train_shards=request.train_shards,
-        scored_shards=request.scored_shards,
-        columns=request.settings.columns,
-        on_test=request.settings.on_test,
+        scored=request.scored(experiment),
+        columns=request.columns,
         scale=request.scale,
     )
     return PICTURES[experiment.kind](inputs)

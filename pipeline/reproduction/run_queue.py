@@ -21,7 +21,7 @@ from pipeline.cluster import connected
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.progress import lines_of, say
 from pipeline.reproduction.grid import GridRun
-from pipeline.reproduction.scores import scores_folder, scores_known
+from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.train import Stores, load_stores, run_training
@@ -31,15 +31,26 @@ __all__ = ["PlannedRun", "QueueSettings", "run_grid"]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A training of the grid, checked, and where it goes."""
+    """A training of the grid, checked, where it goes, and what it is to be scored on."""
 
     run: GridRun
     plan: TrainingPlan
+    scored: tuple[ScoredPart, ...]
 
     @property
     def folder(self) -> str:
         """The run folder."""
         return self.plan.folder.path
+
+    def missing(self) -> list[ScoredPart]:
+        """The parts that it was not scored on yet.
+
+        Raises
+        ------
+        UserError
+            If it was scored on other galaxies.
+        """
+        return [part for part in self.scored if not part.is_scored(self.folder)]
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,6 @@ class QueueSettings:
 
     Parameters
     ----------
-    shards : str
-        Labeled shards to score on.
-    fingerprints : frozenset of str
-        Of them; see `pipeline.shards.cutout_shards.fingerprint`.
-    on_test : bool
-        Whether they are others than those that the checkpoints were selected by.
     columns : Columns
     at_once : int or None
         Runs at once; None: one a GPU, or one a node without GPUs, since a training takes all its cores.
@@ -63,9 +68,6 @@ class QueueSettings:
         Whether each takes a GPU; None: if the cluster has any.
     """
 
-    shards: str
-    fingerprints: frozenset[str]
-    on_test: bool
     columns: Columns
     at_once: int | None = None
     workers: int | None = None
@@ -112,9 +114,7 @@ def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str
     UserError
         Before any work, if a run was scored on other galaxies.
     """
-    missing = [
-        one for one in planned if not scores_known(one.folder, settings.fingerprints, settings.on_test)
-    ]
+    missing = [one for one in planned if one.missing()]
     say(f"{len(planned)} trainings, {len(planned) - len(missing)} of them done before")
     failed: dict[str, str] = {}
     if not missing:
@@ -172,10 +172,10 @@ def _run(
         if not named:
             say(f"== {one.run.name}")
         result = run_training(one.plan, workers, gpu, stores)
-        if ended.is_set():
-            return
-        out = scores_folder(one.folder, settings.on_test)
-        evaluate(result.bundle, settings.shards, out, settings.columns, workers, gpu)
+        for part in one.missing():
+            if ended.is_set():
+                return
+            evaluate(result.bundle, part.path, part.folder(one.folder), settings.columns, workers, gpu)
 
 
 def _room(gpu: bool, gpus: int, workers: int) -> int:

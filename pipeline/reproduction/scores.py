@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,9 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
 from pipeline.catalog.plan import read_plan
-from pipeline.shards.cutout_shards import ends_of
+from pipeline.shards.cutout_shards import ends_of, fingerprint
 
-__all__ = ["RunScores", "read_scores", "same_galaxies", "scores_folder", "scores_known"]
+__all__ = ["RunScores", "ScoredPart", "same_galaxies"]
 
 
 @dataclass(frozen=True)
@@ -48,60 +48,70 @@ class RunScores:
         return confusion_matrix(self.truth, self.predicted, self.num_classes)
 
 
-def scores_folder(run_folder: str, on_test: bool) -> str:
-    """Where the scores of a run are; those on a test part have a place of their own."""
-    return f"{run_folder}/{'test' if on_test else 'evaluation'}"
-
-
-def scores_known(run_folder: str, fingerprints: Set[str], on_test: bool) -> bool:
-    """Whether a run was scored on the shards with these contents, wherever they were.
+@dataclass(frozen=True)
+class ScoredPart:
+    """The galaxies that runs are scored on; each run keeps what it says of them.
 
     Parameters
     ----------
-    run_folder : str
-    fingerprints : set of str
-        Of the shards; see `pipeline.shards.cutout_shards.fingerprint`.
+    path : str
+        Of the labeled shards.
+    shards : tuple of str
+        The same as files.
     on_test : bool
-
-    Raises
-    ------
-    UserError
-        If it was scored on others.
+        Whether they are others than those that the checkpoints were selected by.
     """
-    folder = scores_folder(run_folder, on_test)
-    if not storage.exists(f"{folder}/evaluation.json"):
-        return False
-    if {
-        ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()
-    } != fingerprints:
-        raise UserError(
-            f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
+
+    path: str
+    shards: tuple[str, ...]
+    on_test: bool
+
+    @property
+    def name(self) -> str:
+        """What the part is called."""
+        return "test" if self.on_test else "validation"
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The shards by their content; see `pipeline.shards.cutout_shards.fingerprint`."""
+        return {fingerprint(shard): shard for shard in self.shards}
+
+    def folder(self, run_folder: str) -> str:
+        """Where the scores of a run are; those on a test part have a place of their own."""
+        return f"{run_folder}/{'test' if self.on_test else 'evaluation'}"
+
+    def is_scored(self, run_folder: str) -> bool:
+        """Whether a run was scored on shards with these contents, wherever they were.
+
+        Raises
+        ------
+        UserError
+            If it was scored on others.
+        """
+        folder = self.folder(run_folder)
+        if not storage.exists(f"{folder}/evaluation.json"):
+            return False
+        scored = {ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()}
+        if scored != set(self.fingerprints):
+            raise UserError(
+                f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
+            )
+        return True
+
+    def read(self, run_folder: str, taxonomy: Taxonomy) -> RunScores:
+        """The scores of a run that has them, in the order of the taxonomy's classes."""
+        catalog = f"{self.folder(run_folder)}/catalog"
+        wanted = ["object_id", TRUE_LABEL, "label", "status"]
+        parts = [read_part(f"{catalog}/{part}", wanted).to_pandas() for part in sorted(list_parts(catalog))]
+        # Ids may be integers in one shard and strings in another.
+        rows = pd.concat(parts, ignore_index=True)
+        scored = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna()]
+        return RunScores(
+            ids=scored["object_id"].astype(str).to_numpy(),
+            truth=taxonomy.encode(scored[TRUE_LABEL].to_numpy()),
+            predicted=taxonomy.encode(scored["label"].to_numpy()),
+            num_classes=len(taxonomy.classes),
         )
-    return True
-
-
-def read_scores(run_folder: str, taxonomy: Taxonomy, on_test: bool) -> RunScores:
-    """The scores of a run that has them.
-
-    Parameters
-    ----------
-    run_folder : str
-    taxonomy : Taxonomy
-        For the order of the classes.
-    on_test : bool
-    """
-    catalog = f"{scores_folder(run_folder, on_test)}/catalog"
-    wanted = ["object_id", TRUE_LABEL, "label", "status"]
-    parts = [read_part(f"{catalog}/{part}", wanted).to_pandas() for part in sorted(list_parts(catalog))]
-    # Ids may be integers in one shard and strings in another.
-    rows = pd.concat(parts, ignore_index=True)
-    scored = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna()]
-    return RunScores(
-        ids=scored["object_id"].astype(str).to_numpy(),
-        truth=taxonomy.encode(scored[TRUE_LABEL].to_numpy()),
-        predicted=taxonomy.encode(scored["label"].to_numpy()),
-        num_classes=len(taxonomy.classes),
-    )
 
 
 def same_galaxies(runs: list[RunScores]) -> np.ndarray:

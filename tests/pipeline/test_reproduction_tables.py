@@ -1,7 +1,7 @@
 """The grid of trainings, and the tables from scores that are known: nothing is trained here."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,13 +9,15 @@ import pytest
 from hiwl_core.backbones import spec
 from hiwl_core.errors import UserError
 from hiwl_core.methods import METHODS, method_name
-from hiwl_core.published_results import TABLE_7
+from hiwl_core.published_results import TABLE_7, TABLE_8
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.reproduction.experiments import EXPERIMENTS, choose_experiments
 from pipeline.reproduction.grid import backbone_overrides, grid_runs
-from pipeline.reproduction.scores import RunScores, same_galaxies
+from pipeline.reproduction.request import Request
+from pipeline.reproduction.scores import RunScores, ScoredPart, same_galaxies
 from pipeline.reproduction.tables import TABLES
+from pipeline.shards.cutout_shards import Columns
 
 TRUTH = np.repeat(np.arange(5), [40, 40, 10, 20, 40])
 
@@ -84,7 +86,16 @@ def test_what_experiments_share_is_trained_once() -> None:
     assert [(run.method, run.seed) for run in runs] == [("hiwl", 0), ("plain", 0), ("hiwl", 1)]
     assert {run.method for run in grid_runs([EXPERIMENTS["methods"]], "small", (), [0])} == set(METHODS)
     everything = grid_runs(choose_experiments(["all"]).values(), "small", (), [0])
-    assert len(everything) == len(METHODS) + 2 * len(TABLE_7)
+    # Of the two networks of Tables 9 to 11 one is in Table 7.
+    assert len(everything) == len(METHODS) + 2 * len(TABLE_7) + 1
+
+
+def test_tables_9_to_11_are_of_the_validation_galaxies() -> None:
+    val, test = (ScoredPart(name, (), on_test=name == "test") for name in ("val", "test"))
+    request = Request(load_recipe("trial"), (), [0], (), val, test, Columns(), "out")
+    of = {name: request.scored(experiment).name for name, experiment in EXPERIMENTS.items()}
+    assert {name for name, part in of.items() if part == "validation"} == {"table9", "table10", "table11"}
+    assert replace(request, test=None).scored(EXPERIMENTS["table4"]) == val
 
 
 def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None:
@@ -99,7 +110,7 @@ def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None
         for method in ("plain", "hiwl")
     }
     assert names["table7"] == names["figure7"] == both
-    assert names["table5"] == {name for name in both if "hiwl" in name} | {
+    assert names["earlier_networks"] == {name for name in both if "hiwl" in name} | {
         "dieleman-plain-seed0",
         "resnet26-plain-seed0",
     }
@@ -125,8 +136,8 @@ def test_a_recipe_that_makes_a_method_another_one_is_refused(change: str, called
 
 
 def test_wrong_requests_are_one_line() -> None:
-    with pytest.raises(UserError, match=r"by the name 'table8': there are table3, .*, figure7, all"):
-        choose_experiments(["table3", "table8"])
+    with pytest.raises(UserError, match=r"by the name 'table12': there are table3, .*, figure7, all"):
+        choose_experiments(["table3", "table12"])
     with pytest.raises(UserError, match="no backbone 'vgg'"):
         grid_runs([EXPERIMENTS["table7"]], "small", (), [0], ["vgg"])
     with pytest.raises(UserError, match="--set seed=7: the trainings' seeds are those of --seeds"):
@@ -216,10 +227,21 @@ def test_intervals_end_where_shares_do_and_a_class_never_predicted_has_precision
     assert of_cigars.loc["recall", ["value", "low", "high"]].tolist() == [0.5, 0.0, 1.0]
 
 
-def test_tables_3_to_6() -> None:
+def test_tables_by_class() -> None:
     runs = {("b1", "hiwl"): [scores({80: 3, 90: 2}), scores({81: 3})]}
     matrix = TABLES["confusion"](runs, GALAXY_ZOO)
-    assert matrix.numbers.set_index("true \\ predicted").loc["CSS"].tolist() == [0, 0, 9, 1, 0]
+    assert matrix.numbers.set_index("true \\ predicted").loc["CSS"].tolist() == [
+        0,
+        0,
+        9,
+        1,
+        0,
+        0,
+        6,
+        41,
+        11,
+        0,
+    ]
     figures = TABLES["classes"](runs, GALAXY_ZOO).numbers.set_index(["class", "metric"])
     assert figures.loc[("CSS", "recall"), "value"] == pytest.approx(0.9)
     assert figures.loc[("CSS", "recall"), "paper"] == 0.7069
@@ -232,11 +254,39 @@ def test_tables_3_to_6() -> None:
     assert low == pytest.approx(0.7639, abs=1e-4)  # Wilson, 19 of 20
 
     beside = runs | {("dieleman", "plain"): [scores({80: 3}), scores({80: 3})]}
-    recall = TABLES["recall"](beside, GALAXY_ZOO).numbers.set_index("backbone")
-    assert recall.loc["dieleman", "CSS"] == pytest.approx(0.9)
-    precision = TABLES["precision"](beside, GALAXY_ZOO).numbers
-    assert precision["figure"].tolist() == ["precision", "f1"] * 2
-    assert precision["EO"][2] == pytest.approx(20 / 21)
+    made = TABLES["recall"](beside, GALAXY_ZOO)
+    assert made.numbers.set_index("backbone").loc["dieleman", "CSS"] == pytest.approx(0.9)
+    assert "SC-Net is not built here" in made.sentences[1]
+    all_three = TABLES["by_class"](beside, GALAXY_ZOO).numbers
+    assert all_three["figure"].tolist() == ["recall", "precision", "f1"] * 2
+    assert all_three["EO"][4] == pytest.approx(20 / 21)
+
+
+def test_table_5_is_slwslm_by_class_beside_hiwl_and_the_papers() -> None:
+    runs = {
+        ("efficientnet_b1", "slwslm"): [scores({80: 3, 90: 2})],
+        ("efficientnet_b1", "hiwl"): [scores({})],
+    }
+    made = TABLES["classes"](runs, GALAXY_ZOO)
+    figures = made.numbers.set_index(["method", "class", "metric"])
+    assert figures.loc[("slwslm", "CSS", "recall"), ["value", "paper"]].tolist() == pytest.approx(
+        [0.9, 0.6207]
+    )
+    assert figures.loc[("hiwl", "CSS", "recall"), ["value", "paper"]].tolist() == [1, 0.7069]
+    row = made.shown.set_index(["class", "figure"]).loc[("CSS", "recall")]
+    assert row["slwslm, paper (efficientnet_b1)"] == "0.6207"
+    assert row["hiwl, ours"].startswith("1.0000 [")
+    assert made.sentences[0].startswith(
+        "slwslm against hiwl: −1.33 points of accuracy, p 0.5, not significant"
+    )
+
+
+def test_table_8_sets_ours_below_the_literature() -> None:
+    made = TABLES["literature"]({("vgg16", "hiwl"): [scores({80: 3})]}, GALAXY_ZOO)
+    *papers, ours = made.numbers.to_dict("records")
+    assert papers == [asdict(work) for work in TABLE_8]
+    assert (ours["network"], ours["classes"], ours["sample"]) == ("vgg16, hiwl", 5, "150 galaxies")
+    assert ours["accuracy"] == pytest.approx(149 / 150)
 
 
 def test_runs_on_different_galaxies_are_not_compared() -> None:

@@ -15,6 +15,8 @@ from hiwl_core.device import ComputePlan, choose_compute
 from hiwl_core.errors import UserError
 from hiwl_core.explanation.features import penultimate_features
 from hiwl_core.explanation.gradcam import MIN_MAP_SIDE, explained_layer, heat_maps
+from hiwl_core.explanation.heat_checks import HeatChecks, deletion_curves, likeness, shuffled_network
+from hiwl_core.views import MOST_VIEWS
 
 __all__ = ["ExplainedModel", "HeatMap"]
 
@@ -185,6 +187,45 @@ class ExplainedModel:
             for row, cutout, seen, heat in zip(rows.tolist(), cutouts, pixels, maps, strict=True):
                 found[row] = HeatMap(stage, layer, cutout, seen, heat)
         return [found[row] for row in range(len(images))]
+
+    def check_heat(
+        self, found: Sequence[HeatMap], class_indices: np.ndarray, min_side: int = MIN_MAP_SIDE, seed: int = 0
+    ) -> HeatChecks:
+        """Whether heat maps of this model lie on what decides, and on what it has learned.
+
+        Parameters
+        ----------
+        found : sequence of HeatMap, length N
+            As `heat_maps` gives them, with the same `min_side` and of one view or more.
+        class_indices : numpy.ndarray of int, shape (N,)
+            The classes that they explain.
+        min_side : int
+        seed : int
+            Of the order of the shuffled weights.
+
+        Returns
+        -------
+        HeatChecks
+        """
+        hottest, coldest, alike = (np.full(len(found), np.nan) for _ in range(3))
+        for stage, network in self._networks.items():
+            rows = np.array([row for row, one in enumerate(found) if one.stage == stage], dtype=int)
+            if not rows.size:
+                continue
+            model = self._bundle.stages[stage]
+            pixels, heat = (
+                np.stack([getattr(found[row], key) for row in rows]) for key in ("pixels", "heat")
+            )
+            targets = self.taxonomy.stage_targets(stage, np.asarray(class_indices)[rows])
+            for areas, order in ((hottest, heat), (coldest, -heat)):
+                curves = deletion_curves(network, model.preprocessing, pixels, order, targets)
+                areas[rows] = curves.mean(axis=1)
+            shuffled = shuffled_network(network, seed)
+            others = heat_maps(
+                shuffled, spec(model.backbone), model.preprocessing, pixels, targets, min_side, MOST_VIEWS
+            )
+            alike[rows] = likeness(heat, others)
+        return HeatChecks(hottest, coldest, alike)
 
     def _stage_features(self, stage: str, images: Sequence[Image], rows: np.ndarray) -> np.ndarray:
         """Features of the images at `rows`, of which a few at a time are in memory."""

@@ -22,6 +22,7 @@ from hiwl_core.explanation import (
     heat_maps,
     penultimate_features,
 )
+from hiwl_core.explanation.heat_checks import deletion_curves, likeness, shuffled_network
 from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.drawings import CLASSES, draw_galaxy
 
@@ -132,6 +133,26 @@ def test_larger_maps_point_better(convolutional: ImageClassifier) -> None:
         on_it[side] = np.median(_heat_near(maps, blobs.deciding))
     assert explained_layer(convolutional, entry, size, 1) == entry.gradcam_layer
     assert on_it[5] > 2 * on_it[1] > 2
+
+
+def test_checks_tell_heat_that_decides_from_heat_that_does_not(convolutional: ImageClassifier) -> None:
+    size, entry = 64, spec("timm:test_resnet")
+    blobs, preprocessing = _blobs(24, 1, size), Preprocessing(size, size, GRAYS, GRAYS)
+    maps = heat_maps(convolutional, entry, preprocessing, blobs.pixels, blobs.labels)
+    hottest, coldest = (
+        deletion_curves(convolutional, preprocessing, blobs.pixels, order, blobs.labels)
+        for order in (maps, -maps)
+    )
+    # Nothing is gone at first, and then the deciding blob, or all but that.
+    assert np.allclose(hottest[:, 0], coldest[:, 0])
+    assert hottest[:, 1:].mean() < 0.7 < 0.9 < coldest[:, 1:].mean()
+    before = [weights.clone() for weights in convolutional.parameters()]
+    shuffled = shuffled_network(convolutional, seed=0)
+    others = heat_maps(shuffled, entry, preprocessing, blobs.pixels, blobs.labels)
+    assert np.median(likeness(maps, others)) < 0.5
+    assert likeness(maps, maps) == pytest.approx(1)
+    assert np.isnan(likeness(maps, np.zeros_like(maps))).all()
+    assert all(map(torch.equal, before, convolutional.parameters()))
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ def test_three_truncated_files_and_one_of_text_are_four_rejects(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_engines_agree_on_every_fourth_validation_galaxy(tmp_path: Path) -> None:
-    images = pq.read_table(next(FOLDER.glob("val-*.parquet")), columns=["image"])["image"].to_pylist()[::4]
+def test_engines_agree_on_every_eighth_validation_galaxy(tmp_path: Path) -> None:
+    images = pq.read_table(next(FOLDER.glob("val-*.parquet")), columns=["image"])["image"].to_pylist()[::8]
     bundle = load_bundle(random_bundle(tmp_path / "bundle", 0, 240, 96, images=images[:100]))
 
     def classified(engine: str) -> CascadePrediction:

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hiwl_core.backbones import create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files, load_bundle
 from hiwl_core.cutouts import Cutout, Preprocessing
+from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.fits_cutouts import rgb_from_fits
 from hiwl_core.inference import CascadeClassifier
@@ -18,6 +20,8 @@ from tests.broken_inputs import encode, fits_file
 from tests.bundles import random_bundle
 from tests.drawings import draw_galaxy
 
+# Each export for OpenVINO takes seconds.
+classifier_of = partial(CascadeClassifier, engine=choose_engine("torch"))
 PREPROCESSING = Preprocessing(64, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -47,8 +51,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_saved_bundle_is_the_same_model(folder: Path) -> None:
     images = [draw_galaxy(label, 0) for label in GALAXY_ZOO.classes]
     loaded = load_bundle(folder)
-    _, before = CascadeClassifier(make_bundle()).classify(images)
-    _, after = CascadeClassifier(loaded).classify(images)
+    _, before = classifier_of(make_bundle()).classify(images)
+    _, after = classifier_of(loaded).classify(images)
     assert np.array_equal(before.probabilities, after.probabilities)
     assert loaded.taxonomy == GALAXY_ZOO
     assert len(loaded.model_id) == 16
@@ -57,16 +61,16 @@ def test_a_saved_bundle_is_the_same_model(folder: Path) -> None:
 def test_the_bundle_keeps_the_colors_of_fits_and_uses_them(folder: Path) -> None:
     flux = np.random.default_rng(0).gamma(1, 2, (3, 64, 64)).astype(np.float32)
     image = fits_file(flux, BANDS="grz")
-    assert CascadeClassifier(load_bundle(folder)).classify([image])[0] == ["missing_band"]
+    assert classifier_of(load_bundle(folder)).classify([image])[0] == ["missing_band"]
     rgb = RgbSettings(bands=("z", "r", "g"), stretch=2)
     for name, content in bundle_files(replace(make_bundle(), rgb=rgb)).items():
         (folder / name).write_bytes(content)
     loaded = load_bundle(folder)
     assert loaded.rgb == rgb
-    statuses, got = CascadeClassifier(loaded).classify([image])
+    statuses, got = classifier_of(loaded).classify([image])
     # The same pixels as a PNG are the same galaxy.
     png = encode(rgb_from_fits(image, rgb).image, "PNG")
-    _, expected = CascadeClassifier(loaded).classify([png])
+    _, expected = classifier_of(loaded).classify([png])
     assert statuses == ["ok"]
     assert np.array_equal(got.probabilities, expected.probabilities)
 
@@ -86,7 +90,7 @@ def test_a_bundle_from_before_fits_has_the_default_colors(folder: Path) -> None:
 
 def test_cutouts_with_and_without_a_wanted_scale_go_together(folder: Path) -> None:
     image = draw_galaxy("SPI", 1, size=80)
-    classifier = CascadeClassifier(load_bundle(folder))
+    classifier = classifier_of(load_bundle(folder))
     cutouts = [image, None, Cutout(image, 0.2, 0.2), Cutout(image, None, 0.2), Cutout(image, 0.1, 0.2), b"?"]
     statuses, prediction = classifier.classify(cutouts)
     assert statuses == ["ok", "missing", "ok", "no_scale", "too_small", "undecodable"]
@@ -111,14 +115,14 @@ def test_a_flat_bundle_has_one_network(tmp_path: Path) -> None:
     bundle = load_bundle(folder)
     assert bundle.taxonomy == GALAXY_ZOO.flat()
     images = [draw_galaxy(label, seed) for label in GALAXY_ZOO.classes for seed in range(8)]
-    statuses, prediction = CascadeClassifier(bundle).classify([*images, None])
+    statuses, prediction = classifier_of(bundle).classify([*images, None])
     assert statuses == ["ok"] * 40 + ["missing"]
     assert (prediction.class_indices == prediction.probabilities.argmax(axis=1)).all()
     assert len(np.unique(prediction.class_indices)) > 2
     assert np.isnan(prediction.combined).all()
-    assert CascadeClassifier(bundle).classify([None])[1].probabilities.shape == (0, 5)
+    assert classifier_of(bundle).classify([None])[1].probabilities.shape == (0, 5)
     with pytest.raises(UserError, match="--stage2 always: this model has no stage 2"):
-        CascadeClassifier(bundle, always_stage2=True)
+        classifier_of(bundle, always_stage2=True)
 
 
 def test_the_model_id_changes_with_the_weights(folder: Path) -> None:
@@ -161,7 +165,7 @@ def test_a_description_that_lacks_something_is_refused(folder: Path) -> None:
 
 def test_statuses_keep_the_order_of_the_images(folder: Path) -> None:
     images = [draw_galaxy("CRS", 0), None, b"text", draw_galaxy("EO", 1, size=40), draw_galaxy("SPI", 2)]
-    classifier = CascadeClassifier(load_bundle(folder))
+    classifier = classifier_of(load_bundle(folder))
     statuses, prediction = classifier.classify(images)
     assert statuses == ["ok", "missing", "undecodable", "too_small", "ok"]
     assert prediction.probabilities.shape == (2, 5)

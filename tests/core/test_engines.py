@@ -47,16 +47,26 @@ def pixels() -> np.ndarray:
     return np.stack([transform(decode_cutout(draw_galaxy(c, seed))) for c in CLASSES for seed in range(5)])
 
 
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of exported graphs: an export takes seconds."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def graph_of(folder: Path) -> StageGraph:
     stage = load_bundle(folder).stages["stage1"]
     return StageGraph(lambda: stage.network(4), stage.preprocessing)
 
 
 @pytest.mark.parametrize("views", [1, 8])
-def test_openvino_says_what_pytorch_says(bundle_folder: Path, pixels: np.ndarray, views: int) -> None:
+def test_openvino_says_what_pytorch_says(
+    bundle_folder: Path, exports: Path, pixels: np.ndarray, views: int
+) -> None:
     graph = graph_of(bundle_folder)
-    expected = probabilities(create_engine(graph, choose_engine("torch", compute=CPU)), pixels, views)
-    openvino = create_engine(graph, choose_engine("openvino", compute=CPU, threads=2))
+    expected = probabilities(
+        create_engine(graph, choose_engine("torch", compute=CPU), exports, "small"), pixels, views
+    )
+    openvino = create_engine(graph, choose_engine("openvino", compute=CPU, threads=2), exports, "small")
     got = probabilities(openvino, pixels, views)
     assert np.abs(got - expected).max() < 1e-4
     assert len(set(expected.argmax(1))) > 1
@@ -65,10 +75,12 @@ def test_openvino_says_what_pytorch_says(bundle_folder: Path, pixels: np.ndarray
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_eight_views_say_the_same_of_an_image_however_it_lies(
-    bundle_folder: Path, pixels: np.ndarray, engine: str
+    bundle_folder: Path, exports: Path, pixels: np.ndarray, engine: str
 ) -> None:
     """To the last bit; one view does not."""
-    compiled = create_engine(graph_of(bundle_folder), choose_engine(engine, compute=CPU, threads=2))
+    compiled = create_engine(
+        graph_of(bundle_folder), choose_engine(engine, compute=CPU, threads=2), exports, "small"
+    )
     as_it_is = probabilities(compiled, pixels, 8)
     one_view = probabilities(compiled, pixels)
     for symmetry in range(1, 8):
@@ -87,11 +99,14 @@ def test_the_eight_symmetries_are_different_and_the_same_for_tensors_and_arrays(
     assert [len(symmetries(views)) for views in (1, 2, 4, 8)] == [1, 2, 4, 8]
 
 
-def test_features_come_beside_the_probabilities(bundle_folder: Path, pixels: np.ndarray) -> None:
+def test_features_come_beside_the_probabilities(
+    bundle_folder: Path, exports: Path, pixels: np.ndarray
+) -> None:
     """They are those of the layer before the head, which makes the probabilities of them."""
     head = load_bundle(bundle_folder).stages["stage1"].network(4).head
-    for engine in ("torch", "openvino"):
-        answer = answers(create_engine(graph_of(bundle_folder), choose_engine(engine, compute=CPU)), pixels)
+    for name in ("torch", "openvino"):
+        engine = create_engine(graph_of(bundle_folder), choose_engine(name, compute=CPU), exports, "small")
+        answer = answers(engine, pixels)
         with torch.inference_mode():
             again = torch.softmax(head(torch.from_numpy(answer.features)), dim=1).numpy()
         np.testing.assert_allclose(answer.probabilities, again, atol=1e-5)
@@ -117,13 +132,13 @@ def test_int8_is_near_and_comes_from_the_two_files_of_the_bundle(
     assert len(made.weights) < 0.3 * (bundle_folder / "stage1.safetensors").stat().st_size
 
 
-def test_bfloat16_is_near(bundle_folder: Path, pixels: np.ndarray) -> None:
+def test_bfloat16_is_near(bundle_folder: Path, exports: Path, pixels: np.ndarray) -> None:
     graph = graph_of(bundle_folder)
-    exact = probabilities(create_engine(graph, choose_engine("torch", compute=CPU)), pixels)
+    exact = probabilities(create_engine(graph, choose_engine("torch", compute=CPU), exports, "small"), pixels)
     for engine in ("torch", "openvino"):
         choice = choose_engine(engine, "bfloat16", CPU)
         assert "bfloat16" in choice.describe()
-        rough = probabilities(create_engine(graph, choice), pixels)
+        rough = probabilities(create_engine(graph, choice, exports, "small"), pixels)
         # The drawn heads are steep: a real network's probabilities differ by less.
         assert 1e-4 < np.abs(rough - exact).mean() < 0.05
 
@@ -169,14 +184,18 @@ def test_a_batch_without_memory_for_it_is_computed_in_pieces(pixels: np.ndarray)
         probabilities(hopeless, pixels)
 
 
-def test_what_fills_a_batch_does_not_matter(bundle_folder: Path, pixels: np.ndarray) -> None:
-    engine = create_engine(graph_of(bundle_folder), choose_engine(compute=CPU))
+def test_what_fills_a_batch_does_not_matter(bundle_folder: Path, exports: Path, pixels: np.ndarray) -> None:
+    engine = create_engine(graph_of(bundle_folder), choose_engine(compute=CPU), exports, "small")
     one_by_one = np.concatenate([probabilities(engine, pixels[row : row + 1]) for row in range(len(pixels))])
     assert np.abs(probabilities(engine, pixels) - one_by_one).max() < 1e-6
 
 
-def test_batches_under_way_keep_their_own_results(bundle_folder: Path, pixels: np.ndarray) -> None:
-    engine = create_engine(graph_of(bundle_folder), choose_engine("openvino", compute=CPU, threads=2))
+def test_batches_under_way_keep_their_own_results(
+    bundle_folder: Path, exports: Path, pixels: np.ndarray
+) -> None:
+    engine = create_engine(
+        graph_of(bundle_folder), choose_engine("openvino", compute=CPU, threads=2), exports, "small"
+    )
     batches = [np.ascontiguousarray(np.resize(pixels[i:], (engine.batch_size, 32, 32, 3))) for i in range(20)]
     expected = [probabilities(engine, batch) for batch in batches]
     for first in range(0, len(batches), engine.in_flight):
@@ -270,12 +289,13 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     assert got.shape == (25, 4)
 
 
-def test_nothing_is_sent_home(bundle_folder: Path) -> None:
+def test_nothing_is_sent_home() -> None:
     code = (
-        "import sys, torch\n"
-        "from hiwl_core.inference import CascadeClassifier\n"
-        "from hiwl_core.bundle import load_bundle\n"
-        f"assert CascadeClassifier(load_bundle({str(bundle_folder)!r})).engine.name == 'openvino'\n"
+        "import sys\n"
+        "from hiwl_core.engines.graph import StageGraph\n"
+        "from hiwl_core.engines.openvino_engine import exported\n"
+        "from tests.core.test_engines import SMALL, one_layer\n"
+        "exported(StageGraph(one_layer, SMALL), 1)\n"
         "print(sorted(n for n, m in sys.modules.items() if 'telemetry' in n and m))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

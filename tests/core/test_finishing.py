@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hiwl_core.bundle import ModelBundle, bundle_files, bundle_from_files, load_bundle
+from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.fitted import Setting
 from hiwl_core.inference import CascadeClassifier
@@ -16,6 +18,8 @@ from hiwl_core.seen_galaxies import margin_of_views
 from hiwl_core.views import mean_over_views
 from tests.drawings import CLASSES, draw_galaxy
 
+# Each export for OpenVINO takes seconds.
+classifier_of = partial(CascadeClassifier, engine=choose_engine("torch"))
 IMAGES = [draw_galaxy(CLASSES[i % 5], 500 + i) for i in range(40)]
 
 
@@ -56,7 +60,7 @@ def test_a_bundle_keeps_what_was_fitted(bundle: ModelBundle) -> None:
     assert again.fitted.margins == bundle.fitted.margins
     assert again.fitted.precisions == ("float32",)
     assert sum(again.fitted.prior) == pytest.approx(1)
-    (_, first), (_, second) = (CascadeClassifier(one).classify(IMAGES) for one in (bundle, again))
+    (_, first), (_, second) = (classifier_of(one).classify(IMAGES) for one in (bundle, again))
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
     np.testing.assert_array_equal(first.ood_scores, second.ood_scores)
 
@@ -76,23 +80,23 @@ def test_a_bundle_without_any_still_classifies_and_says_what_it_cannot(bundle: M
     files["bundle.json"] = json.dumps({**data, "format_version": 1, "views": 8, "calibration": None}).encode()
     old = bundle_from_files(files.__getitem__, "memory")
     assert old.validated(Setting(8, "float32")) is None
-    statuses, prediction = CascadeClassifier(old).classify(IMAGES)
+    statuses, prediction = classifier_of(old).classify(IMAGES)
     assert set(statuses) == {"ok"}
     assert prediction.sets is None
     assert prediction.ood_scores is None
     # The labels are the same, since calibration does not touch the routing.
-    _, calibrated = CascadeClassifier(bundle, views=8).classify(IMAGES)
+    _, calibrated = classifier_of(bundle, views=8).classify(IMAGES)
     np.testing.assert_array_equal(prediction.class_indices, calibrated.class_indices)
     assert np.abs(prediction.probabilities - calibrated.probabilities).max() > 0.01
     with pytest.raises(UserError, match=r"--prior: this model's probabilities are not calibrated.*optimize"):
-        CascadeClassifier(old, prior=[0.2] * 5)
+        classifier_of(old, prior=[0.2] * 5)
     with pytest.raises(UserError, match=r"--views adaptive: this model does not hold the margin"):
-        CascadeClassifier(old, views="adaptive")
+        classifier_of(old, views="adaptive")
 
 
 def test_adaptive_views_are_eight_where_one_is_not_sure(bundle: ModelBundle) -> None:
     settings = ("adaptive", 1, 8)
-    adaptive, one, eight = (CascadeClassifier(bundle, views=views).classify(IMAGES)[1] for views in settings)
+    adaptive, one, eight = (classifier_of(bundle, views=views).classify(IMAGES)[1] for views in settings)
     assert set(adaptive.views) == {1, 8}
     assert set(one.views) == {1}
     assert set(eight.views) == {8}
@@ -103,9 +107,9 @@ def test_adaptive_views_are_eight_where_one_is_not_sure(bundle: ModelBundle) -> 
 
 
 def test_another_prior_moves_the_probabilities_and_not_the_label(bundle: ModelBundle) -> None:
-    _, plain = CascadeClassifier(bundle).classify(IMAGES)
+    _, plain = classifier_of(bundle).classify(IMAGES)
     prior = np.array([0.1, 0.1, 0.6, 0.1, 0.1])
-    _, moved = CascadeClassifier(bundle, prior=prior).classify(IMAGES)
+    _, moved = classifier_of(bundle, prior=prior).classify(IMAGES)
     np.testing.assert_array_equal(moved.class_indices, plain.class_indices)
     np.testing.assert_array_equal(moved.sets, plain.sets)
     expected = plain.probabilities * prior / np.array(bundle.fitted.prior)
@@ -119,7 +123,7 @@ def test_the_weights_may_be_kept_in_half_the_bytes(bundle: ModelBundle) -> None:
     whole, half = bundle, bundle.in_half()
     sizes = [len(bundle_files(one)["stage1.safetensors"]) for one in (whole, half)]
     assert sizes[1] < 0.52 * sizes[0]
-    (_, exact), (_, rounded) = (CascadeClassifier(one, views=1).classify(IMAGES) for one in (whole, half))
+    (_, exact), (_, rounded) = (classifier_of(one, views=1).classify(IMAGES) for one in (whole, half))
     assert 0 < np.abs(exact.probabilities - rounded.probabilities).max() < 0.02
 
 

@@ -102,23 +102,32 @@ def test_columns_say_their_units_and_meaning(made: Made) -> None:
     assert b"cigar-shaped" in schema.field("p_css").metadata[b"description"]
 
 
-def test_unreadable_cutouts_are_rows_with_a_status(random_model: str, tmp_path: Path) -> None:
-    images = [
-        draw_galaxy("CRS", 0),
-        None,
-        b"",
-        b"text",
-        draw_galaxy("EO", 1)[:600],
-        draw_galaxy("EO", 1, size=40),
-    ]
-    ids = [2**62 + i for i in range(len(images))]
-    pq.write_table(
-        pa.table({"object_id": ids, "image": pa.array(images, pa.binary())}), tmp_path / "bad.parquet"
-    )
-    classify(random_model, str(tmp_path / "bad.parquet"), str(tmp_path / "catalog"))
-    catalog = read(tmp_path / "catalog")
-    assert catalog["object_id"].tolist() == ids
-    assert catalog["status"].tolist() == [
+@pytest.fixture(scope="module")
+def odd(ray_session: None, random_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of shards that are as surveys write them at their worst."""
+    folder = tmp_path_factory.mktemp("odd")
+    image = draw_galaxy("CRS", 0)
+    broken = [image, None, b"", b"text", draw_galaxy("EO", 1)[:600], draw_galaxy("EO", 1, size=40)]
+    rows = {
+        "broken": (pa.array([2**62 + i for i in range(6)]), broken),
+        "ids": (pa.array([7, 8, 7, None, None, 9], pa.int64()), [image] * 6),
+        "none": (pa.array([], pa.string()), []),
+        "null": (pa.array(["a"]), [None]),
+    }
+    (folder / "sky").mkdir()
+    for name, (ids, images) in rows.items():
+        table = pa.table({"object_id": ids, "image": pa.array(images, pa.binary())})
+        pq.write_table(table, folder / "sky" / f"{name}.parquet")
+    summary = classify(random_model, str(folder / "sky"), str(folder / "catalog"))
+    assert summary.rows == 13
+    assert verify(str(folder / "catalog")).passed
+    return folder / "catalog"
+
+
+def test_unreadable_cutouts_are_rows_with_a_status(odd: Path) -> None:
+    part = pd.read_parquet(odd / "broken.parquet")
+    assert part["object_id"].tolist() == [2**62 + i for i in range(6)]
+    assert part["status"].tolist() == [
         "ok",
         "missing",
         "undecodable",
@@ -126,20 +135,20 @@ def test_unreadable_cutouts_are_rows_with_a_status(random_model: str, tmp_path: 
         "undecodable",
         "too_small",
     ]
-    assert catalog.loc[1:, ["label", "confidence", *PROBABILITIES]].isna().all(axis=None)
-    assert catalog["ra"].isna().all()
+    assert part.loc[1:, ["label", "confidence", *PROBABILITIES]].isna().all(axis=None)
+    assert part["ra"].isna().all()
 
 
-def test_an_empty_shard_and_one_without_any_image_have_their_parts(random_model: str, tmp_path: Path) -> None:
-    schema = pa.schema([("object_id", pa.string()), ("image", pa.binary())])
-    pq.write_table(schema.empty_table(), tmp_path / "none.parquet")
-    pq.write_table(
-        pa.table({"object_id": ["a"], "image": pa.array([None], pa.binary())}), tmp_path / "null.parquet"
-    )
-    summary = classify(random_model, str(tmp_path / "n*.parquet"), str(tmp_path / "catalog"))
-    assert summary.rows == 1
-    parts = {path.name: pq.read_table(path) for path in (tmp_path / "catalog").glob("*.parquet")}
-    assert {name: part.num_rows for name, part in parts.items()} == {"none.parquet": 0, "null.parquet": 1}
+def test_rows_with_a_repeated_or_missing_id_are_kept_and_say_so(odd: Path) -> None:
+    part = pq.read_table(odd / "ids.parquet")
+    assert part["object_id"].to_pylist() == [7, 8, 7, None, None, 9]
+    assert part["status"].to_pylist() == ["ok", "ok", "duplicate_id", "no_id", "no_id", "ok"]
+    assert part["label"].null_count == 3
+
+
+def test_an_empty_shard_and_one_without_any_image_have_their_parts(odd: Path) -> None:
+    rows = {name: pq.read_table(odd / f"{name}.parquet").num_rows for name in ("none", "null")}
+    assert rows == {"none": 0, "null": 1}
 
 
 def test_user_columns_are_carried_and_named(random_model: str, tmp_path: Path) -> None:
@@ -158,24 +167,26 @@ def test_user_columns_are_carried_and_named(random_model: str, tmp_path: Path) -
         )
 
 
-def test_stage2_on_every_row_keeps_labels_and_fills_its_column(random_model: str, tmp_path: Path) -> None:
-    shards = str(write_shards(tmp_path / "sky", 1, 4))
-    classify(random_model, shards, str(tmp_path / "routed"))
-    classify(random_model, shards, str(tmp_path / "always"), stage2="always")
-    routed, always = read(tmp_path / "routed"), read(tmp_path / "always")
+def test_stage2_on_every_row_keeps_labels_and_fills_its_column(
+    random_model: str, made: Made, tmp_path: Path
+) -> None:
+    classify(random_model, str(made.shards), str(tmp_path / "always"), stage2="always")
+    routed, always = read(made.catalog), read(tmp_path / "always")
     assert always["p_stage2_css"].notna().all()
     assert routed["label"].tolist() == always["label"].tolist()
     assert np.abs(always[PROBABILITIES].astype("float64").sum(axis=1) - 1).max() < 1e-5
 
 
-def test_only_missing_parts_are_computed(random_model: str, copied: Made) -> None:
+def test_only_missing_and_damaged_parts_are_computed(random_model: str, copied: Made) -> None:
     shards, catalog, _ = copied
     before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
-    (catalog / "sky-00001-of-00003.parquet").unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in catalog.glob("*.parquet")}
+    kept, missing, damaged = sorted(catalog.glob("*.parquet"))
+    missing.unlink()
+    damaged.write_bytes(before[damaged.name][:-10])
+    made = kept.stat().st_mtime_ns
     summary = classify(random_model, str(shards), str(catalog))
-    assert (summary.skipped_parts, summary.computed, summary.rows) == (2, 10, 30)
-    assert {name: (catalog / name).stat().st_mtime_ns for name in kept} == kept
+    assert (summary.skipped_parts, summary.computed, summary.rows) == (1, 20, 30)
+    assert kept.stat().st_mtime_ns == made
     assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
 
 
@@ -267,36 +278,15 @@ def test_a_folder_of_something_else_is_not_written_to(
         classify(random_model, str(shards), str(catalog))
 
 
-def test_a_damaged_part_is_made_anew_and_one_of_a_killed_driver_is_adopted(
-    random_model: str, copied: Made
-) -> None:
+def test_parts_of_a_killed_driver_are_adopted(random_model: str, copied: Made) -> None:
     shards, catalog, _ = copied
-    before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
-    damaged = catalog / "sky-00001-of-00003.parquet"
-    damaged.write_bytes(before[damaged.name][:-10])
-    summary = classify(random_model, str(shards), str(catalog))
-    assert (summary.skipped_parts, summary.computed) == (2, 10)
-    assert {path.name: path.read_bytes() for path in catalog.glob("*.parquet")} == before
-
-    # A driver that is killed has parts that no segment of the ledger knows.
+    # They are there, and no segment of the ledger knows them.
     for segment in (catalog / "_ledger").glob("*.jsonl"):
         segment.unlink()
     assert verify(str(catalog)).counts["checksums"] == 3
     summary = classify(random_model, str(shards), str(catalog))
     assert (summary.skipped_parts, summary.computed, summary.rows) == (3, 0, 30)
     assert verify(str(catalog)).passed
-
-
-def test_rows_with_a_repeated_or_missing_id_are_kept_and_say_so(random_model: str, tmp_path: Path) -> None:
-    image = draw_galaxy("CRS", 0)
-    ids = pa.array([7, 8, 7, None, None, 9], pa.int64())
-    pq.write_table(pa.table({"object_id": ids, "image": [image] * 6}), tmp_path / "a.parquet")
-    classify(random_model, str(tmp_path / "a.parquet"), str(tmp_path / "catalog"))
-    catalog = pq.read_table(tmp_path / "catalog" / "a.parquet")
-    assert catalog["object_id"].to_pylist() == ids.to_pylist()
-    assert catalog["status"].to_pylist() == ["ok", "ok", "duplicate_id", "no_id", "no_id", "ok"]
-    assert catalog["label"].null_count == 3
-    assert verify(str(tmp_path / "catalog")).passed
 
 
 def test_two_shards_of_one_name_are_refused(random_model: str, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_two_workers_killed_in_stage_2_go_on_and_train_on_the_batches_of_one(
     out = tmp_path / "run"
     where = ["--data", tiny_data.train, "--val", tiny_data.val, "--out", str(out), "--workers", "2"]
     # A shard a window.
-    keys = (*TINY, "stage2.smoothing=online", "window_mb=0.1")
+    keys = (*TINY, "stage1.epochs=1", "stage2.smoothing=online", "window_mb=0.1")
     settings = [word for key in keys for word in ("--set", key)]
     command = ["train", *where, "--recipe", "demo", *settings]
     first = hiwl(*command)
@@ -145,7 +145,7 @@ def test_two_workers_killed_in_stage_2_go_on_and_train_on_the_batches_of_one(
     assert load_bundle(out / "bundle").model_id
 
     two = pd.read_csv(out / "stage1_epochs.csv")
-    assert two["workers"].tolist() == [2] * 4
+    assert two["workers"].tolist() == [2]
     # The same images in the same order; batch normalization sees half batches: alike, not equal.
     one = pd.read_csv(tiny_run / "stage1_epochs.csv")
     assert two["train_loss"].iloc[0] == pytest.approx(one["train_loss"].iloc[0], rel=0.1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from hiwl_core.errors import UserError
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.options import VerbCommand, column_options
 from pipeline.ingestion.ingest import IngestSummary, ingest
+from pipeline.ingestion.split import Split
 from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
@@ -25,6 +27,11 @@ __all__ = ["main"]
 @click.option("--name", default="cutouts", show_default=True, help="Name of the shards without a split.")
 @click.option("--bands", metavar="g,r,i", help="Make one image of ID-g.fits, ID-r.fits, ...")
 @click.option("--recipe", metavar="NAME", help="Make FITS images RGB by this recipe's section [rgb].")
+@click.option("--split", metavar="8:1:1", help="Make train, val and test of the labeled objects.")
+@click.option("--seed", default=0, show_default=True, help="Of the split.")
+@click.option(
+    "--group-by", metavar="NAME", help="Column of TABLE whose equal values stay in one part; or sky."
+)
 @click.option("--drop-unlabeled", is_flag=True, help="Leave out objects without a class.")
 @column_options
 def main(
@@ -37,6 +44,9 @@ def main(
     name: str,
     bands: str | None,
     recipe: str | None,
+    split: str | None,
+    seed: int,
+    group_by: str | None,
     drop_unlabeled: bool,
     columns: Columns,
 ) -> None:
@@ -44,9 +54,9 @@ def main(
 
     SOURCE is a folder (to any depth) or a zip of JPEG, PNG or FITS files, whose names are the object ids, or
     a Parquet file, folder or quoted glob. OUT gets the shards: with a column `split` in TABLE train-*, val-*
-    and test-*, otherwise cutouts-*; objects that TABLE does not have go to unlabeled-*. Images that cannot
-    be read are listed in OUT/rejects.csv. The same command again goes on where the last one stopped. Paths
-    may be URLs (s3://...).
+    and test-*, which --split makes too, otherwise cutouts-*; objects without a class go to unlabeled-*.
+    Images that cannot be read are listed in OUT/rejects.csv. The same command again goes on where the last
+    one stopped. Paths may be URLs (s3://...).
 
     FITS files stay as they are, for the model to make colors of, unless --recipe says how to make them RGB
     images here. Where TABLE has no position and pixel scale, their headers give them. With --bands each file
@@ -55,6 +65,7 @@ def main(
     \b
     Examples:
       hiwl ingest images data --labels classes.csv
+      hiwl ingest images data --labels classes.csv --split 8:1:1 --group-by plate
       hiwl ingest s3://survey/images.zip s3://survey/shards
       hiwl ingest fits data --bands g,r,i --recipe paper
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
@@ -70,11 +81,20 @@ def main(
         name=name,
         bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
         rgb=load_recipe(recipe).rgb if recipe else None,
+        split=_split(split, seed, group_by),
         drop_unlabeled=drop_unlabeled,
     )
     _print_rejects(summary, out)
     _print_summary(summary, out)
     click.echo(f"next: {_next_command(summary, out)}")
+
+
+def _split(shares: str | None, seed: int, group_by: str | None) -> Split | None:
+    if shares is not None:
+        return Split.parse(shares, seed, group_by)
+    if group_by is not None:
+        raise UserError(f"--group-by {group_by} says what --split keeps together: give --split 8:1:1 too")
+    return None
 
 
 def _print_rejects(summary: IngestSummary, out: str) -> None:

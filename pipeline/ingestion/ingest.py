@@ -22,6 +22,7 @@ from pipeline.ingestion.plan import PlannedShard
 from pipeline.ingestion.planning import check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
 from pipeline.ingestion.source import Listing, check_source
+from pipeline.ingestion.split import Split
 from pipeline.lease import Lease
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
@@ -79,6 +80,7 @@ def ingest(
     drop_unlabeled: bool = False,
     bands: Sequence[str] = (),
     rgb: RgbSettings | None = None,
+    split: Split | None = None,
     taxonomy: Taxonomy = GALAXY_ZOO,
     shard_rows: int = MAX_SHARD_ROWS,
     shard_bytes: int = MAX_SHARD_BYTES,
@@ -110,6 +112,8 @@ def ingest(
         Bands of sets of FITS files, one file a band, named as `pipeline.ingestion.source.split_band` says.
     rgb : RgbSettings, optional
         Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
+    split : Split, optional
+        Which objects with a label become ``train``, ``val`` and ``test``, where no column says so.
     taxonomy : Taxonomy
         The allowed classes.
     shard_rows, shard_bytes : int
@@ -139,6 +143,7 @@ def ingest(
         drop_unlabeled,
         tuple(bands),
         rgb,
+        split,
         shard_rows,
         shard_bytes,
     )

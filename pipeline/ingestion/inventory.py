@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from hiwl_core.errors import UserError
 from pipeline.ingestion.labels import UNLABELED, Labels
 from pipeline.ingestion.source import split_band, stem
+from pipeline.ingestion.split import Split
 from pipeline.shards.object_ids import integer_ids
 from pipeline.storage import Entry
 
@@ -75,7 +76,8 @@ class Inventory:
             f"CREATE TABLE {self._files} "
             "(object_id VARCHAR, file VARCHAR, row BIGINT, size BIGINT, mark VARCHAR, "
             f"label VARCHAR{', band VARCHAR' if bands else ''}); "
-            "CREATE TABLE labels (object_id VARCHAR, label VARCHAR, series VARCHAR, labels_row BIGINT)"
+            "CREATE TABLE labels (object_id VARCHAR, label VARCHAR, series VARCHAR, labels_row BIGINT, "
+            "together VARCHAR)"
         )
 
     def __enter__(self) -> Inventory:
@@ -221,6 +223,9 @@ class Inventory:
                     "label": label,
                     "series": pc.if_else(pc.is_valid(label), split, UNLABELED),
                     "labels_row": np.arange(len(ids)),
+                    "together": labels.table["together"]
+                    if "together" in labels.table.column_names
+                    else pa.nulls(len(ids), pa.string()),
                 }
             ),
         )
@@ -235,6 +240,31 @@ class Inventory:
             "FROM objects o LEFT JOIN labels l USING (object_id)"
         )
         return list(ids.filter(pa.array(~present)).to_pylist())
+
+    def split(self, split: Split) -> None:
+        """Give each object with a label its part, after `join`.
+
+        Raises
+        ------
+        UserError
+            If a part would be empty.
+        """
+        self._database.execute(
+            "ALTER VIEW planned RENAME TO joined; CREATE VIEW to_split AS "
+            "SELECT j.object_id, j.label, l.together FROM joined j LEFT JOIN labels l USING (object_id)"
+        )
+        self._database.execute(f"CREATE TABLE parts AS {split.query('to_split')}")
+        self._database.execute(
+            f"CREATE VIEW planned AS SELECT j.* REPLACE (coalesce(p.series, '{UNLABELED}') AS series) "
+            "FROM joined j LEFT JOIN parts p USING (object_id)"
+        )
+        found = dict(self._rows("SELECT series, count(*) FROM parts GROUP BY 1"))
+        if len(found) < len(split.shares):
+            grouped = f", grouped by {split.group_by}" if split.group_by else ""
+            raise UserError(
+                f"--split {split}: the {sum(found.values())} objects with a class{grouped} are too few for "
+                f"{len(split.shares)} parts"
+            )
 
     def count(self) -> tuple[int, int]:
         """Objects, and those of them without a label, after `join`."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
+from pipeline.ingestion.split import SKY, Split, sky_cells
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.object_ids import check_id_texts, first_duplicate
@@ -49,7 +50,7 @@ class Labels:
         What the ids are called there.
     table : pyarrow.Table
         ``id`` and ``label`` (strings, label null if unknown), then those of ``split``, ``ra``, ``dec``,
-        ``pixel_scale`` and the carried columns that the file has.
+        ``pixel_scale``, ``together`` (what objects are grouped by) and the carried columns that the file has.
     carried : tuple of str
         The carried columns that the file has.
     """
@@ -95,6 +96,7 @@ def read_labels(
     class_column: str | None = None,
     carry: Sequence[str] = (),
     taxonomy: Taxonomy = GALAXY_ZOO,
+    split: Split | None = None,
 ) -> Labels:
     """Read and check a labels table.
 
@@ -110,6 +112,8 @@ def read_labels(
         Further columns to keep, if they are there.
     taxonomy : Taxonomy
         Its classes are the allowed ones.
+    split : Split, optional
+        By which the objects will be split; the table then has no split of its own.
 
     Returns
     -------
@@ -119,9 +123,10 @@ def read_labels(
     ------
     UserError
         If there is no such table or column, if a class is unknown, a split cannot name files, an object
-        has a class and no split, or a position is not a number.
+        has a class and no split, a position is not a number, or what the split needs is not there.
     """
-    table, names, as_text = _read_table(path, [id_column, class_column, *carry])
+    group_by = split.group_by if split else None
+    table, names, as_text = _read_table(path, [id_column, class_column, group_by, *carry])
     id_name = _column(path, names, id_column, ID_COLUMNS, "--labels-id-column")
     class_name = _column(path, names, class_column, CLASS_COLUMNS, "--labels-class-column")
 
@@ -131,17 +136,39 @@ def read_labels(
         taxonomy.encode(columns["label"].drop_null().unique().to_pylist())
     except UserError as error:
         raise UserError(f"{path}, column {class_name!r}: {error}") from None
+    if "split" in names and split:
+        raise UserError(f"--split: {path} has a column 'split' already; leave the option out, or the column")
     if "split" in names:
         columns["split"] = _texts(path, table, "split")
         _check_splits(path, columns)
     for name in POSITION_COLUMNS:
         if name in names:
             columns[name] = _position(path, table[name], name)
+    if group_by is not None:
+        columns["together"] = _groups(path, table, names, columns, group_by)
     carried = tuple(name for name in carry if name in names)
     carried_columns = {name: inferred(table[name]) if as_text else plain(table[name]) for name in carried}
     # Carried columns have a prefix here, since a split or class may be carried under its own name too.
     prefixed = {f"carry:{name}": column for name, column in carried_columns.items()}
     return Labels(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
+
+
+def _groups(
+    path: str, table: pa.Table, names: Sequence[str], columns: dict[str, pa.Array], group_by: str
+) -> pa.Array:
+    """What each object stays together with."""
+    if group_by == SKY and SKY not in names:
+        if not {"ra", "dec"} <= columns.keys():
+            raise UserError(f"--group-by sky: {path} has no columns ra and dec, in degrees")
+        return sky_cells(columns["ra"], columns["dec"])
+    if group_by not in names:
+        raise UserError(
+            f"no column {group_by!r} in {path} for --group-by: it has {', '.join(names)}, and sky"
+        )
+    groups = pc.cast(table[group_by], pa.string())
+    # An empty cell says nothing of what an object belongs to.
+    groups = pc.if_else(pc.equal(groups, ""), None, groups)
+    return groups.combine_chunks() if isinstance(groups, pa.ChunkedArray) else groups
 
 
 def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list[str], bool]:

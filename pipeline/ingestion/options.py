@@ -12,6 +12,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from pipeline import storage
 from pipeline.ingestion.labels import SERIES_NAME, UNLABELED
+from pipeline.ingestion.split import Split
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 
 __all__ = ["IngestOptions"]
@@ -30,6 +31,7 @@ class IngestOptions:
     drop_unlabeled: bool = False
     bands: tuple[str, ...] = ()
     rgb: RgbSettings | None = None
+    split: Split | None = None
     shard_rows: int = MAX_SHARD_ROWS
     shard_bytes: int = MAX_SHARD_BYTES
 
@@ -46,6 +48,8 @@ class IngestOptions:
             )
         if self.bands:
             _check_bands(self.bands, self.rgb)
+        if self.split and self.split.group_by and not self.labels:
+            raise UserError(f"--group-by {self.split.group_by}: give the table that has it with --labels")
 
     def describe(self) -> dict[str, Any]:
         """Plain data, by the words that a user knows the options by; of the labels table its content's hash.
@@ -64,6 +68,7 @@ class IngestOptions:
             "--drop-unlabeled": self.drop_unlabeled,
             "--bands": list(self.bands),
             "--recipe": self.rgb.model_dump(mode="json") if self.rgb else None,
+            **(self.split.describe() if self.split else {}),
             **{f"the column of {name}": column for name, column in self.columns.standard_names().items()},
             "the number of rows in a shard": self.shard_rows,
             "the number of bytes in a shard": self.shard_bytes,

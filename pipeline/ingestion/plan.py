@@ -206,6 +206,6 @@ def _with_labels(objects: pa.Table, labels: Labels | None) -> pa.Table:
     objects = objects.drop_columns("labels_row")
     if labels is not None:
         for column in labels.table.column_names:
-            if column not in ("id", "label", "split"):
+            if column not in ("id", "label", "split", "together"):
                 objects = objects.append_column(column, labels.table[column].take(rows))
     return objects

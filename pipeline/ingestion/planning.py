@@ -62,6 +62,8 @@ def make_plan(
             _check_classes(place, inventory.classes(), taxonomy)
         _check_carry(place, parquet, labels, options.carry)
         without_image = inventory.join(labels, options.name)
+        if options.split:
+            inventory.split(options.split)
         rows, unlabeled = inventory.count()
         drop = options.drop_unlabeled
         if drop and unlabeled == rows:
@@ -122,7 +124,7 @@ def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> Labels | None:
     if options.labels is None:
         return None
     id_column, class_column = options.labels_id_column, options.labels_class_column
-    return read_labels(options.labels, id_column, class_column, options.carry, taxonomy)
+    return read_labels(options.labels, id_column, class_column, options.carry, taxonomy, options.split)
 
 
 def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:

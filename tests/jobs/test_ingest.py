@@ -60,6 +60,45 @@ def test_the_report(images: Path, tmp_path: Path) -> None:
     assert "3 of them from an earlier run" in again.stdout
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_a_split_of_ones_own(images: Path, tmp_path: Path) -> None:
+    rows = [f"{name},EO,{name // 4}" for name in range(100, 111)]
+    table = write(images / "labels.csv", "\n".join(["GalaxyID,class,field", *rows]))
+    command = (images, tmp_path / "out", "--labels", table, "--split", "2:1", "--group-by", "field")
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert "12 rows in 3 shards" in result.stdout
+    fields = {}
+    for part in ("train", "val"):
+        (shard,) = (tmp_path / "out").glob(f"{part}-*.parquet")
+        fields[part] = {name // 4 for name in pq.read_table(shard)["object_id"].to_pylist()}
+    assert not fields["train"] & fields["val"]
+    assert "3 of them from an earlier run" in run(*command).stdout
+    other = run(*command, "--seed", "1")
+    assert other.exit_code == 2
+    assert "--seed" in other.stderr
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("GalaxyID,class,split\n100,EO,train\n", ["--split", "8:1:1"], "has a column 'split' already"),
+        ("GalaxyID,class\n100,EO\n", ["--split", "8:1:1"], "1 objects with a class are too few for 3 parts"),
+        ("GalaxyID,class\n100,EO\n", ["--split", "1:1", "--group-by", "x"], "no column 'x' in"),
+        ("GalaxyID,class\n100,EO\n", ["--split", "1:1", "--group-by", "sky"], "no columns ra and dec"),
+        ("GalaxyID,class\n100,EO\n", ["--group-by", "x"], "give --split 8:1:1 too"),
+        ("GalaxyID,class\n100,EO\n", ["--split", "8"], "write shares such as 8:1:1"),
+    ],
+)
+def test_mistakes_in_the_split(
+    images: Path, tmp_path: Path, content: str, options: list[str], expected: str
+) -> None:
+    table = write(images / "labels.csv", content)
+    assert expected in error_of(run(images, tmp_path / "out", "--labels", table, *options))
+    assert not (tmp_path / "out").exists()
+
+
 def error_of(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1, result.stderr

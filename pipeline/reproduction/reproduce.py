@@ -25,9 +25,10 @@ from pipeline.reproduction.request import Request
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable
-from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import check_labeled
+from pipeline.training.leaks import check_apart
 from pipeline.training.plan import plan_training
 
 __all__ = ["MadeTable", "Reproduction", "reproduce"]
@@ -152,11 +153,12 @@ def reproduce(
         path: check_labeled(list_shards(path), columns, recipe.taxonomy, scale)
         for path in dict.fromkeys((data, val, test or val))
     }
+    check_apart({"--data": labeled[data]}, "--val", labeled[val])
     val_part = ScoredPart(storage.absolute(val), tuple(labeled[val].shards), on_test=False)
     test_part = None
     if test is not None:
         test_part = ScoredPart(storage.absolute(test), tuple(labeled[test].shards), on_test=True)
-        _check_apart(test_part, {"--data": labeled[data].shards, "--val": labeled[val].shards})
+        check_apart({"--data": labeled[data], "--val": labeled[val]}, "--test", labeled[test])
     out = storage.absolute(out).rstrip("/")
     named = {
         full_name: (experiment, trainings)
@@ -207,17 +209,6 @@ def _made(
         else:
             made[name] = _make(name, experiment, chosen, request)
     return Reproduction(made, failed, tuple(left_out))
-
-
-def _check_apart(test: ScoredPart, others: Mapping[str, Sequence[str]]) -> None:
-    """Galaxies that were trained on or selected by are no test."""
-    for option, shards in others.items():
-        for shard in shards:
-            if (same := test.fingerprints.get(fingerprint(shard))) is not None:
-                raise UserError(
-                    f"--test {test.path}: {same} is a shard of {option} too; give galaxies that no training "
-                    "saw, or leave --test out"
-                )
 
 
 def _shares(

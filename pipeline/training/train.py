@@ -27,6 +27,7 @@ from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.cutout_store import MEBIBYTE, CutoutStore, load_cutouts
 from pipeline.training.finishing import finished
+from pipeline.training.leaks import check_apart
 from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.plan import (
     TrainingPlan,
@@ -104,11 +105,14 @@ def train(
     Raises
     ------
     UserError
-        Before any work: for missing files, columns or classes, and for a run folder of another run.
+        Before any work: for missing files, columns or classes, for a shard to train on that is one to select
+        by, and for a run folder of another run.
     IncompleteError
         If a stage failed again and again; its checkpoints are kept.
     """
     plan = plan_training(data, val, recipe, out, columns, workers, scale=scale)
+    if not plan.begun:
+        check_apart({"--data": plan.train}, "--val", plan.val)
     return run_training(plan, workers, gpu)
 
 

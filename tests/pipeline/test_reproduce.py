@@ -94,7 +94,7 @@ def test_what_is_there_is_not_made_again_and_the_rest_is_made_at_once(
     for path, option in ((tiny_data.val, "--val"), (tiny_data.train, "--data")):
         seen = reproduce(tiny_data, tmp_path, "table4", "--test", path)
         assert seen.exit_code == 2
-        assert f"is a shard of {option} too; give galaxies that no training saw" in seen.stderr
+        assert f"is a shard of {option} too (" in seen.stderr
     write_labeled_shard(tmp_path / "test.parquet", dict.fromkeys(CLASSES, 6), first_id=30_000)
     changed = reproduce(tiny_data, tmp_path, "table4", "--test", test)
     assert changed.exit_code == 2

@@ -20,17 +20,26 @@ EXTRA = "pip install 'hiwl[lite]'"
 
 
 class LiteTrunk(nn.Module):
-    """The package's network without its head."""
+    """The package's network without its head.
+
+    Attributes
+    ----------
+    maps : Identity
+        Puts out the last maps as the pool takes them. The package's last convolution puts them out before its
+        normalization and activation, where zero is no absence of anything: heat maps of that lie anywhere.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         network._fc = nn.Identity()
         self.network = network
+        self.maps = nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, shape (N, 1280)."""
-        return self.pool(self.network.extract_features(images)).flatten(1)  # type: ignore[operator]
+        maps = self.maps(self.network.extract_features(images))  # type: ignore[operator]
+        return self.pool(maps).flatten(1)
 
 
 def _build(name: str, num_classes: int, input_size: int) -> ImageClassifier:
@@ -67,7 +76,7 @@ def _spec(name: str, input_size: int, source: str, imagenet_trunk: Callable[[], 
         mean=(127 / 255, 127 / 255, 127 / 255),
         std=(128 / 255, 128 / 255, 128 / 255),
         feature_width=FEATURE_WIDTH,
-        gradcam_layer="trunk.network._conv_head",
+        gradcam_layer="trunk.maps",
         weights_source=source,
         build=partial(_build, name),
         imagenet_trunk=imagenet_trunk,

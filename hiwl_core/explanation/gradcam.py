@@ -8,7 +8,7 @@ for them only where the network itself averages over places next. There both met
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -185,19 +185,12 @@ def _map_sides(model: ImageClassifier, entry: BackboneSpec, input_size: int) -> 
     def note(name: str, output: Any) -> None:
         outputs.append((name, output, getattr(output, "_version", 0)))
 
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: note(name, output)
-        )
-        for name in _blocks(model, entry.gradcam_layer)
-    ]
-    try:
-        with torch.no_grad():
-            device = model.head.weight.device
-            model.eval()(torch.zeros(1, 3, input_size, input_size, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    # Some modules only hold others, and are never called themselves.
+    called: set[str] = set()
+    _run_noting(
+        model, input_size, [name for name, _ in model.named_modules()], lambda name, _: called.add(name)
+    )
+    _run_noting(model, input_size, list(_blocks(model, entry.gradcam_layer, called)), note)
     names = [name for name, _, _ in outputs]
     sides = {}
     for name, output, version in outputs:
@@ -211,7 +204,26 @@ def _map_sides(model: ImageClassifier, entry: BackboneSpec, input_size: int) -> 
     return sides
 
 
-def _blocks(model: nn.Module, layer: str) -> Iterator[str]:
+def _run_noting(
+    model: ImageClassifier, input_size: int, names: Sequence[str], note: Callable[[str, Any], object]
+) -> None:
+    """Run a network once, and note what some of its modules put out."""
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: note(name, output)
+        )
+        for name in names
+    ]
+    try:
+        with torch.no_grad():
+            device = model.head.weight.device
+            model.eval()(torch.zeros(1, 3, input_size, input_size, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _blocks(model: nn.Module, layer: str, called: Set[str]) -> Iterator[str]:
     """Names of the modules that stand before a layer, and of the layer: what all maps go through."""
     parent = ""
     for part in layer.split("."):
@@ -219,15 +231,15 @@ def _blocks(model: nn.Module, layer: str) -> Iterator[str]:
             name = f"{parent}.{child}" if parent else child
             if child == part:
                 break
-            yield from _opened(name, module)
+            yield from _opened(name, module, called)
         parent = f"{parent}.{part}" if parent else part
     yield layer
 
 
-def _opened(name: str, module: nn.Module) -> Iterator[str]:
+def _opened(name: str, module: nn.Module, called: Set[str]) -> Iterator[str]:
     """A module's name, or of a mere container the names of what is in it."""
-    if isinstance(module, nn.Sequential | nn.ModuleList):
+    if isinstance(module, nn.Sequential) or name not in called:
         for child, inner in module.named_children():
-            yield from _opened(f"{name}.{child}", inner)
+            yield from _opened(f"{name}.{child}", inner, called)
     else:
         yield name

@@ -161,7 +161,7 @@ def test_checks_tell_heat_that_decides_from_heat_that_does_not(convolutional: Im
         ("dieleman", 45, "trunk.relu3"),
         ("efficientnet_b1", 240, "trunk.features.8"),
         ("efficientnet_b1", 64, "trunk.features.3.2"),
-        ("efficientnet_lite0", 224, "trunk.network._conv_head"),
+        ("efficientnet_lite0", 224, "trunk.maps"),
         ("efficientnet_lite0", 64, "trunk.network._blocks.4"),
         ("googlenet", 64, "trunk.inception3b"),
         ("neural_ode", 32, "trunk.stage3.ode"),

@@ -4,8 +4,8 @@ python benchmarks/heat_layers.py galaxyzoo 'galaxyzoo/val-*.parquet' --id-column
 
 A line for each class and layer: the share of the heat in the central quarter of the image; what remains of
 the class's probability, on average, while sky takes the place of the hottest pixels, and of the coldest; and
-the rank correlation with maps of shuffled weights. Heat is on what decides where the first remainder is small and
-the second large, and it is of the network where the correlation is low.
+the rank correlation with maps of shuffled weights. Heat is on what decides where the first remainder is
+small and the second large, and it is of the network where the correlation is low.
 """
 
 from __future__ import annotations

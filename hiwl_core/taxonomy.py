@@ -66,6 +66,16 @@ class Taxonomy:
             raise UserError(
                 f"taxonomy {self.name!r}: {self.combined_name!r} is a class and the combined class"
             )
+        columns: dict[str, str] = {}
+        for name in self.classes:
+            column = probability_column(name)
+            if column == "p_" or column in columns:
+                why = f"as for {columns[column]!r}" if column in columns else "of which nothing is left"
+                raise UserError(
+                    f"taxonomy {self.name!r}: the column of the class {name!r} would be {column!r}, {why}: "
+                    "rename the class in letters from a to z and digits"
+                )
+            columns[column] = name
         if self.descriptions and len(self.descriptions) != len(self.classes):
             raise UserError(
                 f"taxonomy {self.name!r}: {len(self.descriptions)} descriptions for "

@@ -14,6 +14,7 @@ VERBS = {
     "simulate": "Render simulated galaxies with Galaxy Zoo votes.",
     "select": "Choose the clean sample and its split from vote fractions.",
     "ingest": "Pack images or foreign tables into cutout shards.",
+    "taxonomy": "Name classes of your own, for ingest and train.",
     "cutouts": "Cut a survey's tiles at a table of positions into cutout shards.",
     "train": "Train the cascade and bundle the best pair of stages.",
     "optimize": "Calibrate a bundle and quantize its networks, as the end of a training does.",

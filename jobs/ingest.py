@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import load_recipe
-from hiwl_core.taxonomy import GALAXY_ZOO
+from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy_file import read_taxonomy
 from jobs.options import VerbCommand, column_options
 from pipeline.ingestion.ingest import IngestSummary, ingest
 from pipeline.ingestion.split import Split
@@ -32,6 +35,11 @@ __all__ = ["main"]
 @click.option(
     "--group-by", metavar="NAME", help="Column of TABLE whose equal values stay in one part; or sky."
 )
+@click.option(
+    "--class-folders", is_flag=True, help="Each class has a folder in SOURCE, which is named like it."
+)
+@click.option("--taxonomy", metavar="FILE", help="Classes of your own; see `hiwl taxonomy new`.")
+@click.option("--map", "renamed", multiple=True, metavar="OLD=NEW", help="Rename a class; may be repeated.")
 @click.option("--drop-unlabeled", is_flag=True, help="Leave out objects without a class.")
 @column_options
 def main(
@@ -47,6 +55,9 @@ def main(
     split: str | None,
     seed: int,
     group_by: str | None,
+    class_folders: bool,
+    taxonomy: str | None,
+    renamed: tuple[str, ...],
     drop_unlabeled: bool,
     columns: Columns,
 ) -> None:
@@ -66,10 +77,12 @@ def main(
     Examples:
       hiwl ingest images data --labels classes.csv
       hiwl ingest images data --labels classes.csv --split 8:1:1 --group-by plate
+      hiwl ingest images data --class-folders --taxonomy bars.toml --split 8:1:1
       hiwl ingest s3://survey/images.zip s3://survey/shards
       hiwl ingest fits data --bands g,r,i --recipe paper
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
     """
+    classes = read_taxonomy(taxonomy)
     summary = ingest(
         source,
         out,
@@ -82,11 +95,26 @@ def main(
         bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
         rgb=load_recipe(recipe).rgb if recipe else None,
         split=_split(split, seed, group_by),
+        class_folders=class_folders,
+        renamed=_renamed(renamed),
+        taxonomy=classes,
         drop_unlabeled=drop_unlabeled,
     )
     _print_rejects(summary, out)
-    _print_summary(summary, out)
-    click.echo(f"next: {_next_command(summary, out)}")
+    _print_summary(summary, out, classes)
+    click.echo(f"next: {_next_command(summary, out, taxonomy)}")
+
+
+def _renamed(given: Sequence[str]) -> dict[str, str]:
+    renamed = {}
+    for pair in given:
+        there, equals, wanted = pair.partition("=")
+        if not (there and equals and wanted):
+            raise UserError(
+                f"--map {pair}: write the class in the labels and its name here, such as cigar=CSS"
+            )
+        renamed[there] = wanted
+    return renamed
 
 
 def _split(shares: str | None, seed: int, group_by: str | None) -> Split | None:
@@ -105,17 +133,18 @@ def _print_rejects(summary: IngestSummary, out: str) -> None:
         click.echo(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv", err=True)
 
 
-def _print_summary(summary: IngestSummary, out: str) -> None:
+def _print_summary(summary: IngestSummary, out: str, taxonomy: Taxonomy) -> None:
     resumed = f", {summary.resumed:,} of them from an earlier run" if summary.resumed else ""
     shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
     click.echo(f"{summary.rows:,} rows in {shards} in {out}{resumed}")
     used = {name for counts in summary.classes.values() for name in counts}
-    names = [name for name in (*GALAXY_ZOO.classes, "") if name in used]
+    names = [name for name in (*taxonomy.classes, "") if name in used]
     if used - {""}:
-        click.echo(f"{'':<10}" + "".join(f"{name or 'no class':>10}" for name in (*names, "all")))
+        width = max(10, 2 + max(map(len, names)))
+        click.echo(f"{'':<10}" + "".join(f"{name or 'no class':>{width}}" for name in (*names, "all")))
         for series, counts in summary.classes.items():
             cells = [*(counts.get(name, 0) for name in names), sum(counts.values())]
-            click.echo(f"{series:<10}" + "".join(f"{count:>10,}" for count in cells))
+            click.echo(f"{series:<10}" + "".join(f"{count:>{width},}" for count in cells))
     click.echo(f"rejects: {summary.unreadable:,} images, {summary.without_image:,} labels without an image")
     if summary.unlabeled or summary.dropped:
         click.echo(f"without a label: {summary.unlabeled:,} kept, {summary.dropped:,} left out")
@@ -124,11 +153,12 @@ def _print_summary(summary: IngestSummary, out: str) -> None:
     click.echo(f"{summary.seconds:.1f} s")
 
 
-def _next_command(summary: IngestSummary, out: str) -> str:
+def _next_command(summary: IngestSummary, out: str, taxonomy: str | None) -> str:
     out = out.rstrip("/")
     if {"train", "val"} <= summary.classes.keys():
         data = f"--data '{out}/train-*.parquet' --val '{out}/val-*.parquet'"
-        return f"hiwl train {data} --recipe demo --out run"
+        own = f" --taxonomy {taxonomy}" if taxonomy else ""
+        return f"hiwl train {data} --recipe demo{own} --out run"
     labeled = [series for series, counts in summary.classes.items() if set(counts) - {""}]
     if labeled:
         return f"hiwl evaluate BUNDLE '{out}/{labeled[0]}-*.parquet'"

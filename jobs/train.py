@@ -22,12 +22,11 @@ __all__ = ["main"]
     metavar="NAME",
     help="paper, cpu, galaxyzoo, demo, small, trial or a .toml file.",
 )
+@click.option("--taxonomy", metavar="FILE", help="Classes of your own; see `hiwl taxonomy new`.")
 @click.option(
     "--method",
-    default="hiwl",
-    show_default=True,
     metavar="NAME",
-    help="hiwl, slwslm, unweighted, hmws, plain, similarity or online: changes before those of --set.",
+    help="hiwl (default), slwslm, unweighted, hmws, plain, similarity or online: changes before --set's.",
 )
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
 @click.option(
@@ -42,7 +41,8 @@ def main(
     data: str,
     val: str,
     recipe_name: str,
-    method: str,
+    taxonomy: str | None,
+    method: str | None,
     out: str,
     overrides: tuple[str, ...],
     workers: int | None,
@@ -62,14 +62,20 @@ def main(
       hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
       hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
       hiwl train --data train.parquet --val val.parquet --recipe cpu --method slwslm --out run
+      hiwl train --data data/train --val data/val --recipe cpu --taxonomy bars.toml --out run
       hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --label-column class
     """
     # torch and Ray are slow to import: a wrong option should not wait for them.
     from hiwl_core.methods import method_overrides
     from hiwl_core.recipe import load_recipe
+    from hiwl_core.taxonomy_file import read_taxonomy, taxonomy_overrides
     from pipeline.training.train import train
 
-    recipe = load_recipe(recipe_name, [*method_overrides(method), *overrides])
+    classes = read_taxonomy(taxonomy)
+    # Classes of which none are combined have one stage, as the methods without the hierarchy.
+    method = method or ("hiwl" if classes.combined else "slwslm")
+    own = taxonomy_overrides(classes) if taxonomy else []
+    recipe = load_recipe(recipe_name, [*own, *method_overrides(method), *overrides])
     result = train(data, val, recipe, out, columns, workers, gpu, scale)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")

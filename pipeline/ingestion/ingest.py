@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -81,6 +81,8 @@ def ingest(
     bands: Sequence[str] = (),
     rgb: RgbSettings | None = None,
     split: Split | None = None,
+    class_folders: bool = False,
+    renamed: Mapping[str, str] | None = None,
     taxonomy: Taxonomy = GALAXY_ZOO,
     shard_rows: int = MAX_SHARD_ROWS,
     shard_bytes: int = MAX_SHARD_BYTES,
@@ -114,6 +116,10 @@ def ingest(
         Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
     split : Split, optional
         Which objects with a label become ``train``, ``val`` and ``test``, where no column says so.
+    class_folders : bool
+        Whether each class has a folder of its own in the source, which is named like it.
+    renamed : mapping of str, optional
+        What classes are called in the taxonomy, where the labels call them otherwise.
     taxonomy : Taxonomy
         The allowed classes.
     shard_rows, shard_bytes : int
@@ -144,6 +150,8 @@ def ingest(
         tuple(bands),
         rgb,
         split,
+        class_folders,
+        renamed or {},
         shard_rows,
         shard_bytes,
     )

@@ -7,7 +7,7 @@ object takes some 100 bytes there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import duckdb
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
 from pipeline.ingestion.labels import UNLABELED, Labels
-from pipeline.ingestion.source import split_band, stem
+from pipeline.ingestion.source import class_folder, split_band, stem
 from pipeline.ingestion.split import Split
 from pipeline.shards.object_ids import integer_ids
 from pipeline.storage import Entry
@@ -87,8 +87,14 @@ class Inventory:
         self._database.close()
         self._folder.cleanup()
 
-    def add_images(self, entries: Iterable[Entry]) -> None:
+    def add_images(self, entries: Iterable[Entry], classes_in: str | None = None) -> None:
         """Add images, each an object that its file's name identifies.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+        classes_in : str, optional
+            The place in which each class has a folder; see `pipeline.ingestion.source.class_folder`.
 
         Raises
         ------
@@ -109,13 +115,16 @@ class Inventory:
             except UnicodeEncodeError:
                 bad = next(path for path in paths if path.encode(errors="ignore").decode() != path)
                 raise UserError(f"the name of the file {bad!r} is not UTF-8: rename it") from None
+            labels = pa.nulls(len(some), pa.string())
+            if classes_in is not None:
+                labels = pa.array([class_folder(path, classes_in) or None for path in paths], pa.string())
             columns = [
                 ids,
                 files,
                 pa.nulls(len(some), pa.int64()),
                 pa.array([entry.size for entry in some], pa.int64()),
                 pa.array([entry.mark for entry in some], pa.string()),
-                pa.nulls(len(some), pa.string()),
+                labels,
             ]
             added = pa.table(columns, schema=OBJECTS_SCHEMA)
             if self._bands:
@@ -160,6 +169,19 @@ class Inventory:
             [next(band for band in bands if band.lower() == one.lower()) for one in wanted],
         )
         self._database.execute("DROP TABLE files")
+
+    def identify_by_class(self) -> bool:
+        """Where two images have one id, make each a class and an id; whether that was so."""
+        if not self._rows("SELECT 1 FROM objects GROUP BY object_id HAVING count(*) > 1 LIMIT 1"):
+            return False
+        self._database.execute("UPDATE objects SET object_id = concat_ws('/', label, object_id)")
+        self.integers = False
+        return True
+
+    def rename_classes(self, renamed: Mapping[str, str]) -> None:
+        """Give the source's own labels other names."""
+        for there, wanted in renamed.items():
+            self._database.execute("UPDATE objects SET label = ? WHERE label = ?", [wanted, there])
 
     def check_ids(self) -> None:
         """Check that no id stands for two images.

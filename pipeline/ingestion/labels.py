@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,12 +28,14 @@ from pipeline.shards.plain_columns import (
     with_class_names,
 )
 
-__all__ = ["UNLABELED", "Labels", "read_labels"]
+__all__ = ["OTHER_CLASSES", "UNLABELED", "Labels", "read_classes", "read_labels"]
 
 ID_COLUMNS = ("GalaxyID", "object_id", "id")
 CLASS_COLUMNS = ("class", "label")
 POSITION_COLUMNS = ("ra", "dec", "pixel_scale")
 SERIES_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+OTHER_CLASSES = "rename it with --map OLD=NEW, or name classes of your own (`hiwl taxonomy new`, --taxonomy)"
+"""The mend for a class that is not in the taxonomy."""
 UNLABELED = "unlabeled"
 """The series of the objects without a label; no split may have its name."""
 
@@ -97,6 +99,7 @@ def read_labels(
     carry: Sequence[str] = (),
     taxonomy: Taxonomy = GALAXY_ZOO,
     split: Split | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Labels:
     """Read and check a labels table.
 
@@ -114,6 +117,8 @@ def read_labels(
         Its classes are the allowed ones.
     split : Split, optional
         By which the objects will be split; the table then has no split of its own.
+    renamed : mapping of str, optional
+        What classes of the table are called in the taxonomy.
 
     Returns
     -------
@@ -132,10 +137,12 @@ def read_labels(
 
     columns = {"id": _texts(path, table, id_name), "label": _texts(path, table, class_name)}
     columns["label"] = pc.if_else(pc.equal(columns["label"], ""), None, columns["label"])
+    for there, wanted in (renamed or {}).items():
+        columns["label"] = pc.if_else(pc.equal(columns["label"], there), wanted, columns["label"])
     try:
         taxonomy.encode(columns["label"].drop_null().unique().to_pylist())
     except UserError as error:
-        raise UserError(f"{path}, column {class_name!r}: {error}") from None
+        raise UserError(f"{path}, column {class_name!r}: {error}; {OTHER_CLASSES}") from None
     if "split" in names and split:
         raise UserError(f"--split: {path} has a column 'split' already; leave the option out, or the column")
     if "split" in names:
@@ -151,6 +158,26 @@ def read_labels(
     # Carried columns have a prefix here, since a split or class may be carried under its own name too.
     prefixed = {f"carry:{name}": column for name, column in carried_columns.items()}
     return Labels(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
+
+
+def read_classes(path: str, column: str | None = None) -> list[str | None]:
+    """The classes of a labels table as they are there, whatever they are called.
+
+    Parameters
+    ----------
+    path : str
+    column : str, optional
+        By default the first of ``class``, ``label``.
+
+    Raises
+    ------
+    UserError
+        If there is no such table or column.
+    """
+    table, names, _ = _read_table(path, [column])
+    name = _column(path, names, column, CLASS_COLUMNS, "--class-column")
+    found: list[str | None] = _texts(path, table, name).to_pylist()
+    return found
 
 
 def _groups(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class IngestOptions:
     bands: tuple[str, ...] = ()
     rgb: RgbSettings | None = None
     split: Split | None = None
+    class_folders: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
     shard_rows: int = MAX_SHARD_ROWS
     shard_bytes: int = MAX_SHARD_BYTES
 
@@ -48,6 +50,9 @@ class IngestOptions:
             )
         if self.bands:
             _check_bands(self.bands, self.rgb)
+        if self.class_folders and (self.labels or self.bands):
+            other = "--labels" if self.labels else "--bands"
+            raise UserError(f"--class-folders: the folders name the classes; leave it out, or {other}")
         if self.split and self.split.group_by and not self.labels:
             raise UserError(f"--group-by {self.split.group_by}: give the table that has it with --labels")
 
@@ -69,6 +74,8 @@ class IngestOptions:
             "--bands": list(self.bands),
             "--recipe": self.rgb.model_dump(mode="json") if self.rgb else None,
             **(self.split.describe() if self.split else {}),
+            **({"--class-folders": True} if self.class_folders else {}),
+            **({"--map": dict(self.renamed)} if self.renamed else {}),
             **{f"the column of {name}": column for name, column in self.columns.standard_names().items()},
             "the number of rows in a shard": self.shard_rows,
             "the number of bytes in a shard": self.shard_bytes,

@@ -8,12 +8,12 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.inventory import Inventory
-from pipeline.ingestion.labels import Labels, read_labels
+from pipeline.ingestion.labels import OTHER_CLASSES, Labels, read_labels
 from pipeline.ingestion.options import IngestOptions
 from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.storage import Entry
 
@@ -50,16 +50,19 @@ def make_plan(
     place, parquet = listing.place, ParquetColumns()
     labels = _read_labels(options, taxonomy)
     with Inventory(options.bands) as inventory:
-        inventory.add_images(_with_progress(listing.iter_images()))
+        inventory.add_images(_with_progress(listing.iter_images()), place if options.class_folders else None)
         if listing.tables:
             parquet = describe_tables(listing.tables, options.columns, options.carry)
             for objects, integers in iter_objects(listing.tables, options.columns, parquet.has_label):
                 inventory.add(objects, integers)
         if options.bands and options.rgb:
             inventory.gather_sets(options.bands, options.rgb.bands)
+        if options.class_folders and inventory.identify_by_class():
+            say("files of one name lie in different folders: the object ids are CLASS/NAME")
         inventory.check_ids()
+        inventory.rename_classes(options.renamed)
         if labels is None:
-            _check_classes(place, inventory.classes(), taxonomy)
+            _check_classes(place, inventory.classes(), taxonomy, options.class_folders)
         _check_carry(place, parquet, labels, options.carry)
         without_image = inventory.join(labels, options.name)
         if options.split:
@@ -124,14 +127,17 @@ def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> Labels | None:
     if options.labels is None:
         return None
     id_column, class_column = options.labels_id_column, options.labels_class_column
-    return read_labels(options.labels, id_column, class_column, options.carry, taxonomy, options.split)
+    return read_labels(
+        options.labels, id_column, class_column, options.carry, taxonomy, options.split, options.renamed
+    )
 
 
-def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy) -> None:
+def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy, folders: bool) -> None:
     try:
         taxonomy.encode(classes)
     except UserError as error:
-        raise UserError(f"{place}: {error}; name the classes' column with --label-column") from None
+        mend = OTHER_CLASSES if folders else f"name the classes' column with --label-column; {OTHER_CLASSES}"
+        raise UserError(f"{place}: {error}; {mend}") from None
 
 
 def _check_carry(place: str, parquet: ParquetColumns, labels: Labels | None, carry: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from pipeline.shards.side_files import in_hats_catalog, is_sky_map, without_side
 from pipeline.storage import Entry
 from pipeline.storage.listing import is_pattern
 
-__all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "split_band", "stem"]
+__all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "class_folder", "split_band", "stem"]
 
 FITS_NAMES = (".fits", ".fit")
 PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
@@ -180,6 +180,27 @@ def _zip_entries(source: str) -> Iterator[Entry]:
         raise
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{source!r} is a broken zip file: {error}; make or fetch it again") from None
+
+
+def class_folder(path: str, place: str) -> str:
+    """The folder of a source that an image is in, which names its class where each class has a folder.
+
+    Parameters
+    ----------
+    path : str
+        Of the image: absolute, or as it is named in a zip.
+    place : str
+        The source; of what a glob finds it is the folder that the image itself is in.
+
+    Returns
+    -------
+    str
+        Empty for an image beside the folders.
+    """
+    if is_pattern(place):
+        return posixpath.basename(posixpath.dirname(path))
+    first, slash, _ = path.removeprefix(place.rstrip("/") + "/").partition("/")
+    return first if slash else ""
 
 
 def _within(name: str, folder: str) -> bool:

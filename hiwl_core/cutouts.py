@@ -6,8 +6,10 @@ the network; `normalize` does the rest there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +49,10 @@ __all__ = [
     "read_zoomed",
     "seen_pixels",
 ]
+
+
+FILTER_PIXELS = 3
+"""Beyond each side of what is resampled: the two that a bicubic filter takes in, and one for rounding."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,13 @@ class EvalTransform:
         whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
         return np.asarray(resample_center(whole, crop * zoom, size, crop))
 
+    def reach(self, zoom: float | None) -> float:
+        """Pixels of an image, on a side, of which the result is made; at a zoom with those of the filter."""
+        size, crop = self.preprocessing.input_size, self.preprocessing.center_crop
+        if zoom is None:
+            return crop
+        return crop * zoom + 2 * FILTER_PIXELS * max(1.0, crop * zoom / size)
+
 
 def read_cutout(
     cutout: bytes | Cutout | None,
@@ -200,11 +213,9 @@ def read_zoomed(
     if cutout.image is None:
         return ReadCutout(MISSING)
     try:
-        decoded = decode_pixels(cutout.image, rgb, scratch)
-        image, zoom = decoded.pixels, 1.0
-        if cutout.wanted_scale is not None:
-            scale = decoded.pixel_scale if cutout.pixel_scale is None else cutout.pixel_scale
-            zoom = zoom_to(cutout.wanted_scale, scale)
+        decoded = decode_pixels(cutout.image, rgb, scratch, partial(_side, cutout, transforms, smallest))
+        image = decoded.pixels
+        zoom = 1.0 if cutout.wanted_scale is None else _zoom(cutout, decoded.pixel_scale)
         if min(image.shape[:2]) < smallest * zoom:
             return ReadCutout(TOO_SMALL)
         unobserved = 0.0
@@ -222,6 +233,25 @@ def read_zoomed(
         return ReadCutout(error.status)
 
 
+def _zoom(cutout: Cutout, own: float | None) -> float:
+    """Pixels of a cutout in one at its wanted scale; its own is what its file says, if nothing else does."""
+    wanted = math.nan if cutout.wanted_scale is None else cutout.wanted_scale
+    return zoom_to(wanted, own if cutout.pixel_scale is None else cutout.pixel_scale)
+
+
+def _side(
+    cutout: Cutout, transforms: Sequence[EvalTransform], smallest: int, own: float | None
+) -> float | None:
+    """What is looked at of a cutout; see `hiwl_core.fits_cutouts.Seen`."""
+    zoom = None
+    if cutout.wanted_scale is not None:
+        try:
+            zoom = _zoom(cutout, own)
+        except UnreadableCutout:
+            return None
+    return max([smallest * (zoom or 1.0), *(transform.reach(zoom) for transform in transforms)])
+
+
 def seen_pixels(
     cutout: bytes | Cutout,
     transforms: Sequence[EvalTransform],
@@ -235,12 +265,13 @@ def seen_pixels(
     UnreadableCutout
         If it cannot.
     """
-    if not isinstance(cutout, Cutout) or cutout.wanted_scale is None or cutout.image is None:
-        pixels = decode_pixels(cutout, rgb, scratch).pixels
-        return [transform(pixels) for transform in transforms]
-    decoded = decode_pixels(cutout.image, rgb, scratch)
-    own = decoded.pixel_scale if cutout.pixel_scale is None else cutout.pixel_scale
-    zoom = zoom_to(cutout.wanted_scale, own)
+    cutout = cutout if isinstance(cutout, Cutout) else Cutout(cutout)
+    if cutout.image is None:
+        raise UnreadableCutout(MISSING, "no image")
+    decoded = decode_pixels(cutout.image, rgb, scratch, partial(_side, cutout, transforms, 1))
+    if cutout.wanted_scale is None:
+        return [transform(decoded.pixels) for transform in transforms]
+    zoom = _zoom(cutout, decoded.pixel_scale)
     return [transform.resampled(decoded.pixels, zoom) for transform in transforms]
 
 

@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image
 
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
-from hiwl_core.fits_cutouts import is_fits, rgb_from_fits
+from hiwl_core.fits_cutouts import Seen, is_fits, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.resampling import resample_whole, zoom_to
 from hiwl_core.statuses import MAX_PIXELS, MISSING, TOO_LARGE, UNDECODABLE, UnreadableCutout
@@ -106,9 +106,12 @@ def decode_cutout(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Image.Image
 
 
 def decode_pixels(
-    encoded: bytes | Cutout, rgb: RgbSettings = DEFAULT_RGB, scratch: Scratch | None = None
+    encoded: bytes | Cutout,
+    rgb: RgbSettings = DEFAULT_RGB,
+    scratch: Scratch | None = None,
+    seen: Seen | None = None,
 ) -> DecodedPixels:
-    """As `decode_image`, pixel for pixel, but to an array, and faster for JPEG.
+    """As `decode_image`, pixel for pixel, but to an array, and faster for JPEG and FITS.
 
     Parameters
     ----------
@@ -118,6 +121,8 @@ def decode_pixels(
         Colors of FITS images.
     scratch : Scratch, optional
         Where the pixels may be put; they are good until its next use.
+    seen : Seen, optional
+        What of a FITS image is looked at: the rest need not be there. None for a cutout with a wanted scale.
 
     Raises
     ------
@@ -130,8 +135,11 @@ def decode_pixels(
         pixels = _decode_jpeg(encoded, scratch or Scratch())
         if pixels is not None:
             return DecodedPixels(pixels, None)
-    image, pixel_scale, unobserved = decode_image(encoded, rgb)
-    return DecodedPixels(np.asarray(image), pixel_scale, unobserved)
+    encoded = _checked(encoded)
+    if is_fits(encoded):
+        sky = rgb_from_fits(encoded, rgb, seen)
+        return DecodedPixels(sky.pixels, sky.pixel_scale, sky.unobserved)
+    return DecodedPixels(np.asarray(_decode_picture(encoded)), None)
 
 
 def _at_wanted_scale(cutout: Cutout, rgb: RgbSettings, scratch: Scratch | None) -> DecodedPixels:
@@ -171,19 +179,30 @@ def decode_image(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Decoded:
         A ValueError with a status: ``undecodable``, ``too_large`` (by its header, before any pixel is
         decoded), and for FITS ``missing_band`` or ``bad_pixels``.
     """
+    encoded = _checked(encoded)
+    if is_fits(encoded):
+        sky = rgb_from_fits(encoded, rgb)
+        return Decoded(sky.image, sky.pixel_scale, sky.unobserved)
+    return Decoded(_decode_picture(encoded), None)
+
+
+def _checked(encoded: bytes) -> bytes:
+    """The bytes of an image, unpacked, none of them more than allowed."""
     if not isinstance(encoded, bytes | bytearray | memoryview):
         raise UnreadableCutout(UNDECODABLE, f"{type(encoded).__name__} instead of bytes")
     if len(encoded) > MAX_BYTES:
         raise UnreadableCutout(TOO_LARGE, f"a file of {len(encoded) / 2**20:.0f} MB")
-    encoded = unpacked(bytes(encoded)) if is_packed(bytes(encoded[:3])) else encoded
-    if is_fits(encoded):
-        sky = rgb_from_fits(bytes(encoded), rgb)
-        return Decoded(sky.image, sky.pixel_scale, sky.unobserved)
+    content = bytes(encoded)
+    return unpacked(content) if is_packed(content[:3]) else content
+
+
+def _decode_picture(encoded: bytes) -> Image.Image:
+    """A JPEG or PNG, by Pillow."""
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableCutout(TOO_LARGE, f"{image.width} x {image.height} pixels")
-            return Decoded(_as_rgb(image), None)
+            return _as_rgb(image)
     except UnreadableCutout:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

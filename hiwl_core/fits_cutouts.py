@@ -2,13 +2,13 @@
 
 The colors are made by Lupton's method (Lupton et al. 2004, PASP 116, 133) with the stretch of the recipe's
 ``[rgb]`` section, which the bundle keeps, so training and prediction see the same colors.
-astropy is imported when the first FITS file is met: shards of JPEGs do not pay for it.
+astropy is imported when the first FITS file is met that is not a plain one: others do not pay for it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,13 +23,16 @@ from hiwl_core.lupton import lupton_rgb
 from hiwl_core.plain_fits import claims_nonsense, plain_images
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
-from hiwl_core.unobserved import may_have_holes, unobserved_pixels
+from hiwl_core.unobserved import WINDOW, may_have_holes, unobserved_pixels
 
-__all__ = ["FITS_MAGIC", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
+__all__ = ["FITS_MAGIC", "Seen", "SkyImage", "fits_position", "is_fits", "rgb_from_bands", "rgb_from_fits"]
 
 FITS_MAGIC = b"SIMPLE  ="
 MAX_BAD_SHARE = 0.01
 """Share of pixels that may be NaN or infinite in any of the bands; they become black."""
+
+Seen = Callable[[float | None], float | None]
+"""From an image's pixel scale to the side, in pixels, of the central square that is looked at; None: all."""
 
 
 class SkyImage(NamedTuple):
@@ -37,8 +40,8 @@ class SkyImage(NamedTuple):
 
     Parameters
     ----------
-    image : PIL.Image.Image
-        Mode RGB, the first row on top.
+    pixels : numpy.ndarray of uint8, shape (H, W, 3)
+        The first row on top.
     pixel_scale : float or None
         arcsec/pixel.
     ra, dec : float or None
@@ -47,11 +50,16 @@ class SkyImage(NamedTuple):
         Pixels that one of the bands does not have, which are black; None if there are none.
     """
 
-    image: Image.Image
+    pixels: np.ndarray
     pixel_scale: float | None = None
     ra: float | None = None
     dec: float | None = None
     unobserved: np.ndarray | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels for Pillow, mode RGB."""
+        return Image.fromarray(self.pixels)
 
 
 def is_fits(content: bytes) -> bool:
@@ -59,7 +67,7 @@ def is_fits(content: bytes) -> bool:
     return content[: len(FITS_MAGIC)] == FITS_MAGIC
 
 
-def rgb_from_fits(content: bytes, rgb: RgbSettings) -> SkyImage:
+def rgb_from_fits(content: bytes, rgb: RgbSettings, seen: Seen | None = None) -> SkyImage:
     """One FITS file as an RGB image.
 
     Parameters
@@ -70,6 +78,8 @@ def rgb_from_fits(content: bytes, rgb: RgbSettings) -> SkyImage:
         ``"g,r,z"``), by BAND0, BAND1, ... or by FILTER1, FILTER2, ...; one that does not has the bands
         g, r, i if it has three planes and u, g, r, i, z, y if it has six.
     rgb : RgbSettings
+    seen : Seen, optional
+        What is beyond that square need not be in the result, which is smaller then, about the same center.
 
     Raises
     ------
@@ -78,7 +88,7 @@ def rgb_from_fits(content: bytes, rgb: RgbSettings) -> SkyImage:
     """
     planes = _read(content)
     single = only_plane(planes, rgb.bands)
-    return _compose([single or find_plane(planes, band) for band in rgb.bands], rgb)
+    return _compose([single or find_plane(planes, band) for band in rgb.bands], rgb, seen)
 
 
 def rgb_from_bands(files: Mapping[str, bytes], rgb: RgbSettings) -> SkyImage:
@@ -148,11 +158,11 @@ def _read(content: bytes) -> list[Plane]:
 @contextmanager
 def _units(content: bytes) -> Iterator[Sequence[Any]]:
     """The images and tables of a file, by astropy if it is not a plain one."""
-    check_bounds(content)
     plain = plain_images(content)
     if plain is not None:
         yield plain
         return
+    check_bounds(content)
     if claims_nonsense(content):
         raise UnreadableCutout(UNDECODABLE, "FITS: a header of sizes that cannot be")
     from astropy.io import fits
@@ -162,13 +172,19 @@ def _units(content: bytes) -> Iterator[Sequence[Any]]:
         yield units
 
 
-def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
+def _compose(planes: list[Plane], rgb: RgbSettings, seen: Seen | None = None) -> SkyImage:
     """Three planes, red first, as one image."""
     shapes = {plane.pixels.shape for plane in planes}
     if len(shapes) > 1:
         sizes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise UnreadableCutout(UNDECODABLE, f"bands of different sizes: {sizes} pixels")
     height, width = planes[0].pixels.shape
+    scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
+    ra, dec = position or (None, None)
+    side = None if seen is None else seen(scale)
+    part = None if side is None else _sound_center(planes, side)
+    if part is not None:
+        return SkyImage(_colors(planes, part, rgb), scale, ra, dec)
     bad = np.zeros((height, width), dtype=bool)
     # A band that is all three colors is looked at once.
     native = {id(plane): _native(plane.pixels) for plane in planes}
@@ -186,12 +202,47 @@ def _compose(planes: list[Plane], rgb: RgbSettings) -> SkyImage:
     if bad.any():
         for pixels in native.values():
             pixels[bad] = rgb.minimum
+    colors = _colors(planes, native, rgb)
+    return SkyImage(colors, scale, ra, dec, bad[::-1] if bad.any() else None)
+
+
+def _colors(planes: list[Plane], native: Mapping[int, np.ndarray], rgb: RgbSettings) -> np.ndarray:
     # FITS counts rows from the bottom, images from the top.
     red, green, blue = (native[id(plane)][::-1] for plane in planes)
-    colors = lupton_rgb(red, green, blue, rgb)
-    scale, position = sky_of(planes[0].header, planes[0].pixels.shape)
-    ra, dec = position or (None, None)
-    return SkyImage(Image.fromarray(colors), scale, ra, dec, bad[::-1] if bad.any() else None)
+    return lupton_rgb(red, green, blue, rgb)
+
+
+def _sound_center(planes: list[Plane], side: float) -> dict[int, np.ndarray] | None:
+    """The planes' central squares, or a little more, native; None unless nothing is wrong with them.
+
+    That is no hole in any of them, nor one that reaches into them, and no pixel of the whole image that is
+    not finite, of which only a share is allowed. Then what lies around them changes nothing.
+    """
+    shape = planes[0].pixels.shape
+    # Even, so that a crop of what is left is rounded as that of the whole would be.
+    edges = [max(0, int((length - side) // 4) * 2) for length in shape]
+    if not any(edges):
+        return None
+    # A hole that lies across the border is seen by what is as wide as it must be.
+    around = [min(edge, WINDOW - 1) for edge in edges]
+    there = tuple(
+        slice(edge - more, length - edge + more)
+        for edge, more, length in zip(edges, around, shape, strict=True)
+    )
+    inner = tuple(
+        slice(more, length - 2 * edge + more) for edge, more, length in zip(edges, around, shape, strict=True)
+    )
+    found: dict[int, np.ndarray] = {}
+    for plane in planes:
+        if id(plane) in found:
+            continue
+        if plane.pixels.dtype.kind == "f" and not np.isfinite(plane.pixels).all():
+            return None
+        native = _native(plane.pixels[there])
+        if may_have_holes(native):
+            return None
+        found[id(plane)] = native[inner]
+    return found
 
 
 def _native(pixels: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ BLOCK, CARD = 2880, 80
 """Bytes of which FITS files are made."""
 TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 PRIMARY, EXTENSION = b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '"
-MOST_CARDS = 1000
+MOST_CARDS, MOST_IMAGES = 1000, 256
 VALUE = re.compile(
     r" *(?:'(?P<text>(?:[^']|'')*)'|(?P<flag>[TF])|(?P<whole>[+-]?\d+)"
     r"|(?P<real>[+-]?(?:\d+\.\d*|\.\d+)(?:[ED][+-]?\d+)?|[+-]?\d+[ED][+-]?\d+)) *(?:/.*)?"
@@ -101,7 +101,7 @@ def plain_images(content: bytes) -> list[PlainImage] | None:
     images: list[PlainImage] = []
     start = 0
     while start < len(content):
-        if not content.startswith(EXTENSION if images else PRIMARY, start):
+        if len(images) == MOST_IMAGES or not content.startswith(EXTENSION if images else PRIMARY, start):
             return None
         header = _header(content, start)
         if header is None:

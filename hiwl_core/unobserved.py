@@ -12,6 +12,7 @@ import numpy as np
 __all__ = [
     "FLAGGED_UNOBSERVED_SHARE",
     "MAX_UNOBSERVED_SHARE",
+    "WINDOW",
     "may_have_holes",
     "seen_share",
     "unobserved_pixels",
@@ -22,6 +23,7 @@ MAX_UNOBSERVED_SHARE = 0.1
 FLAGGED_UNOBSERVED_SHARE = 0.001
 """From this on, and below the other, the cutout has the flag ``part_missing``."""
 WINDOW = 5
+"""Pixels on a side: of the smallest area of one value that is taken for one that was not observed."""
 SENTINELS = (-9999.0, -99999.0, -999999.0)
 LARGEST = 1e30
 """Beyond it are the marks of what is not there, such as HEALPix's -1.6375e30."""

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
 
 from hiwl_core.lupton import lupton_rgb
 from hiwl_core.plain_fits import BLOCK, CARD
 from hiwl_core.recipe import RgbSettings
+from hiwl_core.resampling import resample_planes
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, unobserved_pixels
 
@@ -28,6 +28,8 @@ SAME_SCALE = 1e-3
 MARGIN = 2
 """Pixels around what is resampled, for the filter."""
 JPEG_QUALITY = 95
+TOUCHED = 1e-3
+"""Of a resampled pixel: if more of it was not observed, or is bad, it is so itself."""
 
 
 @dataclass(frozen=True)
@@ -82,27 +84,27 @@ class FinishedStamp(NamedTuple):
     masked: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stamp:
-    """A window of a tile, NaN where it has no pixel.
+    """Where a cutout lies in a tile, and what is made of the tile's pixels there.
 
     Parameters
     ----------
-    planes : numpy.ndarray of float32, shape (band, window, window)
-    bad : numpy.ndarray of bool, shape (window, window)
-        Pixels that a mask calls bad.
+    left, bottom, side : int
+        Its window: the pixels of the tile that it is made of.
     x, y : float
-        Where the object is in it, in pixels from the center of the first.
+        Where the object is, in pixels from the center of the tile's first.
     zoom : float
-        Pixels of the window in one of the cutout's.
+        Pixels of the tile in one of the cutout's.
     ra, dec : float
         Degrees.
     jacobian : numpy.ndarray, shape (2, 2)
         Degrees on the sky, east and north, a pixel of the tile.
     """
 
-    planes: np.ndarray
-    bad: np.ndarray
+    left: int
+    bottom: int
+    side: int
     x: float
     y: float
     zoom: float
@@ -110,17 +112,24 @@ class Stamp:
     dec: float
     jacobian: np.ndarray
 
-    def finished(self, settings: StampSettings) -> FinishedStamp:
-        """The cutout, encoded."""
-        missing = ~np.isfinite(self.planes)
-        planes, bad, jacobian = self.planes, self.bad, self.jacobian
-        x, y = self.x, self.y
+    def finished(self, planes: np.ndarray, bad: np.ndarray, settings: StampSettings) -> FinishedStamp:
+        """The cutout, encoded.
+
+        Parameters
+        ----------
+        planes : numpy.ndarray of float32, shape (band, side, side)
+            The window, NaN where the tile has no pixel.
+        bad : numpy.ndarray of bool, shape (side, side)
+            Pixels that a mask calls bad.
+        settings : StampSettings
+        """
+        missing = ~np.isfinite(planes)
+        jacobian, center = self.jacobian, (self.x - self.left, self.y - self.bottom)
         if self.zoom != 1:
-            planes, missing, bad = self._resampled(settings.size, missing)
-            x = y = (settings.size - 1) / 2
+            planes, missing, bad = _resampled(planes, missing, bad, center, self.zoom, settings.size)
+            center = ((settings.size - 1) / 2,) * 2
             jacobian = jacobian * self.zoom
-        seen = missing.any(axis=0)
-        observed, masked = 1 - float(seen.mean()), float(bad.mean())
+        observed, masked = 1 - float(missing.any(axis=0).mean()), float(bad.mean())
         if observed == 0:
             gone = [band for band, one in zip(settings.bands, missing, strict=True) if one.all()]
             what = f"{MISSING_BAND}: no tile has {', '.join(gone)} there" if gone else "no observed pixel"
@@ -135,8 +144,8 @@ class Stamp:
             "CTYPE2": "DEC--TAN",
             "CRVAL1": self.ra,
             "CRVAL2": self.dec,
-            "CRPIX1": x + 1,
-            "CRPIX2": y + 1,
+            "CRPIX1": center[0] + 1,
+            "CRPIX2": center[1] + 1,
             "CD1_1": jacobian[0, 0],
             "CD1_2": jacobian[0, 1],
             "CD2_1": jacobian[1, 0],
@@ -144,25 +153,23 @@ class Stamp:
         }
         return FinishedStamp(fits_cube(planes, cards), None, observed, masked)
 
-    def _resampled(self, size: int, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        half = size * self.zoom / 2
-        # Pillow counts from the edge of the first pixel.
-        box = (self.x + 0.5 - half, self.y + 0.5 - half, self.x + 0.5 + half, self.y + 0.5 + half)
 
-        def scaled(plane: np.ndarray, filter_: Image.Resampling) -> np.ndarray:
-            image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-            return np.asarray(image.resize((size, size), filter_, box=box))
-
-        planes = np.empty((len(self.planes), size, size), np.float32)
-        gone = np.zeros(planes.shape, bool)
-        for number, plane in enumerate(self.planes):
-            holes = missing[number]
-            if holes.any():
-                plane = np.where(holes, np.float32(0), plane)
-                gone[number] = scaled(holes, Image.Resampling.BILINEAR) > 1e-3
-            planes[number] = scaled(plane, Image.Resampling.BICUBIC)
-        bad = scaled(self.bad, Image.Resampling.BILINEAR) > 1e-3 if self.bad.any() else gone[0] & False
-        return planes, gone, bad
+def _resampled(
+    planes: np.ndarray,
+    missing: np.ndarray,
+    bad: np.ndarray,
+    center: tuple[float, float],
+    zoom: float,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    gone = np.zeros((len(planes), size, size), bool)
+    if missing.any():
+        planes = np.where(missing, np.float32(0), planes)
+        gone = resample_planes(missing, center, zoom, size, sharp=False) > TOUCHED
+    flagged = np.zeros((size, size), bool)
+    if bad.any():
+        flagged = resample_planes(bad[None], center, zoom, size, sharp=False)[0] > TOUCHED
+    return resample_planes(planes, center, zoom, size), gone, flagged
 
 
 def _jpeg(
@@ -170,6 +177,8 @@ def _jpeg(
 ) -> FinishedStamp:
     """As `ingest` makes RGB images of FITS ones, which cannot say what is missing."""
     gone = missing.any(axis=0)
+    if gone.any():
+        planes = np.where(missing, np.float32(np.nan), planes)
     index = [bands.index(band) for band in rgb.bands]
     for number in dict.fromkeys(index):
         missed = unobserved_pixels(planes[number])

@@ -162,7 +162,7 @@ def _run(
         records = folder.finished(shards)
         resumed = sum(record.rows > 0 for record in records.values())
         job = CutoutJob(
-            place, folder.path, options.settings, options.columns.carry, folder.plan_digest(), plan.objects
+            place, folder.path, options.settings, options.columns.carry, folder.plan_mark(), plan.objects
         )
         missing = [shard for shard in shards if shard.name not in records]
         done = plan.rows - sum(shard.rows for shard in missing)

@@ -32,7 +32,7 @@ class CutoutJob:
     out: str
     settings: StampSettings
     carry: tuple[str, ...]
-    plan: str
+    plan: bytes
     objects: str
 
     def planned(self, shard: int) -> pa.Table:
@@ -91,7 +91,7 @@ def cut_tiles(task: TileTask, job: CutoutJob) -> list[ShardRecord]:
             while shard is not None and objects is not None:
                 rest = objects.slice(len(stamps))
                 count = int((rest["home"].to_numpy() == number).sum())
-                stamps += _stamps(pixels, rest.slice(0, count), job.settings)
+                stamps += _cut(pixels, rest.slice(0, count), job.settings)
                 if len(stamps) < objects.num_rows:
                     break
                 records.append(_write(shard, objects, stamps, task.tiles, job))
@@ -110,11 +110,11 @@ def stitch(task: StitchTask, job: CutoutJob) -> ShardRecord:
         for piece in read_pieces(pieces_path(job.out, task.shard.number, number), number):
             pieces.setdefault(piece.row, []).append(piece)
     stamps: list[FinishedStamp] = []
-    places: dict[int, _Place] = {}
+    places: dict[int, Stamp] = {}
     homes = objects["home"].to_numpy()
     for number in np.unique(homes).tolist():
         rows = np.flatnonzero(homes == number)
-        of_tile = _places(task.tiles[number], objects.take(rows), job.settings)
+        of_tile = _stamps(task.tiles[number], objects.take(rows), job.settings)
         places |= dict(zip(rows.tolist(), of_tile, strict=True))
     grids = {number: tile.wcs() for number, tile in task.tiles.items()}
     for row, order in enumerate(objects["tiles"].to_pylist()):
@@ -125,30 +125,12 @@ def stitch(task: StitchTask, job: CutoutJob) -> ShardRecord:
         for number in order:
             if number in found:
                 paste(planes, bad, (where.left, where.bottom), home, found[number], grids[number])
-        stamps.append(where.stamp(planes, bad).finished(job.settings))
+        stamps.append(where.finished(planes, bad, job.settings))
     return _write(task.shard, objects, stamps, task.tiles, job)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a cutout's window lies in a tile."""
-
-    left: int
-    bottom: int
-    side: int
-    x: float
-    y: float
-    zoom: float
-    ra: float
-    dec: float
-    jacobian: np.ndarray
-
-    def stamp(self, planes: np.ndarray, bad: np.ndarray) -> Stamp:
-        inside = (self.x - self.left, self.y - self.bottom)
-        return Stamp(planes, bad, *inside, self.zoom, self.ra, self.dec, self.jacobian)
-
-
-def _places(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[_Place]:
+def _stamps(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[Stamp]:
+    """Where objects lie in a tile."""
     if not objects.num_rows:
         return
     wcs = tile.wcs()
@@ -160,7 +142,7 @@ def _places(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[
         side = settings.window(zoom)
         left, bottom = round(x - (side - 1) / 2), round(y - (side - 1) / 2)
         where = (float(x), float(y), zoom, float(ra[number]), float(dec[number]))
-        yield _Place(left, bottom, side, *where, jacobians[number])
+        yield Stamp(left, bottom, side, *where, jacobians[number])
 
 
 def _jacobians(wcs: Any, points: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -176,9 +158,9 @@ def _jacobians(wcs: Any, points: np.ndarray, ra: np.ndarray, dec: np.ndarray) ->
     return found
 
 
-def _stamps(pixels: TilePixels, objects: pa.Table, settings: StampSettings) -> Iterator[FinishedStamp]:
+def _cut(pixels: TilePixels, objects: pa.Table, settings: StampSettings) -> Iterator[FinishedStamp]:
     problem = ""
-    for where in _places(pixels.tile, objects, settings):
+    for where in _stamps(pixels.tile, objects, settings):
         if problem:
             yield FinishedStamp(None, problem)
             continue
@@ -189,7 +171,7 @@ def _stamps(pixels: TilePixels, objects: pa.Table, settings: StampSettings) -> I
             problem = f"tile {error}"
             yield FinishedStamp(None, problem)
             continue
-        yield where.stamp(*window).finished(settings)
+        yield where.finished(*window, settings)
 
 
 def _cut_pieces(pixels: TilePixels, number: int, shard: int, job: CutoutJob) -> None:
@@ -199,7 +181,7 @@ def _cut_pieces(pixels: TilePixels, number: int, shard: int, job: CutoutJob) -> 
     homes = objects["home"].to_numpy()
     pieces: list[Piece] = []
     try:
-        for row, where in zip(rows, _places(pixels.tile, objects.take(rows), job.settings), strict=True):
+        for row, where in zip(rows, _stamps(pixels.tile, objects.take(rows), job.settings), strict=True):
             side, left, bottom = where.side, where.left, where.bottom
             if homes[row] != number:
                 # Another tile's pixels may be turned against these, and have another scale.
@@ -253,7 +235,7 @@ def _write(
     table = pa.table([*columns.values(), *own.values()], schema=schema).filter(kept)
     record = ShardRecord(shard.name, shard.series, table.num_rows, {"": table.num_rows}, len(rejects))
     folder = IngestFolder(job.out)
-    if folder.plan_digest() != job.plan:
+    if folder.plan_mark() != job.plan:
         raise UserError(f"{shard.name}: {job.out} is another run's now")
     # The record first: where there is a shard, there is its record.
     folder.write_record(record, lines_of(rejects))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import mmap
@@ -25,6 +24,7 @@ FOREIGN = ("rejects.csv", "_catalog.json", "run.json", "bundle.json")
 PARTS_AT_ONCE = 256
 COPIED_BYTES = 64 * 2**20
 HEADER = b"object_id,file,reason\n"
+MARK_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,13 @@ class IngestFolder:
             if name.startswith(OBJECTS_OF_BEFORE):
                 storage.remove(self.objects_of(name))
 
-    def plan_digest(self) -> str:
-        """Tells this plan from another: workers write nothing once the folder has become another's."""
-        return hashlib.sha256(storage.read_bytes(self._plan)).hexdigest()
+    def plan_mark(self) -> bytes:
+        """Tells this plan from another: workers write nothing once the folder has become another's.
+
+        These are its first bytes, which have a name of its own; the whole may be megabytes.
+        """
+        with storage.open_input(self._plan) as file:
+            return file.read(MARK_BYTES)
 
     def write_record(self, record: ShardRecord, rejects: bytes) -> None:
         """Keep what became of a shard, and the lines of its rejects."""

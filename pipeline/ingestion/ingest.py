@@ -172,9 +172,7 @@ def ingest(
         shards = plan.shards()
         records = folder.finished(shards)
         resumed = sum(record.rows > 0 for record in records.values())
-        job = IngestJob(
-            plan.kind, place, out, options.carry, parquet, rgb, folder.plan_digest(), plan.objects
-        )
+        job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb, folder.plan_mark(), plan.objects)
         missing = [shard for shard in shards if shard.name not in records]
         records |= _write(missing, job, plan.rows, lease)
 

@@ -99,8 +99,8 @@ class IngestPlan:
         return [PlannedShard(number, *shard) for number, shard in enumerate(named)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``plan.json``."""
-        return asdict(self)
+        """Plain data for ``plan.json``, the name of its objects' folder first, which no other plan has."""
+        return {"objects": self.objects, **asdict(self)}
 
 
 def cut_shards(

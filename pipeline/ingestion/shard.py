@@ -26,7 +26,7 @@ __all__ = ["IngestJob", "write_shard"]
 class IngestJob:
     """What all shards of an ingest have in common: the source, the folder to write, and the carried
     columns; with `rgb`, the colors to make of FITS images; and which plan they are of, by
-    `pipeline.ingestion.folder.IngestFolder.plan_digest`, and the name of its objects' folder."""
+    `pipeline.ingestion.folder.IngestFolder.plan_mark`, and the name of its objects' folder."""
 
     kind: str
     place: str
@@ -34,7 +34,7 @@ class IngestJob:
     carry: tuple[str, ...]
     parquet: ParquetColumns
     rgb: RgbSettings | None = None
-    plan: str = ""
+    plan: bytes = b""
     objects: str = OBJECTS_OF_BEFORE
 
 
@@ -57,7 +57,7 @@ def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None
         objects = read_objects(folder.objects_of(job.objects), shard.number)
         table, rejects = _read_objects(objects, job)
         classes = Counter(label or "" for label in table["label"].to_pylist())
-        if folder.plan_digest() != job.plan:
+        if folder.plan_mark() != job.plan:
             return None, f"{shard.name}: {job.out} is another run's now"
         record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
         # The record first: where there is a shard, there is its record.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, decode_cutout, read_cutout
-from hiwl_core.resampling import zoom_to
+from hiwl_core.resampling import resample_planes, zoom_to
 from hiwl_core.statuses import UnreadableCutout
 from tests.broken_inputs import encode
 from tests.drawings import draw_galaxy
@@ -110,3 +110,20 @@ def test_real_galaxies_taken_at_another_scale_come_back(factor: float) -> None:
         # Its scale is 1 where the image was taken, so 424 / side here.
         got = pixels(Cutout(other, 424 / side, 1.0), preprocessing)
         assert np.abs(got - pixels(path.read_bytes(), preprocessing)).mean() < 1.0
+
+
+@pytest.mark.parametrize("zoom", [0.3, 0.97, 1.0, 1.4, 3.1])
+@pytest.mark.parametrize("sharp", [True, False])
+def test_planes_are_resampled_as_by_pillow(zoom: float, sharp: bool) -> None:
+    random, size = np.random.default_rng(0), 24
+    planes = random.normal(0, 1, (2, 90, 81)).astype(np.float32)
+    # At the end of an axis too, where the filter lacks pixels.
+    for x, y in ((40.2, 44.9), (size * zoom / 2 - 0.5, 89.5 - size * zoom / 2)):
+        half = size * zoom / 2
+        box = (x + 0.5 - half, y + 0.5 - half, x + 0.5 + half, y + 0.5 + half)
+        filter_ = Image.Resampling.BICUBIC if sharp else Image.Resampling.BILINEAR
+        expected = [
+            np.asarray(Image.fromarray(plane).resize((size, size), filter_, box=box)) for plane in planes
+        ]
+        got = resample_planes(planes, (x, y), zoom, size, sharp)
+        np.testing.assert_allclose(got, expected, atol=1e-4)

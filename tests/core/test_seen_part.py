@@ -92,7 +92,10 @@ def test_it_is_what_comes_of_the_whole_image(seed: int) -> None:
             most = 0 if wanted is None else 1
             assert np.abs(got.astype(int) - whole).max() <= most
             np.testing.assert_array_equal(seen_pixels(cutout, [transform])[0], got)
-            smaller += rgb_from_fits(content, RGB, lambda _, side=crop: side).pixels.shape != (*planes.shape[1:], 3)
+            smaller += rgb_from_fits(content, RGB, lambda _, side=crop: side).pixels.shape != (
+                *planes.shape[1:],
+                3,
+            )
     assert smaller > 5
 
 

@@ -132,7 +132,11 @@ class Stamp:
         observed, masked = 1 - float(missing.any(axis=0).mean()), float(bad.mean())
         if observed == 0:
             gone = [band for band, one in zip(settings.bands, missing, strict=True) if one.all()]
-            what = f"{MISSING_BAND}: no tile has {', '.join(gone)} there" if gone else "no observed pixel"
+            what = (
+                f"{MISSING_BAND}: no tile has {', '.join(gone)} there"
+                if gone
+                else f"{BAD_PIXELS}: no observed pixel"
+            )
             return FinishedStamp(None, what)
         if settings.rgb is not None:
             return _jpeg(planes, missing, settings.bands, settings.rgb, masked)

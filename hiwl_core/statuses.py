@@ -11,7 +11,9 @@ __all__ = [
     "MISSING_BAND",
     "NOT_FINITE",
     "NO_ID",
+    "NO_POSITION",
     "NO_SCALE",
+    "OFF_FOOTPRINT",
     "OK",
     "STATUSES",
     "TOO_LARGE",
@@ -35,6 +37,8 @@ NOT_FINITE = "not_finite"
 NO_ID = "no_id"
 DUPLICATE_ID = "duplicate_id"
 BROKEN_SHARD = "broken_shard"
+NO_POSITION = "no_position"
+OFF_FOOTPRINT = "off_footprint"
 STATUSES = {
     OK: "classified",
     MISSING: "no image in the shard",
@@ -50,6 +54,8 @@ STATUSES = {
     NO_ID: "the row has no object id",
     DUPLICATE_ID: "the object id stands on an earlier row of the same shard",
     BROKEN_SHARD: "the shard breaks off here: the id names the file and the byte; what follows is not read",
+    NO_POSITION: "of a table of positions: ra or dec is no place on the sky",
+    OFF_FOOTPRINT: "of a table of positions: no tile is there",
 }
 
 

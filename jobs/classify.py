@@ -15,6 +15,7 @@ from jobs.options import (
     column_options,
     engine_option,
     gpu_option,
+    mask_planes_option,
     model_options,
     scale_options,
     stage2_option,
@@ -53,6 +54,12 @@ __all__ = ["main"]
 @model_options
 @scale_options
 @column_options
+@click.option(
+    "--positions",
+    metavar="TABLE",
+    help="SHARDS are tiles, as of `hiwl cutouts`: what they show at a table of positions is classified.",
+)
+@mask_planes_option
 def main(
     bundle: str,
     shards: str,
@@ -68,12 +75,18 @@ def main(
     model: ModelSettings,
     scale: WantedScale,
     columns: Columns,
+    positions: str | None,
+    mask_planes: tuple[str, ...],
 ) -> None:
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
 
     SHARDS is a file, a folder or a quoted glob of Parquet shards or WebDataset tars. Each input row is in
     the catalog exactly once; a cutout that cannot be read is a row with a status. Parts that are there
     already are skipped, so a killed run is simply started again. All paths may be URLs (s3://...).
+
+    With --positions SHARDS are a survey's tiles, and each row of the table is in the catalog: no cutout is
+    stored, and a position that no tile has is a row with a status. --id-column and its kin, --scale and
+    --carry are of the table then.
 
     Meanwhile `hiwl status CATALOG` says how far it is, and afterwards `hiwl verify CATALOG` proves it whole.
 
@@ -83,11 +96,13 @@ def main(
       hiwl classify run/bundle 'zoo/*.parquet' catalog --id-column GalaxyID --carry redshift
       hiwl classify galaxyzoo sky catalog --deadline 06:00 --stop-at-deadline
       hiwl classify bundle s3://sky/lsst s3://sky/catalog --scale-column petroR90_r --scale-factor 0.02
+      hiwl classify galaxyzoo s3://sky/coadds s3://sky/catalog --positions objects.parquet --scale-from radius
       hiwl classify galaxyzoo s3://sky/lsst s3://sky/catalog --notify 'echo "$HIWL_PLACE ended" | mail me'
     """
     from pipeline import storage
     from pipeline.classification.classify import classify, failures
     from pipeline.classification.deadline import Deadline
+    from pipeline.cutouts.position_shards import Positions
     from pipeline.storage.disk_faults import disk_fault, room_at
 
     if stop_at_deadline and deadline is None:
@@ -108,6 +123,7 @@ def main(
         engine=engine,
         model=model,
         deadline=wanted,
+        positions=None if positions is None else Positions(positions, mask_planes),
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

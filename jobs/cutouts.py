@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from hiwl_core.recipe import load_recipe
-from jobs.options import VerbCommand, scale_options
-from pipeline.cutouts.cutouts import MASK_PLANES, CutoutsSummary, cutouts
+from jobs.options import VerbCommand, mask_planes_option, names_of, scale_options
+from pipeline.cutouts.cutouts import CutoutsSummary, cutouts
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
@@ -18,7 +18,9 @@ __all__ = ["main"]
 @click.argument("out")
 @click.option("--size", default=256, show_default=True, metavar="PIXELS", help="Of a cutout, on a side.")
 @scale_options
-@click.option("--bands", default="g,r,i", show_default=True, help="Planes of the FITS cutouts.")
+@click.option(
+    "--bands", default="g,r,i", show_default=True, callback=names_of, help="Planes of the FITS cutouts."
+)
 @click.option("--recipe", metavar="NAME", help="Make JPEGs by this recipe's section [rgb] instead.")
 @click.option(
     "--id-column", metavar="NAME", help="Ids in POSITIONS.  [default: object_id, objectId, id, ...]"
@@ -26,25 +28,20 @@ __all__ = ["main"]
 @click.option("--ra-column", metavar="NAME", help="Degrees.  [default: ra, coord_ra, RA, ...]")
 @click.option("--dec-column", metavar="NAME", help="Degrees.  [default: dec, coord_dec, DEC, ...]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
-@click.option(
-    "--mask-planes",
-    default=",".join(MASK_PLANES),
-    show_default=True,
-    help="Planes of masks that make a pixel bad, where the header names them.",
-)
+@mask_planes_option
 def main(
     tiles: str,
     positions: str,
     out: str,
     size: int,
     scale: WantedScale,
-    bands: str,
+    bands: tuple[str, ...],
     recipe: str | None,
     id_column: str | None,
     ra_column: str | None,
     dec_column: str | None,
     carry: tuple[str, ...],
-    mask_planes: str,
+    mask_planes: tuple[str, ...],
 ) -> None:
     """Cut a survey's tiles at a table of positions into cutout shards.
 
@@ -70,19 +67,15 @@ def main(
         out,
         size=size,
         scale=scale,
-        bands=_names(bands),
+        bands=bands,
         rgb=load_recipe(recipe).rgb if recipe else None,
         id_column=id_column,
         ra_column=ra_column,
         dec_column=dec_column,
         carry=carry,
-        mask_planes=_names(mask_planes),
+        mask_planes=mask_planes,
     )
     _print_summary(summary, out)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _print_summary(summary: CutoutsSummary, out: str) -> None:

@@ -11,6 +11,7 @@ import click
 from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.errors import UserError
 from jobs.endings import end, ending_of, stoppable
+from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -22,7 +23,9 @@ __all__ = [
     "column_options",
     "engine_option",
     "gpu_option",
+    "mask_planes_option",
     "model_options",
+    "names_of",
     "scale_options",
     "stage2_option",
 ]
@@ -205,6 +208,20 @@ gpu_option = click.option(
 
 actors_option = click.option(
     "--workers", type=int, metavar="N", help="Actors at most; default all there is room for."
+)
+
+
+def names_of(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """The names in an option, between commas."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+mask_planes_option = click.option(
+    "--mask-planes",
+    default=",".join(MASK_PLANES),
+    show_default=True,
+    callback=names_of,
+    help="Planes of masks that make a pixel of a tile bad, where the header names them.",
 )
 
 address_option = click.option(

@@ -18,9 +18,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from hiwl_core.bundle import ModelBundle
 from hiwl_core.device import choose_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
+from hiwl_core.stamps import StampSettings
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
@@ -29,15 +31,26 @@ from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.deadline import Deadline, Forecast, in_time
-from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings, decided, model_facts
+from pipeline.classification.model_settings import (
+    AS_VALIDATED,
+    ESTIMATE,
+    ModelSettings,
+    decided,
+    model_facts,
+)
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_stream import StageActors, classify_shards
 from pipeline.cluster import ClusterResources, connected, resources_now
+from pipeline.cutouts.planning import CutoutOptions
+from pipeline.cutouts.position_shards import Positions, plan_positions
+from pipeline.cutouts.positions import OWN_COLUMNS, PositionColumns
+from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
+from pipeline.task_pool import ray_pool
 
 __all__ = ["CatalogSummary", "check_names", "classify", "failures"]
 
@@ -100,6 +113,7 @@ def classify(
     engine: str = "auto",
     model: ModelSettings = AS_VALIDATED,
     deadline: Deadline | None = None,
+    positions: Positions | None = None,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -108,7 +122,7 @@ def classify(
     bundle_path : str
         Folder of the model bundle, or the name of one in the box.
     shards_path : str
-        A file, a folder or a glob.
+        A file, a folder or a glob; with `positions` of a survey's tiles.
     catalog : str
         Folder of the catalog.
     columns : Columns, optional
@@ -134,6 +148,9 @@ def classify(
         Views, precision, prior and coverage.
     deadline : Deadline, optional
         By when the catalog is wanted.
+    positions : Positions, optional
+        Classify what tiles show there: a row for each, and no cutout is stored. `columns` and `scale` are
+        those of its table.
 
     Raises
     ------
@@ -159,17 +176,36 @@ def classify(
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
     lease = Lease(folder, "hiwl classify")
-    required = ("object_id", "image", *(["label"] if keep_truth else []))
+    required = ["object_id", *(["image"] if positions is None else []), *(["label"] if keep_truth else [])]
+    if positions is not None:
+        _check_cut(update, keep_truth, model)
     with ExitStack() as stack:
 
         @cache
         def cluster() -> ClusterResources:
             return stack.enter_context(connected())
 
+        @cache
+        def claim() -> object:
+            return stack.enter_context(lease)
+
+        cutting: dict[str, Any] = {}
+        if positions is not None:
+            shards_path, cutting["cutting"] = plan_positions(
+                folder,
+                check_source(shards_path, folder),
+                _options(positions, bundle, columns, carry, scale),
+                lambda: stack.enter_context(ray_pool(None, "the look at the tiles")),
+                claim,
+            )
+            # They are cut at the scale that is wanted.
+            columns, scale = Columns(), AS_IT_IS
+
         def settings(stored: dict[str, Any] | None, shards: list[str]) -> dict[str, Any]:
             run = decided(model, bundle, stored, cluster, gpu, engine, shards, columns, scale)
             return {
                 **catalog_settings(columns, carry, stage2, keep_truth, scale),
+                **cutting,
                 **run.to_dict(),
                 # For readers of the footers: what the probabilities assume.
                 "class_shares": run.class_shares(bundle),
@@ -185,7 +221,7 @@ def classify(
             carry,
             scale,
             update,
-            claim=lambda: stack.enter_context(lease),
+            claim=claim,
         )
         storage.prepare_folder(folder, (LEDGER_FOLDER,))
         write_model_facts(folder, model_facts(bundle, ModelSettings.from_dict(plan.settings)))
@@ -228,6 +264,33 @@ def classify(
                         advance(entry.rows)
             summary.seconds = time.monotonic() - started
     return summary
+
+
+def _options(
+    positions: Positions, bundle: ModelBundle, columns: Columns, carry: Sequence[str], scale: WantedScale
+) -> CutoutOptions:
+    """What is cut for a model: its bands, and as much as its networks see."""
+    standard = Columns()
+
+    def given(name: str) -> str | None:
+        """A column's name, unless it is that of the contract, which is the first of the usual ones."""
+        return None if getattr(columns, name) == getattr(standard, name) else str(getattr(columns, name))
+
+    own = tuple(name for name in carry if name not in OWN_COLUMNS)
+    names = PositionColumns(given("id"), given("ra"), given("dec"), scale.column, own)
+    bands = tuple(dict.fromkeys(bundle.rgb.bands))
+    settings = StampSettings(bands, bundle.smallest_cutout)
+    return CutoutOptions(positions.path, names, settings, scale, positions.mask_planes)
+
+
+def _check_cut(update: bool, keep_truth: bool, model: ModelSettings) -> None:
+    """Check that nothing is asked for which tables of positions cannot give."""
+    if update:
+        raise UserError("--update: other tiles or positions make another catalog, leave the option out")
+    if keep_truth:
+        raise UserError("a table of positions has no labels: cut it by `hiwl cutouts` first")
+    if model.prior == ESTIMATE:
+        raise UserError("--prior estimate: there are no shards to estimate it from; give class shares")
 
 
 def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:

@@ -26,6 +26,7 @@ from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_atte
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
 from pipeline.cluster import ClusterResources, quiet_streams
 from pipeline.progress import say
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
 
@@ -120,8 +121,11 @@ def classify_shards(
     IncompleteError
         If Ray gave up, or nothing works; whole parts are kept.
     """
+    # Of positions the images are yet to be cut: they are not held all at once.
+    least = MAX_SHARD_BYTES + 1 if "cutting" in work.settings else 0
     left = {
-        shard.part: ShardToRead(shard.shard, shard.size, shard.rows, shard.fingerprint) for shard in shards
+        shard.part: ShardToRead(shard.shard, max(shard.size, least), shard.rows, shard.fingerprint)
+        for shard in shards
     }
     attempts = start_attempts()
     try:

@@ -101,8 +101,8 @@ class ShardWork:
     def _images(self) -> Iterator[list[Image]]:
         scale = WantedScale(**self._settings["scale"])
         seen: set[Any] = set()
-        for table in self._tables():
-            self._content.add(table)
+        for rows, table in self._tables():
+            self._content.add(rows)
             verdicts = _verdicts(table, seen)
             self._read.append((table.drop_columns(["image"]), verdicts))
             # A row that is not to be classified need not be decoded.
@@ -111,14 +111,21 @@ class ShardWork:
                 for cutout, verdict in zip(scale.cutouts(table), verdicts, strict=True)
             ]
 
-    def _tables(self) -> Iterator[pa.Table]:
-        rows = self.task.rows
-        if rows is None:
-            shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
-            yield from checked_rows(shard, self._columns, *names_to_read(self._settings))
-        else:
+    def _tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The rows as they are in the shard, and with their images."""
+        rows, names = self.task.rows, names_to_read(self._settings)
+        shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
+        if rows is not None:
             for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
-                yield rows.slice(start, ROW_GROUP_ROWS)
+                yield (rows.slice(start, ROW_GROUP_ROWS),) * 2
+        elif "cutting" in self._settings:
+            # Here, since shards that have their images do without what it brings.
+            from pipeline.cutouts.position_shards import cut_rows
+
+            yield from cut_rows(shard, self._columns, *names, self._settings["cutting"])
+        else:
+            for table in checked_rows(shard, self._columns, *names):
+                yield table, table
 
     def take(self, statuses: list[str], prediction: CascadePrediction) -> None:
         """What became of the next images, in the order in which they were read."""

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy.spatial import cKDTree
 
 from hiwl_core.stamps import StampSettings
-from hiwl_core.statuses import NO_SCALE, TOO_LARGE
+from hiwl_core.statuses import NO_POSITION, NO_SCALE, OFF_FOOTPRINT, TOO_LARGE
 from pipeline.cutouts.tiles import Tile, unit_vectors
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -19,10 +18,6 @@ __all__ = ["Assignment", "assign", "pixels_of"]
 MOST_TILES = 9
 """That a cutout is stitched of."""
 MAX_WINDOW = 4096
-OFF_FOOTPRINT, NO_POSITION = (
-    "off_footprint: no tile is there",
-    "no_position: ra or dec is no place on the sky",
-)
 
 
 class Assignment(NamedTuple):
@@ -72,7 +67,9 @@ def assign(table: pa.Table, tiles: Sequence[Tile], settings: StampSettings, scal
     ra, dec = (table[name].to_numpy(zero_copy_only=False).astype(float) for name in ("ra", "dec"))
     known = np.isfinite(ra) & np.isfinite(dec)
     wanted = _wanted_scales(table, scale)
-    rejects = dict.fromkeys(np.flatnonzero(~known).tolist(), NO_POSITION)
+    rejects = dict.fromkeys(
+        np.flatnonzero(~known).tolist(), f"{NO_POSITION}: ra or dec is no place on the sky"
+    )
     if scale.asked:
         without = known & ~((wanted > 0) & np.isfinite(wanted))
         rejects |= dict.fromkeys(np.flatnonzero(without).tolist(), f"{NO_SCALE}: {scale.column} is no size")
@@ -92,7 +89,7 @@ def assign(table: pa.Table, tiles: Sequence[Tile], settings: StampSettings, scal
 
     own = np.where(np.isnan(wanted) & (home >= 0), scales[home], wanted)
     for one in np.flatnonzero(known & (home < 0)).tolist():
-        rejects[one] = OFF_FOOTPRINT
+        rejects[one] = f"{OFF_FOOTPRINT}: no tile is there"
     zooms = np.divide(own, scales[home], out=np.ones(rows), where=home >= 0)
     for one in np.flatnonzero(settings.size * zooms > MAX_WINDOW).tolist():
         rejects[one] = f"{TOO_LARGE}: {settings.size * zooms[one]:.0f} pixels of the tile on a side"
@@ -131,6 +128,9 @@ def _visits(
     scales: np.ndarray,
     settings: StampSettings,
 ) -> _Visits:
+    # Here, since it takes a third of a second, and verbs that read plans do without.
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(unit_vectors(ra[rows], dec[rows])) if len(rows) else None
     found: list[_Visits] = []
     # What the largest cutout adds to the radius of a tile, in degrees.

@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.cutouts.pieces import pieces_folder, pieces_path
 from pipeline.cutouts.planning import CUTOUTS, CutoutOptions, check_unchanged, make_plan, read_tiles
 from pipeline.cutouts.positions import PositionColumns
+from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile
 from pipeline.cutouts.work import CutoutJob, StitchTask, TileTask, cut_tiles, stitch
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
@@ -24,10 +25,8 @@ from pipeline.progress import progress
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.task_pool import TaskPool, ray_pool
 
-__all__ = ["MASK_PLANES", "CutoutsSummary", "cutouts"]
+__all__ = ["CutoutsSummary", "cutouts"]
 
-MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "SATUR", "ALLMASK")
-"""Of masks whose header names their planes: those that make a pixel bad. Rubin's, and the Legacy Surveys'."""
 SMALLEST, LARGEST = 8, 4096
 NAMED_REJECTS = 10
 WORK = "cutting"

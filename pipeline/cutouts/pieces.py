@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import affine_transform
 
 from pipeline import storage
 
@@ -91,6 +90,8 @@ def paste(
     if max(turned, np.abs(offset - whole).max()) < SAME_GRID:
         values, flags = _shifted(piece, whole.astype(int), planes.shape[-2:])
     else:
+        from scipy.ndimage import affine_transform
+
         # A pixel more at each side, or between two tiles there would be a seam without any.
         edged = np.pad(piece.planes, [(0, 0), (1, 1), (1, 1)], mode="edge")
         shape = planes.shape[-2:]

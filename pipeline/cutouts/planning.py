@@ -31,7 +31,18 @@ from pipeline.shards.wanted_scale import WantedScale
 from pipeline.storage import Entry
 from pipeline.task_pool import TaskPool
 
-__all__ = ["CUTOUTS", "CutoutOptions", "check_unchanged", "make_plan", "read_tiles"]
+__all__ = [
+    "CUTOUTS",
+    "CutoutOptions",
+    "check_unchanged",
+    "describe_tiles",
+    "digest_of",
+    "iter_planned",
+    "make_plan",
+    "read_tiles",
+    "tile_entries",
+    "tile_of",
+]
 
 CUTOUTS, STITCHED = "cutouts", "stitched"
 PIECES_BYTES = 256 * 2**20
@@ -88,13 +99,14 @@ def make_plan(
     UserError
         For mistakes in the tiles and in the table, before anything is written.
     """
-    entries = _entries(place)
+    entries = tile_entries(place)
     table = read_positions(options.positions, options.columns)
-    tiles, broken = _tiles([entry.path for entry in entries], options, pool)
+    tiles, broken = describe_tiles([entry.path for entry in entries], options, pool)
     found = assign(table, tiles, options.settings, options.scale)
     claim()
     name = folder.begin("hiwl cutouts")
-    shards = _shards(table, found, tiles, options)
+    most = min(options.shard_rows, max(1, options.shard_bytes // options.settings.bytes))
+    shards = iter_planned(table, found, tiles, options, most)
     series = write_objects(folder.objects_of(name), shards, None)
     storage.write_bytes(_tiles_path(folder, name), json.dumps([asdict(tile) for tile in tiles]).encode())
     ids = table["object_id"]
@@ -102,7 +114,7 @@ def make_plan(
     plan = IngestPlan(
         "tiles",
         place,
-        _digest(entries, options),
+        digest_of(entries, options),
         options.describe(),
         series,
         images=len(entries),
@@ -123,33 +135,41 @@ def check_unchanged(plan: IngestPlan, place: str, options: CutoutOptions, folder
     UserError
         Naming the first difference.
     """
-    entries = _entries(place)
+    entries = tile_entries(place)
     folder.check_same(
         plan,
-        IngestPlan(plan.kind, place, _digest(entries, options), options.describe(), images=len(entries)),
+        IngestPlan(plan.kind, place, digest_of(entries, options), options.describe(), images=len(entries)),
     )
 
 
 def read_tiles(folder: IngestFolder, plan: IngestPlan) -> list[Tile]:
     """The tiles of a stored plan."""
-    tiles = json.loads(storage.read_bytes(_tiles_path(folder, plan.objects)))
-    return [
-        Tile(
-            tile["name"],
-            Place(**{**tile["place"], "shape": tuple(tile["place"]["shape"])}),
-            {band: PixelSource(**source) for band, source in tile["images"].items()},
-            [(band, PixelSource(**source)) for band, source in tile["weights"]],
-            [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
-        )
-        for tile in tiles
-    ]
+    return list(map(tile_of, json.loads(storage.read_bytes(_tiles_path(folder, plan.objects)))))
+
+
+def tile_of(tile: dict[str, Any]) -> Tile:
+    """The tile that `dataclasses.asdict` made of it, and JSON kept."""
+    return Tile(
+        tile["name"],
+        Place(**{**tile["place"], "shape": tuple(tile["place"]["shape"])}),
+        {band: PixelSource(**source) for band, source in tile["images"].items()},
+        [(band, PixelSource(**source)) for band, source in tile["weights"]],
+        [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
+    )
 
 
 def _tiles_path(folder: IngestFolder, objects: str) -> str:
     return f"{folder.objects_of(objects)}/tiles.json"
 
 
-def _entries(place: str) -> list[Entry]:
+def tile_entries(place: str) -> list[Entry]:
+    """The tiles' files, sorted.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
     found = [entry for entry in storage.iter_entries(place) if entry.path.lower().endswith(FITS_SUFFIXES)]
     if not found:
         raise UserError(
@@ -158,17 +178,23 @@ def _entries(place: str) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _digest(entries: Sequence[Entry], options: CutoutOptions) -> str:
+def digest_of(entries: Sequence[Entry], options: CutoutOptions) -> str:
     """A hash of the names, sizes and marks of the tiles' files and of the positions'."""
     positions = sorted(storage.iter_entries(options.positions), key=lambda entry: entry.path)
     lines = "".join(f"{entry.path}\n{entry.size}\n{entry.mark}\n" for entry in [*entries, *positions])
     return hashlib.blake2b(lines.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def _tiles(
+def describe_tiles(
     paths: Sequence[str], options: CutoutOptions, pool: TaskPool
 ) -> tuple[list[Tile], list[tuple[str, str]]]:
-    """The tiles, and the files that cannot be read with what is wrong with them."""
+    """The tiles, and the files that cannot be read with what is wrong with them, by their headers.
+
+    Raises
+    ------
+    UserError
+        If none can be read, a wanted band is nowhere, or two images are the same band of one grid.
+    """
     wanted = Wanted(options.settings.bands, options.mask_planes)
     tasks = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
     described = [one for _, found in pool.run(describe_files, tasks, wanted) for one in found]
@@ -179,16 +205,34 @@ def _tiles(
     return join_tiles(images, options.settings.bands), broken
 
 
-def _shards(
-    table: pa.Table, found: Assignment, tiles: Sequence[Tile], options: CutoutOptions
+def iter_planned(
+    table: pa.Table, found: Assignment, tiles: Sequence[Tile], options: CutoutOptions, most: int
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Cutouts of one tile, cut where a tile ends; then those of several, cut by the bytes of their parts."""
+    """The shards of all positions that have a tile.
+
+    Cutouts of one tile come first, cut where a tile ends; then those of several, cut by the bytes of their
+    parts.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Of the positions.
+    found : Assignment
+    tiles : sequence of Tile
+    options : CutoutOptions
+    most : int
+        Rows in a shard.
+
+    Yields
+    ------
+    series : {"cutouts", "stitched"}
+    objects : pyarrow.Table
+    """
     alone = np.ones(table.num_rows, bool)
     alone[list(found.stitched)] = False
     alone &= found.home >= 0
     rows = np.flatnonzero(alone)
     rows = rows[np.argsort(found.home[rows], kind="stable")]
-    most = min(options.shard_rows, max(1, options.shard_bytes // options.settings.bytes))
     for start, end in _groups(found.home[rows], most):
         count = -(-(end - start) // most)
         for piece in np.array_split(rows[start:end], count):

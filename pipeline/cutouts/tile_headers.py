@@ -18,7 +18,10 @@ from pipeline import storage
 from pipeline.cutouts.tiles import PixelSource, Place, TileImage, opened, unit_vectors
 from pipeline.ingestion.source import stem
 
-__all__ = ["Wanted", "describe_files"]
+__all__ = ["MASK_PLANES", "Wanted", "describe_files"]
+
+MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "SATUR", "ALLMASK")
+"""Of masks whose header names their planes: those that make a pixel bad. Rubin's, and the Legacy Surveys'."""
 
 MASKS = frozenset(["mask", "maskbits", "flag", "flags", "dq", "bpm", "badpix"])
 WEIGHTS = frozenset(["wht", "weight", "weights", "ivar", "invvar", "var", "variance"])

@@ -40,7 +40,7 @@ def id_hashes(table: pa.Table) -> np.ndarray:
     Parameters
     ----------
     table : pyarrow.Table
-        With `object_id` and `status`.
+        With `object_id`, and `status` if it is of a catalog.
     """
     return _hashes(_ids(table))
 
@@ -117,8 +117,10 @@ def _read_ids(part: str) -> pa.Array:
 
 
 def _ids(table: pa.Table) -> pa.Array:
-    own = pa.array([DUPLICATE_ID, NO_ID])
-    rows = table.filter(pc.invert(pc.is_in(table["status"], value_set=own)))
+    rows = table
+    if "status" in table.column_names:
+        own = pa.array([DUPLICATE_ID, NO_ID])
+        rows = table.filter(pc.invert(pc.is_in(table["status"], value_set=own)))
     # As text: a number in one part may be text in another.
     return rows["object_id"].cast(pa.string()).combine_chunks()
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from hiwl_core.errors import UserError
 from hiwl_core.stamps import FinishedStamp, StampSettings
-from pipeline import storage
 from pipeline.cutouts.cutting import cut, cut_pieces, stitched
 from pipeline.cutouts.pieces import pieces_path, read_pieces, write_pieces
 from pipeline.cutouts.tile_pixels import TilePixels
@@ -151,8 +150,5 @@ def _write(
     folder = IngestFolder(job.out)
     if folder.plan_mark() != job.plan:
         raise UserError(f"{shard.name}: {job.out} is another run's now")
-    # The record first: where there is a shard, there is its record.
-    folder.write_record(record, lines_of(rejects))
-    if record.rows:
-        storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"cutouts {job.place}"))
-    return record
+    content = encode_shard(table, f"cutouts {job.place}") if record.rows else b""
+    return folder.write_shard(record, content, lines_of(rejects))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import mmap
@@ -10,7 +11,7 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -40,6 +41,8 @@ class ShardRecord:
         Rows by label; the key ``""`` counts those without one.
     rejects : int
         Objects whose image cannot be used; they are listed in a file of their own.
+    sha256 : str
+        Of the shard's file; empty if it has no rows, and in records of earlier versions.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ShardRecord:
     rows: int
     classes: dict[str, int]
     rejects: int = 0
+    sha256: str = ""
 
 
 class IngestFolder:
@@ -161,6 +165,35 @@ class IngestFolder:
         if record.rejects:
             storage.write_bytes(self._rejects_path(record.name), rejects)
         storage.write_bytes(self._record_path(record.name), _json_bytes(asdict(record)))
+
+    def read_rejects(self, record: ShardRecord) -> bytes:
+        """The lines of a shard's rejects; nothing if they are not there."""
+        path = self._rejects_path(record.name)
+        return storage.read_bytes(path) if record.rejects and storage.exists(path) else b""
+
+    def write_shard(self, record: ShardRecord, content: bytes, rejects: bytes) -> ShardRecord:
+        """Keep a shard, whole, and what became of it.
+
+        Parameters
+        ----------
+        record : ShardRecord
+            Without the digest of the shard.
+        content : bytes
+            Empty if it has no rows: such a shard is not written.
+        rejects : bytes
+            The lines of its rejects.
+
+        Returns
+        -------
+        ShardRecord
+            With the digest.
+        """
+        record = replace(record, sha256=hashlib.sha256(content).hexdigest() if content else "")
+        # The record first: where there is a shard, there is its record.
+        self.write_record(record, rejects)
+        if content:
+            storage.write_bytes(f"{self.path}/{record.name}", content)
+        return record
 
     def finished(self, shards: Sequence[PlannedShard]) -> dict[str, ShardRecord]:
         """The records of the shards that an earlier run finished."""

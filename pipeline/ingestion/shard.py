@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hiwl_core.recipe import RgbSettings
-from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
 from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, PlannedShard, lines_of, read_objects
@@ -60,10 +59,8 @@ def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None
         if folder.plan_mark() != job.plan:
             return None, f"{shard.name}: {job.out} is another run's now"
         record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
-        # The record first: where there is a shard, there is its record.
-        folder.write_record(record, lines_of(rejects))
-        if record.rows:
-            storage.write_bytes(f"{job.out}/{record.name}", encode_shard(table, f"ingest {job.place}"))
+        content = encode_shard(table, f"ingest {job.place}") if record.rows else b""
+        record = folder.write_shard(record, content, lines_of(rejects))
     except Exception as error:  # the other shards go on, and the driver reports
         words = " ".join(str(error).split())
         return None, f"{shard.name}: {type(error).__name__}: {words}"

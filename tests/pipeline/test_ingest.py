@@ -86,6 +86,7 @@ def test_folder_with_splits(tmp_path: Path) -> None:
     assert set(read(out, "train-*")["object_id"].to_pylist()) == set(ids[:5])
     assert set(read(out, "unlabeled-*")["object_id"].to_pylist()) == set(ids[7:])
     assert rejects(out) == [("12", "no image")]
+    assert verify_shards(str(out)).passed
     assert (summary.rows, summary.shards, summary.unlabeled, summary.without_image) == (9, 6, 2, 1)
     assert summary.other_files == 1
     assert summary.classes["train"] == {"CRS": 3, "EO": 2}
@@ -262,6 +263,7 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path) -> None:
         name: time for name, time in times.items() if name != lost
     }
     assert [name for name, _ in rejects(out)] == ["100", "106", "107"]
+    assert verify_shards(str(out)).passed
     assert ingest(str(images), str(out), shard_rows=2).resumed == 3
 
 

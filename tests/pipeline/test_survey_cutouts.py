@@ -7,6 +7,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,8 +25,10 @@ from PIL import Image
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
 from jobs.cutouts import main
+from jobs.verify import main as verify_main
 from pipeline import storage
 from pipeline.cutouts.cutouts import cutouts
+from pipeline.ingestion.verify import verify_shards
 from pipeline.shards.wanted_scale import WantedScale
 from pipeline.task_pool import TaskPool, thread_pool
 from tests.object_store import ObjectStore
@@ -120,6 +123,36 @@ def test_each_position_is_cut_once_and_where_it_is(survey: Path, tmp_path: Path,
     assert {row["tile"] for row in rows.values()} == {"patch0_g", "patch1_g", "patch2_g"}
     again = cutouts(str(survey / "tiles"), str(survey / "positions.csv"), str(out), size=SIDE, pool=pool)
     assert (again.rows, again.resumed) == (summary.rows, summary.shards)
+
+
+def test_a_folder_of_cutouts_is_proved_whole(survey: Path, tmp_path: Path, pool: TaskPool) -> None:
+    out = tmp_path / "out"
+    cutouts(str(survey / "tiles"), str(survey / "positions.csv"), str(out), size=SIDE, pool=pool)
+    whole = CliRunner().invoke(verify_main, [str(out)])
+    assert whole.exit_code == 0, whole.output
+    assert f"{len(SOURCES)} rows in 2 shards" in whole.output
+    first, second = sorted(out.glob("*.parquet"))
+
+    def wrong(folder: Path) -> set[str]:
+        assert CliRunner().invoke(verify_main, [str(folder)]).exit_code == 1
+        return set(verify_shards(str(folder)).counts)
+
+    def damaged(name: str) -> Path:
+        return Path(shutil.copytree(out, tmp_path / name))
+
+    lost = damaged("lost")
+    (lost / first.name).unlink()
+    assert wrong(lost) == {"shards"}
+    changed = damaged("changed")
+    rows = pq.ParquetFile(first).read()
+    pq.write_table(rows.take(pa.array([0, *range(rows.num_rows - 1)])), changed / first.name)
+    assert wrong(changed) == {"checksums", "ids", "doubles"}
+    foreign = damaged("foreign")
+    shutil.copy(second, foreign / "more.parquet")
+    assert wrong(foreign) == {"shards"}
+    silent = damaged("silent")
+    (silent / "rejects.csv").write_text("object_id,file,reason\n")
+    assert wrong(silent) == {"rejects"}
 
 
 def test_a_cutout_across_a_border_is_that_of_one_tile(tmp_path: Path, pool: TaskPool) -> None:

@@ -1,10 +1,14 @@
 """What a FITS cutout costs: from its bytes to the pixels that a network sees, against astropy's way and JPEG.
 
 python benchmarks/fits.py [--side 424] [--count 24]
+python benchmarks/fits.py --classify WORK [--count 600] [--model galaxyzoo]
 
 A cube of g, r, i as float32 with a WCS. Astropy's way is `astropy.io.fits`, `astropy.wcs` and the function
 `make_lupton_rgb`, as their pages have it; the pixels must be the same, and are compared. Each way is timed in
 turn, several times, by the seconds of the processor that it takes; printed is the median, in ms of one core.
+
+The second classifies shards of such cubes and of JPEGs of their colors in turn, as an actor of `hiwl
+classify` does it, with both cores: read, hashed, decoded, seen by the networks and written.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import simplejpeg
 from astropy.io import fits
 from astropy.visualization import make_lupton_rgb
@@ -31,8 +37,22 @@ from hiwl_core.cutouts import EvalTransform, Preprocessing, read_zoomed
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.fits_headers import quiet_astropy
 from hiwl_core.stamps import fits_cube
+from pipeline.catalog.parts import PartRecord
+from pipeline.classification.model_settings import ModelSettings
+from pipeline.classification.plan import catalog_settings
+from pipeline.classification.shard_classifier import ShardClassifier, bundle_place, read_bundle
+from pipeline.classification.shard_work import ShardTask
+from pipeline.cluster import usable_cores
+from pipeline.shards.cutout_shards import (
+    MAX_SHARD_BYTES,
+    MAX_SHARD_ROWS,
+    SHARD_SCHEMA,
+    Columns,
+    encode_shard,
+)
 
-ROUNDS = 9
+ROUNDS, CLASSIFY_ROUNDS = 9, 3
+KINDS = ("FITS", "JPEG")
 SCALE = 0.2
 PREPROCESSING = Preprocessing(192, 128, (0.046, 0.041, 0.030), (0.090, 0.075, 0.065))
 
@@ -41,8 +61,14 @@ def main() -> None:
     """Measure, and print JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=424)
-    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--classify", type=Path, metavar="WORK", help="folder for shards and parts")
+    parser.add_argument("--model", default="galaxyzoo")
     arguments = parser.parse_args()
+    if arguments.classify:
+        classify(arguments.classify, arguments.model, arguments.count or 600, arguments.side)
+        return
+    arguments.count = arguments.count or 24
     cubes = [cutout(number, arguments.side) for number in range(arguments.count)]
     scratch = Scratch()
     colors = [decode_pixels(cube).pixels for cube in cubes]
@@ -77,6 +103,58 @@ def main() -> None:
             times[name].append((time.process_time() - started) / len(contents) * 1000)
     for name, taken in times.items():
         print(json.dumps({"way": name, "side": arguments.side, "ms": round(statistics.median(taken), 2)}))
+
+
+def classify(work: Path, model: str, count: int, side: int) -> None:
+    """Classify shards of FITS and of JPEG in turn; prints the medians of all rounds."""
+    for kind in KINDS:
+        write_shards(work / kind, kind, count, side)
+    settings = {**catalog_settings(Columns()), **replace(ModelSettings(), precision="float32").to_dict()}
+    model_id = read_bundle(model).model_id
+    actor = ShardClassifier(bundle_place(model), model_id, Columns(), settings, usable_cores(), False)
+    times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for _ in range(CLASSIFY_ROUNDS):
+        for kind in KINDS:
+            parts = work / f"{kind}-parts"
+            parts.mkdir(exist_ok=True)
+            tasks = [
+                ShardTask(str(shard), str(parts / shard.name), PartRecord(shard.name, "", model_id, settings))
+                for shard in sorted((work / kind).iterdir())
+            ]
+            began, core = time.monotonic(), time.process_time()
+            entries = actor.classify(tasks)
+            if {status for entry in entries for status in entry.statuses} != {"ok"}:
+                sys.exit(f"{kind}: not all are classified")
+            times[kind].append((time.monotonic() - began, time.process_time() - core))
+    for kind, taken in times.items():
+        seconds, core = (statistics.median(one) for one in zip(*taken, strict=True))
+        rates = {"images_s": round(count / seconds), "core_ms": round(core / count * 1000, 2)}
+        print(json.dumps({"classify": kind, "model": model, "side": side, **rates}))
+
+
+def write_shards(folder: Path, kind: str, count: int, side: int) -> None:
+    """Shards of up to 64 MB, if they are not there."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    # Each cube a few times, with ids of its own.
+    images = [cutout(number, side) for number in range(24)]
+    if kind == "JPEG":
+        pixels = [np.ascontiguousarray(decode_pixels(one).pixels) for one in images]
+        images = [simplejpeg.encode_jpeg(one, 95, "RGB", "444") for one in pixels]
+    rows = min(MAX_SHARD_ROWS, max(1, MAX_SHARD_BYTES // len(images[0])))
+    for number, first in enumerate(range(0, count, rows)):
+        ids = np.arange(first, min(first + rows, count))
+        columns = {
+            "object_id": ids,
+            "ra": np.full(len(ids), 150.0),
+            "dec": np.full(len(ids), 2.0),
+            "image": [images[one % len(images)] for one in ids],
+            "pixel_scale": np.full(len(ids), SCALE, np.float32),
+            "label": pa.nulls(len(ids), pa.string()),
+        }
+        content = encode_shard(pa.table(columns, schema=SHARD_SCHEMA), "benchmark")
+        (folder / f"sky-{number:05d}.parquet").write_bytes(content)
 
 
 def cutout(seed: int, side: int) -> bytes:

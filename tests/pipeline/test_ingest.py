@@ -18,6 +18,7 @@ from PIL import Image
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ingestion.images import PackedImage, pack_image
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.verify import verify_shards
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -2,15 +2,18 @@
 
 python benchmarks/wrong_scale.py galaxyzoo/val-00000-of-00001.parquet [--originals galaxyzoo/originals]
 
-Each galaxy is resampled about its center, as `hiwl classify --scale` does it, to so many of its pixels in
-one: below 1 it is seen too large, above 1 too small. The validation images have 272 pixels, which is enough
-up to 1.4; at 2 there are only the originals, 120 a class, which the model was trained on. Wilson's intervals.
+Each galaxy is resampled about its center to so many of its pixels in one: a survey's image of it, in which
+without `--scale` the model sees it too large (below 1) or too small (above), and which `--scale` resamples
+back to what the model knows. The validation images have 272 pixels, of which the model sees enough up to 1.4
+without `--scale`; at 2 there are only the originals, 120 a class, which the model was trained on. Wilson's
+intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -19,10 +22,11 @@ import numpy as np
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hiwl_core.bundle import load_bundle
-from hiwl_core.decoding import Cutout
+from hiwl_core.decoding import Cutout, decode_cutout
 from hiwl_core.flags import UNLIKE
 from hiwl_core.inference import CascadeClassifier
 from hiwl_core.metrics import wilson
+from hiwl_core.resampling import resample_whole
 from hiwl_core.statuses import OK
 from pipeline.shards.cutout_shards import Columns, iter_rows
 
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("shard")
     parser.add_argument("--originals", type=Path)
     parser.add_argument("--bundle", default="galaxyzoo")
+    parser.add_argument("--zoom", type=float, action="append", help="one of them; repeatable")
     arguments = parser.parse_args()
     bundle = load_bundle(arguments.bundle)
     classifier = CascadeClassifier(bundle)
@@ -52,17 +57,28 @@ def main() -> None:
             rows = [list(row.values()) for row in csv.DictReader(file)]
         names = [(arguments.originals / f"{row[0]}.jpg").read_bytes() for row in rows]
         parts["originals"] = (names, [row[1] for row in rows])
-    print("| images | scale | readable | accuracy | recall " + " ".join(classes) + " | flagged unlike |")
+    names = " ".join(classes)
+    print(f"| images | scale | --scale | readable | accuracy | recall {names} | flagged unlike |")
     for part, (contents, truth) in parts.items():
-        for zoom in ZOOMS:
-            print(
-                line(classifier, part, zoom, contents, [classes.index(label) for label in truth]), flush=True
-            )
+        numbers = [classes.index(label) for label in truth]
+        for zoom in arguments.zoom or ZOOMS:
+            # Without --scale what the model sees is resampled in one step, as if the survey had seen it so.
+            seen = [Cutout(image, 1.0, zoom) for image in contents]
+            print(f"| {part} | {zoom} | no {line(classifier, seen, numbers)}", flush=True)
+            if zoom != 1:
+                survey = [Cutout(resampled(image, zoom), zoom, 1.0) for image in contents]
+                print(f"| {part} | {zoom} | yes {line(classifier, survey, numbers)}", flush=True)
 
 
-def line(classifier: CascadeClassifier, part: str, zoom: float, images: list[bytes], truth: list[int]) -> str:
-    """A row of the table."""
-    cutouts = [Cutout(image, 1.0, zoom) for image in images]
+def resampled(image: bytes, zoom: float) -> bytes:
+    """An image as a survey of other pixels has it."""
+    buffer = io.BytesIO()
+    resample_whole(decode_cutout(image), zoom).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def line(classifier: CascadeClassifier, cutouts: list[Cutout], truth: list[int]) -> str:
+    """The end of a row of the table."""
     starts = range(0, len(cutouts), BATCH)
     statuses: list[str] = []
     found, flags = [], []
@@ -72,14 +88,14 @@ def line(classifier: CascadeClassifier, part: str, zoom: float, images: list[byt
         flags.append(np.zeros(0) if prediction.flags is None else prediction.flags)
     readable = np.array(statuses) == OK
     if not readable.any():
-        return f"| {part} | {zoom} | 0 | | | |"
+        return "| 0 | | | |"
     right = np.concatenate(found) == np.array(truth)[readable]
     low, high = wilson(int(right.sum()), len(right))
     kept = np.array(truth)[readable]
     recalls = " ".join(f"{right[kept == one].mean():.3f}" for one in range(len(set(truth))))
     unlike = float((np.concatenate(flags).astype(int) & UNLIKE > 0).mean())
     accuracy = f"{right.mean():.4f} [{low:.4f}, {high:.4f}]"
-    return f"| {part} | {zoom} | {len(right)} | {accuracy} | {recalls} | {unlike:.1%} |"
+    return f"| {len(right)} | {accuracy} | {recalls} | {unlike:.1%} |"
 
 
 if __name__ == "__main__":

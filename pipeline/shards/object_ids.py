@@ -9,7 +9,7 @@ from hiwl_core.errors import UserError
 
 __all__ = ["check_id_texts", "first_duplicate", "integer_ids"]
 
-CANONICAL_INTEGER = r"^(0|[1-9][0-9]{0,18})$"
+CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"
 FLOAT = r"^[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+)$"
 
 
@@ -23,8 +23,8 @@ def integer_ids(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
     Returns
     -------
     pyarrow array of int64, or None
-        None if an id has something other than digits, begins with a zero that integers would lose, or
-        does not fit in 64 bits.
+        None if an id has something other than digits and a minus (Euclid has ids below zero), begins with a
+        zero that integers would lose, or does not fit in 64 bits.
     """
     if not pc.all(pc.match_substring_regex(texts, CANONICAL_INTEGER), min_count=0).as_py():
         return None

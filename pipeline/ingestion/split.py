@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import cdshealpix
 import numpy as np
 import pyarrow as pa
-from astropy.coordinates import Latitude, Longitude
 
 from hiwl_core.errors import UserError
 
@@ -113,6 +111,10 @@ def sky_cells(ra: pa.Array, dec: pa.Array) -> pa.Array:
     ra, dec : pyarrow.Array of float
         Degrees.
     """
+    # Here, since astropy comes with it, which ingests that split by nothing of the sky do without.
+    import cdshealpix
+    from astropy.coordinates import Latitude, Longitude
+
     longitude, latitude = (np.asarray(column.to_numpy(zero_copy_only=False), float) for column in (ra, dec))
     placed = np.isfinite(longitude) & np.isfinite(latitude) & (np.abs(latitude) <= 90)
     cells = np.zeros(len(longitude), np.int64)

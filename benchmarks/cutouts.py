@@ -1,31 +1,23 @@
-"""Cutouts a second from three-band tiles of simulated sky, and a night that is killed twice.
+"""Cutouts a second from three-band tiles of simulated sky; `benchmarks/night.py` goes on to a catalog.
 
-python benchmarks/cutouts.py WORK                       # rates, of each way of cutting
-python benchmarks/cutouts.py WORK --night --model galaxyzoo
+python benchmarks/cutouts.py WORK
 
-The first writes tiles of 4096 x 4096 float32 pixels in g, r, i (once; 200 MB a tile) and cuts positions that
-are spread evenly over them, a run for each way, in Ray on the machine's cores; it prints JSON lines. The
-second has 100 tiles of 1000 x 1000 pixels that overlap like patches. It kills `hiwl cutouts` twice with all
-its processes, classifies what is cut at last, publishes that as HATS, and checks that each position is there
-once.
+Tiles of 4096 x 4096 float32 pixels in g, r, i are written (once; 200 MB a tile) and cut at positions that are
+spread evenly over them, a run for each way, in Ray on the machine's cores. Printed are JSON lines; seconds of
+the processor are those of a core for one cutout, in this process, without Ray, reading and writing of shards.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits
@@ -33,7 +25,16 @@ from astropy.wcs import WCS
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measuring import ROOT, watched
+from benchmarks.measuring import watched
+from hiwl_core.recipe import RgbSettings
+from hiwl_core.stamps import StampSettings
+from pipeline.cutouts.assignment import assign
+from pipeline.cutouts.cutting import cut
+from pipeline.cutouts.positions import PositionColumns, read_positions
+from pipeline.cutouts.tile_headers import Wanted, describe_files
+from pipeline.cutouts.tile_pixels import TilePixels
+from pipeline.cutouts.tiles import join_tiles
+from pipeline.shards.wanted_scale import WantedScale
 
 SCALE = 0.2
 BANDS = "gri"
@@ -43,26 +44,20 @@ WAYS = {
     "FITS, the tiles' pixels": [],
     "FITS, resampled": ["--scale", "0.3"],
 }
+CORE_CUTOUTS, CORE_ROUNDS = 300, 3
 FIRST_ID = 1237648720690000000
-NIGHT_TILES, NIGHT_SIDE, NIGHT_OVERLAP, NIGHT_POSITIONS = 10, 1000, 100, 20_000
-SECONDS_TO_KILL = (25.0, 30.0)
 
 
 def main() -> None:
     """Measure, and print JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("work", type=Path, help="folder for tiles, shards and catalogs")
+    parser.add_argument("work", type=Path, help="folder for tiles and shards")
     parser.add_argument("--tiles", type=int, default=4)
     parser.add_argument("--positions", type=int, default=1000, help="to a tile")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--way", action="append", choices=list(WAYS))
-    parser.add_argument("--night", action="store_true")
-    parser.add_argument("--model", default="galaxyzoo", help="of the night; empty: no catalog")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.night:
-        night(arguments.work, arguments.model)
-        return
     sky = arguments.work / f"sky-{arguments.tiles}-{arguments.positions}"
     if not sky.exists():
         write_sky(sky, (arguments.tiles, 1), 4096, 0, arguments.tiles * arguments.positions)
@@ -85,9 +80,33 @@ def measure(sky: Path, name: str, size: int, out: Path) -> dict[str, Any]:
         "cutouts": cut,
         "seconds": seconds,
         "cutouts_s": round(cut / seconds),
+        "core_ms": core_ms(sky, name, size),
         "bytes_a_cutout": written // max(cut, 1),
         "peak_pss_mib": round(said["pss"]),
     }
+
+
+def core_ms(sky: Path, name: str, size: int) -> float:
+    """Milliseconds of a core for a cutout of the first tile, encoded."""
+    rgb = RgbSettings() if "JPEG" in name else None
+    bands = RgbSettings().bands if rgb else tuple(BANDS)
+    settings = StampSettings(bands, size, rgb)
+    paths = sorted(str(path) for path in (sky / "tiles").glob("*_0,0_*.fits"))
+    paths = paths or sorted(str(path) for path in (sky / "tiles").iterdir())[: len(BANDS)]
+    found = describe_files(paths, Wanted(bands, ()))
+    (tile,) = join_tiles([image for _, images, _ in found for image in images], bands)
+    table = read_positions(str(sky / "positions.parquet"), PositionColumns())
+    scale = 0.3 if "resampled" in name else SCALE
+    objects = table.append_column("pixel_scale", pa.array([scale] * table.num_rows))
+    inside = assign(table, [tile], settings, WantedScale(scale)).home == 0
+    objects = objects.filter(pa.array(inside)).slice(0, CORE_CUTOUTS)
+    best = float("inf")
+    for _ in range(CORE_ROUNDS):
+        with TilePixels(tile, bands) as pixels:
+            started = time.process_time()
+            count = len(list(cut(pixels, objects, settings)))
+            best = min(best, time.process_time() - started)
+    return round(best / count * 1000, 2)
 
 
 def write_sky(folder: Path, grid: tuple[int, int], side: int, overlap: int, positions: int) -> None:
@@ -147,70 +166,9 @@ def add_galaxies(image: np.ndarray, places: np.ndarray, stamps: list[np.ndarray]
             image[rows, columns] += stamp[inside]
 
 
-def night(work: Path, model: str) -> None:
-    """100 tiles, 20,000 positions, killed twice, to a published catalog."""
-    sky, out, catalog, published = (work / name for name in ("night", "cutouts", "catalog", "hats"))
-    if not sky.exists():
-        write_sky(sky, (NIGHT_TILES, NIGHT_TILES), NIGHT_SIDE, NIGHT_OVERLAP, NIGHT_POSITIONS)
-    for folder in (out, catalog, published):
-        shutil.rmtree(folder, ignore_errors=True)
-    verb = [
-        "cutouts",
-        str(sky / "tiles"),
-        str(sky / "positions.parquet"),
-        str(out),
-        "--size",
-        "128",
-        "--recipe",
-        "paper",
-    ]
-    for seconds in SECONDS_TO_KILL:
-        print(json.dumps({"killed_after": seconds, "shards_there": killed(verb, seconds, out)}), flush=True)
-    started = time.monotonic()
-    facts = watched(hiwl(verb), own=True)
-    print(facts["said"], flush=True)
-    catalog_of = (["classify", model, str(out), str(catalog)], ["publish", str(catalog), str(published)])
-    for command in catalog_of if model else ():
-        print(watched(hiwl(command), own=True)["said"], flush=True)
-    rows = published.rglob("Npix*.parquet") if model else out.glob("*.parquet")
-    ids = np.concatenate(
-        [pq.read_table(path, columns=["object_id"])["object_id"].to_numpy() for path in rows]
-    )
-    rejects = (out / "rejects.csv").read_text().count("\n") - 1
-    print(
-        json.dumps(
-            {
-                "positions": NIGHT_POSITIONS,
-                "rows": len(ids),
-                "different": len(set(ids.tolist())),
-                "rejects": rejects,
-                "peak_pss_mib_of_cutouts": round(facts["pss"]),
-                "seconds_after_the_kills": round(time.monotonic() - started),
-            }
-        )
-    )
-    if not len(ids) == len(set(ids.tolist())) == NIGHT_POSITIONS - rejects:
-        sys.exit("some positions are lost, or there twice")
-
-
 def hiwl(words: list[str]) -> list[str]:
     """A command line of a verb."""
     return [sys.executable, "-m", "jobs.cli", *words]
-
-
-def killed(verb: list[str], seconds: float, out: Path) -> int:
-    """Kill a verb and all its processes after some time; how many shards there are then."""
-    job = subprocess.Popen(
-        hiwl(verb), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
-    )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        job.wait(seconds)
-    family = [job, *psutil.Process(job.pid).children(recursive=True)] if job.poll() is None else []
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    job.wait()
-    return len(list(out.glob("*.parquet")))
 
 
 if __name__ == "__main__":

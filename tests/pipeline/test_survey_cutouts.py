@@ -280,7 +280,7 @@ def test_a_killed_run_is_gone_on_with(survey: Path, tmp_path: Path, pool: TaskPo
     cutouts(*place, str(tmp_path / "whole"), size=SIDE, pool=pool)
     whole = read(tmp_path / "whole")
     out = tmp_path / "out"
-    # `benchmarks/cutouts.py` kills a longer run, with all its Ray, twice.
+    # `benchmarks/night.py` kills a longer run, with all its Ray, twice.
     process = multiprocessing.get_context("spawn").Process(target=cut_and_die, args=(place, str(out), 8))
     process.start()
     process.join()

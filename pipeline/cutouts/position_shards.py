@@ -129,8 +129,9 @@ def plan_positions(
 
     def write(one: tuple[str, pa.Table]) -> None:
         name, objects = one
-        needed = {*objects["home"].to_pylist(), *np.concatenate([[-1], *objects["tiles"].to_pylist()])} - {-1}
-        described = {int(number): asdict(tiles[int(number)]) for number in sorted(needed)}
+        needed = {number for order in objects["tiles"].to_pylist() for number in order}
+        needed |= {home for home in objects["home"].to_pylist() if home >= 0}
+        described = {number: asdict(tiles[number]) for number in sorted(needed)}
         storage.write_bytes(_tiles_path(f"{folder}/{name}"), json.dumps(described).encode())
         storage.write_bytes(f"{folder}/{name}", _encoded(objects, tiles, options.columns.carry))
 

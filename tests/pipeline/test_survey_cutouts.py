@@ -24,11 +24,18 @@ from PIL import Image
 
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import RgbSettings
+from hiwl_core.stamps import StampSettings
 from jobs.cutouts import main
 from jobs.verify import main as verify_main
 from pipeline import storage
 from pipeline.cutouts.cutouts import cutouts
+from pipeline.cutouts.planning import CutoutOptions
+from pipeline.cutouts.position_shards import cut_rows, plan_positions
+from pipeline.cutouts.positions import PositionColumns
+from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.ingestion.verify import verify_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.shard_groups import ShardToRead
 from pipeline.shards.wanted_scale import WantedScale
 from pipeline.task_pool import TaskPool, thread_pool
 from tests.object_store import ObjectStore
@@ -332,6 +339,19 @@ def test_tiles_and_cutouts_in_object_storage(
     cutouts(f"{url}/tiles", f"{url}/positions.csv", f"{url}/out", size=SIDE, pool=pool)
     again = cutouts(f"{url}/tiles", f"{url}/positions.csv", f"{url}/out", size=SIDE, pool=pool)
     assert again.resumed == again.shards
+    assert verify_shards(f"{url}/out").passed
+    # And without the shards, as a catalog is made.
+    settings = StampSettings(("g", "r", "i"), SIDE)
+    options = CutoutOptions(f"{url}/positions.csv", PositionColumns(), settings, WantedScale(), MASK_PLANES)
+    place, cutting = plan_positions(f"{url}/catalog", f"{url}/tiles", options, lambda: pool, lambda: None)
+    cut = [
+        row
+        for shard in list_shards(place)
+        for _, some in cut_rows(ShardToRead(shard, 0), Columns(), ["object_id", "ra", "dec"], [], cutting)
+        for row in some.to_pylist()
+    ]
+    assert len(cut) == len(SOURCES) + 2
+    assert sum(row["image"] is not None for row in cut) == len(SOURCES)
     cutouts(str(survey / "tiles"), str(survey / "positions.csv"), str(tmp_path / "out"), size=SIDE, pool=pool)
     for path in sorted((tmp_path / "out").glob("*.parquet")):
         with storage.open_input(f"{url}/out/{path.name}") as file:

@@ -44,6 +44,7 @@ from hiwl_core.inference import CascadeClassifier
 from hiwl_core.simulated_image import BAND_NOISE, BLACK_LEVEL, CAMERA_SCALE, render_bands
 from hiwl_core.simulation import describe_object
 from hiwl_core.stamps import fits_cube
+from pipeline.storage.listing import hidden
 
 GRID, SIDE, OVERLAP, POSITIONS = 10, 1000, 100, 20_000
 BANDS = "irg"
@@ -220,16 +221,20 @@ def planned(out: Path) -> int | None:
 
 def ended(verb: list[str], out: Path) -> None:
     """Run a verb to its end, and print what it took."""
-    before = sum(pq.read_metadata(path).num_rows for path in out.glob("*.parquet"))
+    before = rows_in(out)
     facts: dict[str, Any] = watched(hiwl(verb), own=True)
-    rows = sum(
-        pq.read_metadata(path).num_rows for path in out.rglob("*.parquet") if path.parent.name[0] != "_"
-    )
+    rows = rows_in(out)
     figures: dict[str, Any] = {"verb": verb[0], "rows": rows - before, "seconds": round(facts["whole"], 1)}
     figures |= {"rows_s": round((rows - before) / facts["whole"]), "peak_pss_mib": round(facts["pss"])}
     if verb[0] != "publish" and before < rows:
         figures["tiles_s"] = round(GRID**2 * (rows - before) / POSITIONS / facts["whole"], 1)
     print(json.dumps(figures), flush=True)
+
+
+def rows_in(out: Path) -> int:
+    """Rows of shards, parts or tiles, without what lies beside them."""
+    own = [path for path in out.rglob("*.parquet") if not hidden(str(path.relative_to(out)))]
+    return sum(pq.read_metadata(path).num_rows for path in own)
 
 
 def check(sky: Path, published: Path, rejects: Path) -> None:

@@ -1,4 +1,4 @@
-"""The survey of `benchmarks.night`: tiles with noise and disks, and a few galaxies of which a model is sure."""
+"""The survey of `benchmarks.night`: noise and disks, and a few galaxies of which a model is sure."""
 
 from __future__ import annotations
 

@@ -44,10 +44,11 @@ def write_sky(folder: Path, model: str) -> None:
     radii = np.full(POSITIONS, RADIUS)
     galaxies = known_galaxies(model)
     for number, (_, radius, _) in enumerate(galaxies):
-        # Some of them where tiles overlap, or end.
+        # Some of them where tiles overlap: the larger ones are stitched.
         places[number] = random.uniform(300, whole - 300, 2)
         if number % 3 == 0:
-            places[number, 0] = round(places[number, 0] / step) * step + 20
+            border = min(max(round(places[number, 0] / step), 1), GRID - 1)
+            places[number, 0] = border * step + OVERLAP / 2
         radii[number] = radius
     # Known galaxies stand on whole pixels, and alone.
     places[: len(galaxies)] = np.rint(places[: len(galaxies)])

@@ -23,7 +23,7 @@ def names_to_read(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
     scale = WantedScale(**settings["scale"])
     truth = ["label"] if settings["keep_truth"] else []
-    # Those of positions are cut from tiles; see `pipeline.cutouts.position_shards`.
+    # Those of positions are cut from tiles; see `pipeline.cutouts.position_images`.
     image = [] if "cutting" in settings else ["image"]
     wanted = ["object_id", "ra", "dec", *image, *truth, *scale.wanted]
     return wanted, list(dict.fromkeys([*settings["carry"], *scale.carry]))

@@ -120,7 +120,7 @@ class ShardWork:
                 yield (rows.slice(start, ROW_GROUP_ROWS),) * 2
         elif "cutting" in self._settings:
             # Here, since shards that have their images do without what it brings.
-            from pipeline.cutouts.position_shards import cut_rows
+            from pipeline.cutouts.position_images import cut_rows
 
             yield from cut_rows(shard, self._columns, *names, self._settings["cutting"])
         else:

@@ -12,7 +12,8 @@ from hiwl_core.recipe import RgbSettings
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.cutouts.pieces import pieces_folder, pieces_path
-from pipeline.cutouts.planning import CUTOUTS, CutoutOptions, check_unchanged, make_plan, read_tiles
+from pipeline.cutouts.planned_shards import CUTOUTS
+from pipeline.cutouts.planning import CutoutOptions, check_unchanged, make_plan, read_tiles
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile

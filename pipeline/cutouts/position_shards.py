@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,35 +18,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
-from hiwl_core.stamps import FinishedStamp, StampSettings
 from pipeline import storage
 from pipeline.catalog.plan import check_free, is_catalog, read_plan
 from pipeline.cutouts.assignment import Assignment, assign
-from pipeline.cutouts.cutting import cut, cut_pieces, stitched
+from pipeline.cutouts.planned_shards import iter_planned
 from pipeline.cutouts.planning import (
     CutoutOptions,
     describe_tiles,
     digest_of,
-    iter_planned,
     tile_entries,
-    tile_of,
 )
+from pipeline.cutouts.position_images import HOME, REASON, SCALE, TILES, tiles_path
 from pipeline.cutouts.positions import read_positions
-from pipeline.cutouts.tile_pixels import TilePixels
 from pipeline.cutouts.tiles import Tile
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, Columns, shard_name
-from pipeline.shards.shard_groups import ShardToRead, checked_rows
-from pipeline.shards.webdataset import STATUS_COLUMN
+from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, shard_name
 from pipeline.task_pool import TaskPool
 
-__all__ = ["Positions", "cut_rows", "plan_positions", "rows_a_shard"]
+__all__ = ["Positions", "plan_positions", "rows_a_shard"]
 
 FOLDER = "_positions"
 UNCUT = "uncut"
-HOME, TILES, SCALE, REASON = "_home", "_tiles", "_scale", "_reason"
-TABLE_BYTES = 32 * 2**20
-"""Of images that are cut before they are decoded."""
 LEAST_SHARD_ROWS, SHARDS = 256, 64
 """A part is what is lost at most with a worker, and what one of many does: neither few rows nor all."""
 
@@ -118,7 +109,7 @@ def plan_positions(
     # Those of a run that was killed before it had a plan.
     storage.remove(folder)
     shards: dict[str, list[pa.Table]] = {}
-    for series, objects in iter_planned(table, found, tiles, options, rows_a_shard(table.num_rows)):
+    for series, objects in iter_planned(table, found, tiles, options.settings, rows_a_shard(table.num_rows)):
         shards.setdefault(series, []).append(objects)
     shards |= {UNCUT: list(_uncut(table, found, rows_a_shard(table.num_rows)))}
     named = [
@@ -132,7 +123,7 @@ def plan_positions(
         needed = {number for order in objects["tiles"].to_pylist() for number in order}
         needed |= {home for home in objects["home"].to_pylist() if home >= 0}
         described = {number: asdict(tiles[number]) for number in sorted(needed)}
-        storage.write_bytes(_tiles_path(f"{folder}/{name}"), json.dumps(described).encode())
+        storage.write_bytes(tiles_path(f"{folder}/{name}"), json.dumps(described).encode())
         storage.write_bytes(f"{folder}/{name}", _encoded(objects, tiles, options.columns.carry))
 
     for _ in storage.in_threads(write, named):
@@ -143,83 +134,6 @@ def plan_positions(
 def rows_a_shard(rows: int) -> int:
     """Rows of a shard of so many positions, at most but for tiles that have more."""
     return min(MAX_SHARD_ROWS, max(LEAST_SHARD_ROWS, rows // SHARDS))
-
-
-def cut_rows(
-    shard: ShardToRead,
-    columns: Columns,
-    wanted: Sequence[str],
-    carry: Sequence[str],
-    cutting: Mapping[str, Any],
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The rows of a shard of positions, some at a time, as they are and with their images.
-
-    Parameters
-    ----------
-    shard, columns, wanted, carry
-        See `pipeline.shards.shard_groups.checked_rows`; `wanted` without the image.
-    cutting : mapping
-        From `plan_positions`.
-
-    Yields
-    ------
-    rows : pyarrow.Table
-        Columns `wanted` and `carry`.
-    cut : pyarrow.Table
-        The same, with ``image`` and, for rows that cannot be cut, their status in `STATUS_COLUMN`.
-
-    Raises
-    ------
-    ValueError, OSError
-        One of `pipeline.shards.shard_groups.SHARD_DAMAGE`.
-    """
-    names = list(dict.fromkeys([*carry, HOME, TILES, SCALE, REASON]))
-    rows = pa.concat_tables(checked_rows(shard, columns, wanted, names))
-    described = json.loads(storage.read_bytes(_tiles_path(shard.path)))
-    tiles = {int(number): tile_of(tile) for number, tile in described.items()}
-    settings = StampSettings(tuple(cutting["--bands"]), int(cutting["--size"]))
-    stamps = _stamps(rows, tiles, settings)
-    at_once = max(1, min(LEAST_SHARD_ROWS, TABLE_BYTES // settings.bytes))
-    for start in range(0, rows.num_rows, at_once):
-        some = rows.slice(start, at_once).select([*wanted, *carry])
-        yield some, _with_images(some, list(islice(stamps, some.num_rows)))
-
-
-def _stamps(rows: pa.Table, tiles: Mapping[int, Tile], settings: StampSettings) -> Iterator[FinishedStamp]:
-    """The cutouts of a shard, in order; a tile at a time is held, and pieces of those that are stitched."""
-    reasons = rows[REASON].to_pylist()
-    if any(reasons):
-        yield from (FinishedStamp(None, reason) for reason in reasons)
-        return
-    objects = rows.select(["ra", "dec", SCALE, HOME, TILES])
-    objects = objects.rename_columns(["ra", "dec", "pixel_scale", "home", "tiles"])
-    if any(objects["tiles"].to_pylist()):
-        pieces = []
-        for number, tile in tiles.items():
-            with TilePixels(tile, settings.bands) as pixels:
-                pieces += cut_pieces(pixels, number, objects, settings)
-        yield from stitched(objects, pieces, tiles, settings)
-        return
-    homes = objects["home"].to_numpy()
-    # The rows of a tile stand together.
-    starts = np.flatnonzero(np.diff(homes, prepend=-1))
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(homes)], strict=True):
-        with TilePixels(tiles[homes[start]], settings.bands) as pixels:
-            yield from cut(pixels, objects.slice(start, end - start), settings)
-
-
-def _with_images(rows: pa.Table, stamps: Sequence[FinishedStamp]) -> pa.Table:
-    said = {
-        "observed_share": [one.observed for one in stamps],
-        "masked_share": [one.masked for one in stamps],
-    }
-    for name, shares in said.items():
-        if name in rows.column_names:
-            place = rows.column_names.index(name)
-            rows = rows.set_column(place, name, pa.array(shares, pa.float32()))
-    rows = rows.append_column("image", pa.array([one.content for one in stamps], pa.binary()))
-    statuses = [None if one.problem is None else one.problem.split(":")[0] for one in stamps]
-    return rows.append_column(STATUS_COLUMN, pa.array(statuses, pa.string()))
 
 
 def _uncut(table: pa.Table, found: Assignment, most: int) -> Iterator[pa.Table]:
@@ -255,10 +169,6 @@ def _encoded(objects: pa.Table, tiles: Sequence[Tile], carry: Sequence[str]) -> 
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _tiles_path(shard: str) -> str:
-    return f"{shard.removesuffix('.parquet')}.tiles.json"
 
 
 def _check_same(catalog: str, there: dict[str, Any] | None, now: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "TileImage",
     "join_tiles",
     "opened",
+    "tile_of",
     "unit_vectors",
 ]
 
@@ -203,6 +204,17 @@ def join_tiles(images: Sequence[TileImage], bands: Sequence[str]) -> list[Tile]:
                 + ": a band is named by EXTNAME, BAND, FILTER or the file's name; see --bands"
             )
     return with_images
+
+
+def tile_of(tile: dict[str, Any]) -> Tile:
+    """The tile that `dataclasses.asdict` made of it, and JSON kept."""
+    return Tile(
+        tile["name"],
+        Place(**{**tile["place"], "shape": tuple(tile["place"]["shape"])}),
+        {band: PixelSource(**source) for band, source in tile["images"].items()},
+        [(band, PixelSource(**source)) for band, source in tile["weights"]],
+        [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
+    )
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ def sample(
         raise UserError(
             f"{catalog} is published, in another order than its shards: give the catalog it came from"
         )
-    of_part, columns = _origin(catalog.rstrip("/"), shards, id_column, image_column)
+    of_part, columns, cutting = _origin(catalog.rstrip("/"), shards, id_column, image_column)
     rows, matching = _choose(catalog, where, cone, count, order, seed)
 
     wanted: dict[str | None, list[int]] = {}
@@ -116,7 +116,7 @@ def sample(
         try:
             if shard is None:
                 raise UserError(f"no shard is known of {chosen[0][PART_COLUMN]}")
-            images = read_images(shard, columns, [(row["object_id"], row["status"]) for row in chosen])
+            images = _images(shard, columns, chosen, cutting)
             place, fault = f"no picture of it in {shard.rsplit('/', 1)[-1]}", ""
         except (UserError, OSError, ValueError) as error:
             images = [None] * len(chosen)
@@ -139,20 +139,34 @@ def sample(
 
 def _origin(
     catalog: str, shards: str | None, id_column: str | None, image_column: str | None
-) -> tuple[dict[str, str], Columns]:
-    """The shard of each part, by file name, and what the columns are called there."""
-    columns = Columns()
+) -> tuple[dict[str, str], Columns, Mapping[str, Any] | None]:
+    """The shard of each part, by file name, what the columns are called there, and how its images are cut."""
+    columns, cutting = Columns(), None
     of_part: dict[str, str] = {}
     if is_catalog(catalog):
         plan = read_plan(catalog)
         noted = plan.settings.get("columns", {})
         columns = replace(columns, **{key: noted[key] for key in ("id", "image") if key in noted})
         of_part = {part: planned.shard for part, planned in plan.shards.items()}
+        cutting = plan.settings.get("cutting")
     elif shards is None:
         raise UserError(f"{catalog} does not say where its shards are: name them with --shards")
     if shards is not None:
-        of_part = {part_name(shard): shard for shard in list_shards(shards)}
-    return of_part, replace(columns, id=id_column or columns.id, image=image_column or columns.image)
+        of_part, cutting = {part_name(shard): shard for shard in list_shards(shards)}, None
+    columns = replace(columns, id=id_column or columns.id, image=image_column or columns.image)
+    return of_part, columns, cutting
+
+
+def _images(
+    shard: str, columns: Columns, rows: Sequence[Mapping[str, Any]], cutting: Mapping[str, Any] | None
+) -> list[bytes | None]:
+    """The images of some rows of a shard, or of a shard of positions, which has none, from the tiles."""
+    if cutting is None:
+        return read_images(shard, columns, [(row["object_id"], row["status"]) for row in rows])
+    # Here, since catalogs of shards do without what it brings.
+    from pipeline.cutouts.position_images import cut_images
+
+    return cut_images(shard, [row["object_id"] for row in rows], cutting)
 
 
 def _choose(

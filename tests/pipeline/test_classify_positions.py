@@ -18,11 +18,13 @@ from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.cutouts.cutouts import cutouts
 from pipeline.cutouts.planning import CutoutOptions
-from pipeline.cutouts.position_shards import cut_rows, plan_positions
+from pipeline.cutouts.position_images import cut_rows
+from pipeline.cutouts.position_shards import plan_positions
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.ingestion.source import check_source
 from pipeline.publication.publish import publish
+from pipeline.querying.sample import sample
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.shard_groups import ShardToRead
 from pipeline.shards.wanted_scale import WantedScale
@@ -121,6 +123,8 @@ def test_a_row_for_each_position_and_no_cutout_on_the_way(
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0, again.output
     assert "3 parts were there already" in again.output
+    shown = sample(str(catalog), str(tmp_path / "page.html"), count=50)
+    assert (shown.shown, shown.without_image, shown.unread) == (len(PLACES) + 2, 2, [])
     publish(str(catalog), str(tmp_path / "hats"))
     tiles = (tmp_path / "hats").rglob("Npix*.parquet")
     assert sum(pq.read_metadata(path).num_rows for path in tiles) == len(PLACES) + 1

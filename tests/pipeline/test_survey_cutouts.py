@@ -30,7 +30,8 @@ from jobs.verify import main as verify_main
 from pipeline import storage
 from pipeline.cutouts.cutouts import cutouts
 from pipeline.cutouts.planning import CutoutOptions
-from pipeline.cutouts.position_shards import cut_rows, plan_positions
+from pipeline.cutouts.position_images import cut_rows
+from pipeline.cutouts.position_shards import plan_positions
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.ingestion.verify import verify_shards

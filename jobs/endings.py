@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.ray_watch import own_process, said
 from pipeline.storage.disk_faults import disk_fault, room_at
 from pipeline.storage.retries import StoreError
 from pipeline.storage.secret_urls import without_secrets
@@ -118,16 +119,16 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[float] = []
+    asked: list[tuple[float, int]] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         # `timeout` and batch systems send one to the process and one to its group.
-        if asked and time.monotonic() - asked[0] < SECONDS_OF_ONE_SIGNAL:
+        if asked and time.monotonic() - asked[0][0] < SECONDS_OF_ONE_SIGNAL:
             return
         if asked:
             os.write(2, f"Error: ended at once by a second signal; {KEPT}\n".encode())
             os._exit(128 + number)
-        asked.append(time.monotonic())
+        asked.append((time.monotonic(), number))
         raise Stopped(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -136,7 +137,13 @@ def stoppable() -> Iterator[None]:
     for number in mine:
         signal.signal(number, stop)
     try:
-        yield
+        with own_process():
+            yield
+    except (Exception, KeyboardInterrupt) as error:
+        # What fails on the way out fails of that: Ray, in the same process group, was sent the signal too.
+        if asked and not isinstance(error, Stopped):
+            raise Stopped(asked[0][1]) from error
+        raise
     finally:
         for number in mine:
             # None is one that was not set from Python, which cannot put it back.
@@ -147,4 +154,5 @@ def stoppable() -> Iterator[None]:
 def end(ctx: click.Context, ending: Ending) -> None:
     """Print how a verb ended, and leave with its code."""
     click.echo(f"Error: {one_line(ending.words)}", err=True)
+    said(ending.code)
     ctx.exit(ending.code)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
-import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
 from pipeline.mistakes import user_error_in
+from pipeline.own_ray import join_ray, start_ray
+from pipeline.ray_watch import RayWatch
 
 if TYPE_CHECKING:
     from ray.data import DataContext
@@ -37,21 +35,6 @@ __all__ = [
 CPUS_AN_ACTOR = 2
 # With a GPU, beside which decoding is the limit; the bound was not measured.
 MOST_CPUS_A_GPU = 12
-# Linux takes 107 bytes as the name of a socket. This is what Ray adds to the folder for temporary files.
-LONGEST_SOCKET = 103
-RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
-# Of a Ray that is started here.
-OWN_RAY = {
-    # Ray ends workers that were idle for a second, and starting one takes five of a core: a training that
-    # decodes for each epoch would wait for them again and again.
-    "idle_worker_killing_time_threshold_ms": 600_000,
-    # Started ahead of need, they take the cores from the driver and from the actors, which start processes
-    # of their own; and each takes a hundredth of a core while it does nothing.
-    "prestart_worker_first_driver": False,
-    # There is no dashboard to show them.
-    "enable_metrics_collection": False,
-}
 
 
 @dataclass(frozen=True)
@@ -138,68 +121,6 @@ def resources_now(grows: bool = True) -> ClusterResources:
 
 
 @contextmanager
-def _quiet_backend() -> Iterator[None]:
-    """Start Ray without what its C++ side prints, unless the user has set how much that is.
-
-    Ray 2.60 calls it an error, on the terminal, that Ray Data's actors are as Ray Data makes them. Of a level
-    that is set it says so, with a line that is held back here.
-    """
-    if LOG_LEVEL in os.environ:
-        yield
-        return
-    os.environ[LOG_LEVEL] = "fatal"
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            del os.environ[LOG_LEVEL]
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            said.seek(0)
-            for line in said:
-                if LOG_LEVEL.encode() not in line:
-                    os.write(2, line)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Start Ray without its own way with SIGTERM, which ends in a stack of its C++ side."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        # Of the system's own way there is nothing that Python could put back.
-        if callable(before):
-            signal.signal(signal.SIGTERM, before)
-
-
-def _short_temp_dir() -> str | None:
-    """Where Ray is to keep its sockets: None for its usual place, unless their names would be too long there.
-
-    Raises
-    ------
-    UserError
-        If the user asked for such a place.
-    """
-    asked = os.environ.get("RAY_TMPDIR")
-    usual = asked or os.environ.get("TMPDIR") or "/tmp"
-    if len(f"{usual}{RAY_SOCKET}".encode()) <= LONGEST_SOCKET:
-        return None
-    if asked:
-        raise UserError(
-            f"RAY_TMPDIR {asked!r} is too long a path for the sockets that Ray keeps in it: at most "
-            f"{LONGEST_SOCKET - len(RAY_SOCKET)} characters"
-        )
-    return f"/tmp/ray-{os.getuid()}"
-
-
-@contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
 
@@ -219,28 +140,30 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     ------
     UserError
         What a worker raised as such, and Ray as something else.
+    IncompleteError
+        If a Ray that was started here died.
     """
     started = not ray.is_initialized()
     here = started and not os.environ.get("RAY_ADDRESS")
     if started:
-        with _quiet_backend(), _own_signals():
-            ray.init(
-                address="local" if here else None,
-                num_cpus=max(min_cpus, usable_cores()) if here else None,
-                include_dashboard=False if here else None,
-                logging_level=logging.ERROR,
-                # What workers have to say to people comes through `pipeline.relay`; what they raise, anyway.
-                log_to_driver=False,
-                _system_config=OWN_RAY if here else None,
-                _temp_dir=_short_temp_dir() if here else None,
-            )
+        if here:
+            start_ray(max(min_cpus, usable_cores()))
+        else:
+            join_ray()
+    watch = RayWatch(ray._private.worker._global_node) if here else None
+    done = False
     try:
-        yield resources_now(grows=not here)
-    except Exception as error:
+        with watch or nullcontext():
+            yield resources_now(grows=not here)
+        done = True
+    except BaseException as error:
+        if watch is not None and watch.lost and not isinstance(error, UserError):
+            raise IncompleteError(watch.lost) from error
         mistake = None if type(error) is UserError else user_error_in(error)
         if mistake is None:
             raise
         raise mistake from error
     finally:
-        if started:
+        left_out = watch is not None and bool(watch.lost) and watch.end(done)
+        if started and not left_out:
             ray.shutdown()

@@ -19,7 +19,7 @@ import ray
 from filelock import FileLock
 
 from hiwl_core.recipe import Recipe, load_recipe
-from pipeline.cluster import OWN_RAY
+from pipeline.own_ray import OWN_RAY
 from tests.drawings import write_labeled_shard
 from tests.object_store import ObjectStore, free_ports, serve, store_environment
 
@@ -207,15 +207,19 @@ def calibrated_model(random_model: str, shared_folder: Path) -> str:
         return str(made) if made.exists() else calibrated_bundle(made, random_model)
 
 
+def without_cluster() -> dict[str, str]:
+    """The environment, where no Ray is named."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
 def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     """The command line in a process and a process group of its own; with a Ray of its own, unless told."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=without_cluster() | variables,
         start_new_session=True,
         cwd=Path(__file__).parents[1],
     )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import sys
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+import ray.train
 from ray.train.torch import TorchConfig
+from torch import distributed
 
 from hiwl_core.device import check_device
 
 __all__ = ["CheckedTorchConfig"]
+
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo0" if sys.platform == "darwin" else "lo"
 
 _TorchBackend: Any = TorchConfig().backend_cls
 
@@ -21,7 +29,22 @@ class _CheckedBackend(_TorchBackend):
         """Check, then connect; what the check raises Ray Train does not try again."""
         if backend_config.backend == "nccl":
             worker_group.execute(check_device)
+        elif worker_group.execute_single(0, ray.util.get_node_ip_address) == LOOPBACK:
+            place = os.path.join(tempfile.gettempdir(), f"hiwl-workers-{secrets.token_hex(8)}")
+            worker_group.execute(_meet_at, place, len(worker_group))
+            return
         super().on_start(worker_group, backend_config)
+
+
+def _meet_at(place: str, workers: int) -> None:
+    """Begin the process group of workers on a Ray of this machine alone, where nobody else can join it.
+
+    By a file: the port at which torch's workers meet else is open to all the network, and asks for no token.
+    """
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    store = distributed.FileStore(place, workers)
+    rank = ray.train.get_context().get_world_rank()
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=workers)
 
 
 @dataclass

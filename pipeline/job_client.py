@@ -61,7 +61,10 @@ def dashboard_url(address: str | None = None) -> str:
                 f"RAY_ADDRESS={without_password(chosen)!r} is where programs connect to Ray, jobs go to the "
                 "dashboard of the head node: give its URL, such as --address http://HEAD:8265"
             )
-    return (chosen if "://" in chosen else f"http://{chosen}").rstrip("/")
+    url = (chosen if "://" in chosen else f"http://{chosen}").rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--address {without_password(url)!r}: give the dashboard's URL, http://HEAD:8265")
+    return url
 
 
 def connect(url: str) -> JobSubmissionClient:
@@ -83,7 +86,7 @@ def connect(url: str) -> JobSubmissionClient:
         raise UserError(f"RAY_AUTH_TOKEN_PATH={token_path!r} is no file: name the file that holds the token")
     # Ray's client waits as long as the operating system does, minutes, for a host that drops packets.
     try:
-        urllib.request.urlopen(f"{url}/api/version", timeout=CONNECT_SECONDS).close()
+        urllib.request.urlopen(f"{url}/api/version", timeout=CONNECT_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError:
         pass  # Something answers; Ray's client, which knows the token, finds out what.
     except (OSError, ValueError, HTTPException) as error:

@@ -31,11 +31,17 @@ class FlakyStore:
     ----------
     endpoint : str
         For ``AWS_ENDPOINT_URL``.
+    failing : float
+        Share of the requests that are answered with an error; may be changed at any time.
+    stale : bool
+        Whether a listing is answered as it was when it was first asked for; may be changed at any time.
     requests, errors, cuts, delays : int
         Requests that came, and those of them that were answered with an error, cut off, and made to wait.
     """
 
     endpoint: str = ""
+    failing: float = 0.0
+    stale: bool = False
     requests: int = 0
     errors: int = 0
     cuts: int = 0
@@ -66,9 +72,10 @@ def flaky(
     methods : sequence of str
         Those that fail; default: all.
     """
-    store, random_faults = FlakyStore(), random.Random(seed)
+    store, random_faults = FlakyStore(failing=errors), random.Random(seed)
     loop, started = asyncio.new_event_loop(), threading.Event()
     stop: asyncio.Future[None] = loop.create_future()
+    listings: dict[str, tuple[int, dict[str, str], bytes]] = {}
 
     async def handle(request: web.Request) -> web.StreamResponse:
         store.requests += 1
@@ -79,16 +86,23 @@ def flaky(
             store.delays += 1
             await asyncio.sleep(delay_seconds * delay / delays)
         body = await request.read()
-        if fault < errors:
+        if fault < store.failing:
             store.errors += 1
             status, code = ERRORS[int(kind * len(ERRORS))]
             text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>Try again</Message></Error>"
             return web.Response(status=status, text=text, content_type="application/xml")
-        cut = fault < errors + cuts
+        cut = fault < store.failing + cuts
         store.cuts += cut
         if cut and kind < 1 / 3:
             return _lost(request)
-        status, headers, content = await _forward(session, endpoint, request, body)
+        kept = listings.get(request.raw_path) if store.stale else None
+        try:
+            status, headers, content = kept or await _forward(session, endpoint, request, body)
+        except aiohttp.ClientError:
+            # The store is away.
+            return _lost(request)
+        if "list-type=" in request.query_string:
+            listings.setdefault(request.raw_path, (status, headers, content))
         if cut and (kind < 2 / 3 or len(content) < 2):
             return _lost(request)
         answer = web.StreamResponse(status=status, headers=headers)

@@ -26,6 +26,8 @@ __all__ = ["BUCKET", "ObjectStore", "free_ports", "serve", "store_environment"]
 
 BUCKET = "hiwl"
 ACCESS_KEY, SECRET_KEY, REGION = "testkey", "testsecret", "us-east-1"
+# Of somebody who may read objects, and not ask which there are.
+READER_KEY = "readerkey"
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 90.0
 PARENT_DEATH_SIGNAL = 1
@@ -92,12 +94,14 @@ def serve(
     if port is not None:
         ports[0] = port
     config = folder / "s3.json"
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    config.write_text(json.dumps({"identities": [identity]}))
+    identities = [
+        {"name": key, "credentials": [{"accessKey": key, "secretKey": SECRET_KEY}], "actions": actions}
+        for key, actions in {
+            ACCESS_KEY: ["Admin", "Read", "Write", "List", "Tagging"],
+            READER_KEY: ["Read"],
+        }.items()
+    ]
+    config.write_text(json.dumps({"identities": identities}))
     names = (
         "s3.port",
         "s3.port.grpc",

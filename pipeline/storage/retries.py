@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from hiwl_core.errors import UserError
@@ -78,6 +79,9 @@ NO_CREDENTIALS = frozenset(
     }
 )
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+CLOCK_CODES = frozenset({"RequestTimeTooSkewed"})
+# S3's own bound. An answer without a body, as to HEAD, does not say that it is refused for this.
+MOST_SECONDS_OFF = 15 * 60.0
 WRONG_REGION_CODES = frozenset(
     {
         "301",
@@ -138,8 +142,9 @@ def retried(action: Callable[[], Result], path: str, answered: Callable[[], bool
                     f"{path}: gave up after {attempt} attempts in {waited:.0f} s, the last failed with: "
                     f"{_words(error)}"
                 ) from None
+        # That many workers do not return at once, it need not be unforeseeable.
         longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-        time.sleep(longest * random.uniform(0.5, 1.0))
+        time.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -179,6 +184,11 @@ def _mistake(error: BaseException, path: str) -> UserError | None:
             return UserError(f"no bucket of that name for {path}: check the path, or make the bucket first")
         if code in WRONG_REGION_CODES:
             return UserError(f"{path} lies in another region or store ({code}): set AWS_REGION")
+        if status == 403 and (code in CLOCK_CODES or _seconds_off(link) > MOST_SECONDS_OFF):
+            return UserError(
+                f"the object store refuses {path} for its signature's time: the clock of this machine is not "
+                "the store's, set it right"
+            )
         if status == 403 or code in REFUSED_CODES:
             return UserError(
                 f"the object store refuses {path} ({code or status}): check the credentials in the "
@@ -196,6 +206,16 @@ def _mistake(error: BaseException, path: str) -> UserError | None:
         if isinstance(link, ValueError) and "Invalid endpoint" in str(link):
             return UserError(f"cannot use AWS_ENDPOINT_URL: {_words(link)}")
     return None
+
+
+def _seconds_off(error: BaseException) -> float:
+    """By how much the time of an S3 server's answer is not that of this machine; 0 if it does not say."""
+    response: Any = getattr(error, "response", None) or {}
+    said = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return abs(time.time() - parsedate_to_datetime(said).timestamp()) if said else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _is_unreachable(error: BaseException) -> bool:

@@ -106,6 +106,8 @@ def test_the_address_is_found_in_ray_s_own_order(no_ray_env: None, monkeypatch: 
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://a:1")
     assert dashboard_url() == "http://a:1"
     assert dashboard_url("c:1") == "http://c:1"
+    with pytest.raises(UserError, match="give the dashboard's URL"):
+        dashboard_url("file:///etc/passwd")
 
 
 def test_an_address_for_programs_is_not_one_for_jobs(

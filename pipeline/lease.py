@@ -3,6 +3,7 @@
 ``FOLDER/_lease/000007.json`` is the claim of a run, made only if there is none of that number; who has the
 highest number owns the folder. Its owner signs it every ten seconds. A claim that was given back, one of a
 process of this machine that is gone, and one without a sign for a minute are followed by the next number.
+Clocks of machines differ: who finds a sign old, or of a time to come, waits whether there is another.
 A run that was taken for dead, and comes back, finds a higher number than its own and stops.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
+from pipeline.progress import say
 from pipeline.storage.partials import is_running, this_machine
 
 __all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease"]
@@ -28,6 +30,8 @@ __all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease"]
 LEASE_FOLDER = "_lease"
 SECONDS_BETWEEN_SIGNS = 10.0
 SECONDS_TO_DEATH = 60.0
+# For a sign of an owner who may only have another time of day.
+SECONDS_OF_WATCH = 25.0
 ATTEMPTS = 5
 
 
@@ -71,8 +75,9 @@ class Lease:
             before = _numbers(self._folder)
             newest = max(before, default=0)
             owner = _read(_path(self._folder, newest)) if newest else None
-            if owner is not None and _is_alive(owner):
-                raise UserError(_refusal(self._folder, owner))
+            ago = None if owner is None else _last_sign(_path(self._folder, newest), owner)
+            if owner is not None and ago is not None:
+                raise UserError(_refusal(self._folder, owner, ago))
             self._number = newest + 1
             place = _path(self._folder, self._number)
             # The folder may go while it is written to: its last owner did not keep it.
@@ -150,16 +155,33 @@ class Lease:
         return json.dumps({**self._claim, "time": time.time(), "running": True}).encode()
 
 
-def _is_alive(owner: dict[str, Any]) -> bool:
+def _last_sign(place: str, owner: dict[str, Any]) -> float | None:
+    """Seconds since an owner's last sign of life; None if he is dead."""
     if not owner["running"]:
-        return False
+        return None
     if owner["machine"] == this_machine() and not is_running(int(owner["process"])):
-        return False
-    return bool(time.time() - owner["time"] < SECONDS_TO_DEATH)
+        return None
+    ago = time.time() - owner["time"]
+    if abs(ago) < SECONDS_TO_DEATH:
+        return max(0.0, ago)
+    if SECONDS_OF_WATCH:
+        say(f"{place} was signed {_distance(ago)}: waiting {SECONDS_OF_WATCH:.0f} s for another sign")
+    until = time.monotonic() + SECONDS_OF_WATCH
+    while time.monotonic() < until:
+        time.sleep(SECONDS_OF_WATCH / 25)
+        now = _read(place) if storage.exists(place) else None
+        if now is None or not now["running"]:
+            return None
+        if now["time"] != owner["time"]:
+            return 0.0
+    return None
 
 
-def _refusal(folder: str, owner: dict[str, Any]) -> str:
-    ago = max(0.0, time.time() - owner["time"])
+def _distance(ago: float) -> str:
+    return f"{ago:.0f} s ago" if ago > 0 else f"{-ago:.0f} s in the time to come"
+
+
+def _refusal(folder: str, owner: dict[str, Any], ago: float) -> str:
     return (
         f"{folder} is being written by {_described(owner)}, last sign of life {ago:.0f} s ago: wait until it "
         f"has ended, or if it is gone until {SECONDS_TO_DEATH:.0f} s after its last sign"

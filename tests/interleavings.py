@@ -244,10 +244,11 @@ def play(ground: Ground, kind: Kind, seed: int, expected: dict[tuple[str, int], 
     out = f"{ground.store}/out-{seed}" if kind.store == "S3" else str(ground.work / f"out-{seed}")
     waits = [0.0, chance.random() * LONGEST_START]
     death = SLEEPY_DEATH if kind.sleepy else lease.SECONDS_TO_DEATH
+    watch = 0.0 if kind.sleepy else lease.SECONDS_OF_WATCH
     sign = SLEEPY_SIGN if kind.sleepy else lease.SECONDS_BETWEEN_SIGNS
     with patch("pipeline.classification.classify.classify_shards", in_this_process):
         with (
-            patch.multiple(lease, SECONDS_TO_DEATH=death, SECONDS_BETWEEN_SIGNS=sign),
+            patch.multiple(lease, SECONDS_TO_DEATH=death, SECONDS_BETWEEN_SIGNS=sign, SECONDS_OF_WATCH=watch),
             held_up(chance),
             ThreadPoolExecutor(2) as threads,
         ):

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -99,14 +100,21 @@ def claim_of(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**claim, "token": "other", "running": True, **changes}))
 
 
-def test_a_live_owner_is_named_and_a_dead_one_is_followed(tmp_path: Path) -> None:
+def test_a_live_owner_is_named_and_a_dead_one_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "SECONDS_OF_WATCH", 0.2)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     elsewhere = {"machine": "0123456789ab", "host": "node7", "user": "ann"}
     claim_of(tmp_path, **elsewhere, time=time.time() - 50)
     with pytest.raises(UserError, match=r"written by hiwl classify of ann on node7 .*sign of life 50 s ago"):
         Lease(str(tmp_path), "publish").__enter__()
-    claim_of_dead = [{**elsewhere, "time": time.time() - 61}, {"process": gone.pid}]
+    claim_of_dead: list[dict[str, Any]] = [
+        {**elsewhere, "time": time.time() - 61},
+        {**elsewhere, "time": time.time() + 3600},
+        {"process": gone.pid},
+    ]
     for changes in claim_of_dead:
         (path,) = (tmp_path / LEASE_FOLDER).iterdir()
         path.write_text(json.dumps({**json.loads(path.read_bytes()), "time": 0.0}))
@@ -116,12 +124,36 @@ def test_a_live_owner_is_named_and_a_dead_one_is_followed(tmp_path: Path) -> Non
         assert len(list((tmp_path / LEASE_FOLDER).iterdir())) == 1
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_an_owner_with_another_time_of_day_is_alive_as_long_as_he_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its clock is an hour ahead or behind, and that of who starts beside it is right."""
+    monkeypatch.setattr(lease_module, "SECONDS_OF_WATCH", 2.0)
+    monkeypatch.setattr(lease_module, "SECONDS_BETWEEN_SIGNS", 0.2)
+    clock = SimpleNamespace(
+        **{name: getattr(time, name) for name in ("sleep", "monotonic", "strftime", "gmtime")}
+    )
+    clock.time = lambda: (
+        time.time() + 3600 * hours * (threading.current_thread() is not threading.main_thread())
+    )
+    monkeypatch.setattr(lease_module, "time", clock)
+    with Lease(str(tmp_path), "hiwl classify") as owner:
+        time.sleep(0.5)
+        with pytest.raises(UserError, match=r"is being written by hiwl classify .* 0 s ago"):
+            Lease(str(tmp_path), "hiwl publish").__enter__()
+        owner.check()
+    said = capsys.readouterr().err
+    assert ("s ago: waiting" if hours < 0 else "s in the time to come: waiting") in said
+
+
 def test_who_was_taken_for_dead_stops_when_he_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Lease(str(tmp_path), "asleep"), Lease(str(tmp_path), "hiwl classify")
     with first:
         monkeypatch.setattr(lease_module, "SECONDS_TO_DEATH", 0.0)
+        monkeypatch.setattr(lease_module, "SECONDS_OF_WATCH", 0.0)
         second.__enter__()
         monkeypatch.undo()
         first.sign()

@@ -79,7 +79,7 @@ def no_ray_env(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--address", "http://me:secret@127.0.0.1:1", "train"],
             "no Ray dashboard answers at http://127.0.0.1:1",
         ),
-        (["--address", "nonsense://x", "train"], "no Ray dashboard answers at nonsense://x"),
+        (["--address", "nonsense://x", "train"], "--address 'nonsense://x': give the dashboard's URL"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], told: str, no_ray_env: None) -> None:

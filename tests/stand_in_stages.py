@@ -5,22 +5,44 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
+from hiwl_core.cascade import combine_stages
+from hiwl_core.statuses import OK
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.classification.cascade_stage import CascadeStage, entry_table
-from pipeline.classification.shard_work import ShardTask
+from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entry_table
+from pipeline.classification.shard_work import ShardTask, ShardWork
+from pipeline.shards.shard_groups import SHARD_DAMAGE
+from pipeline.storage import retries
 
-__all__ = ["NODES", "HopelessStage", "PatientStage", "PoisonedStage", "SickStage", "nodes"]
+__all__ = [
+    "NODES",
+    "HopelessStage",
+    "LightCascadeStage",
+    "PatientStage",
+    "PoisonedStage",
+    "SickStage",
+    "hurry",
+    "nodes",
+]
 
 NODES = 3
 PATIENCE = 90.0
 SECONDS_A_SHARD = 1.0
+SECONDS_A_LIGHT_SHARD = 0.15
+# Waits for a store that is away, and how long it is away in tests: a minute is little more than a second.
+HURRY = 50
+TRIES_OF_A_STORE = 4
 
 
 def note_process(log: Path) -> None:
@@ -96,3 +118,53 @@ class PatientStage(CascadeStage):
         time.sleep(SECONDS_A_SHARD * len(tasks))
         here = ray.get_runtime_context().get_node_id()
         return entry_table([task.entry(statuses={here: 1}) for task in tasks])
+
+
+def hurry() -> None:
+    """Have this process wait a fiftieth as long for a store that is away."""
+    retries.FIRST_WAIT_SECONDS = 0.2 / HURRY
+    retries.LONGEST_WAIT_SECONDS = 10.0 / HURRY
+
+
+class LightCascadeStage(CascadeStage):
+    """Reads, writes and tries again as the real one; what it says of a galaxy are numbers of its bytes."""
+
+    def _load(self, cpus: int, use_gpu: bool) -> Any:
+        hurry()
+        return NumbersOfBytes(self._work)
+
+
+class NumbersOfBytes:
+    """In the place of a `ShardClassifier`, without PyTorch; a shard takes it a moment."""
+
+    def __init__(self, work: CatalogWork) -> None:
+        self._work = work
+        self._bundle: Any = SimpleNamespace(taxonomy=GALAXY_ZOO, model_id=work.model_id)
+
+    def classify(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry]:
+        """Entries of shards, or of what a store that was away for too long made of them."""
+        return [self._with_patience(task) for task in tasks]
+
+    def _with_patience(self, task: ShardTask) -> LedgerEntry:
+        for _ in range(TRIES_OF_A_STORE):
+            try:
+                return self._classify(task)
+            except storage.StoreError as error:
+                failed = task.entry(failed=f"{task.shard}: {error}")
+                time.sleep(30.0 / HURRY)
+            except SHARD_DAMAGE as error:
+                return task.entry(failed=f"{task.shard}: {error}")
+        return failed
+
+    def _classify(self, task: ShardTask) -> LedgerEntry:
+        time.sleep(SECONDS_A_LIGHT_SHARD)
+        work = ShardWork(task, self._bundle, self._work.columns)
+        kinds = (len(GALAXY_ZOO.stage1_classes), len(GALAXY_ZOO.stage2_classes))
+        members = np.full(kinds[1], 1 / kinds[1])
+        for images in work.images():
+            numbers = [np.random.default_rng(zlib.crc32(bytes(image))) for image in images]
+            said = [np.stack([one.dirichlet(np.ones(kind)) for one in numbers]) for kind in kinds]
+            work.take([OK] * len(images), combine_stages(*said, members, GALAXY_ZOO))
+        if work.error is not None:
+            raise work.error
+        return work.write("numbers of bytes")

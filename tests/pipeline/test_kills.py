@@ -13,11 +13,11 @@ from tests.kills import KINDS, classify_under_fire, expected_rows, parts, read, 
 SHARDS = 36
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kills_of_workers_a_node_and_the_driver_change_nothing(
     ray_session: None, random_model: str, tmp_path: Path
 ) -> None:
-    """One of each; `benchmarks/kills.py` kills on and on."""
+    """One of each, with the networks at work; `benchmarks/kills.py` kills on and on."""
     # Groups of shards that take seconds: they are under way when something dies.
     sky = write_sky(tmp_path, shards=SHARDS, copies=10)
     catalogs = classify_under_fire(random_model, sky, tmp_path, KINDS[:3], np.random.default_rng(20))

@@ -1,0 +1,22 @@
+"""A few rounds of `tests.faults`: what befalls a classification at random moments costs no row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fault_ground import make_ground
+from tests.faults import play
+
+# Where a disk can be mounted, SIGKILL of a node and of the driver; a full disk and a second start; a store
+# that fails and SIGKILL of a worker.
+SEEDS = (45, 20, 60)
+
+
+@pytest.mark.slow
+def test_what_befalls_a_classification_costs_no_row(random_model: str, tmp_path: Path) -> None:
+    with make_ground(tmp_path, random_model) as ground:
+        for seed in SEEDS:
+            made = play(ground, seed)
+            assert made.wrong == [], (seed, made.place, made.faults)

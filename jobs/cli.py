@@ -32,6 +32,7 @@ VERBS = {
     "fractions": "Estimate class fractions, corrected for misclassification.",
     "sample": "Show the cutouts of some rows of a catalog on a page.",
     "submit": "Run any of these as a job on a Ray cluster.",
+    "doctor": "Say what this machine has and reaches, for a bug report.",
     "jobs": "List the jobs of a Ray cluster, read their logs, stop them.",
 }
 

@@ -22,12 +22,7 @@ from pipeline import storage
 from pipeline.catalog.plan import check_free, is_catalog, read_plan
 from pipeline.cutouts.assignment import Assignment, assign
 from pipeline.cutouts.planned_shards import iter_planned
-from pipeline.cutouts.planning import (
-    CutoutOptions,
-    describe_tiles,
-    digest_of,
-    tile_entries,
-)
+from pipeline.cutouts.planning import CutoutOptions, describe_tiles, digest_of, tile_entries
 from pipeline.cutouts.position_images import HOME, REASON, SCALE, TILES, tiles_path
 from pipeline.cutouts.positions import read_positions
 from pipeline.cutouts.tiles import Tile
@@ -35,7 +30,7 @@ from pipeline.progress import say
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, shard_name
 from pipeline.task_pool import TaskPool
 
-__all__ = ["Positions", "plan_positions", "rows_a_shard"]
+__all__ = ["Positions", "plan_positions"]
 
 FOLDER = "_positions"
 UNCUT = "uncut"
@@ -75,7 +70,7 @@ def plan_positions(
     place : str
         The tiles.
     options : CutoutOptions
-        Its rows in a shard are decided here.
+        The rows in a shard follow from those of the table.
     pool : callable
         Gives a pool, if the tiles have to be looked at.
     claim : callable
@@ -101,17 +96,20 @@ def plan_positions(
         return folder, cutting
     check_free(catalog)
     table = read_positions(options.positions, options.columns)
+    most = min(MAX_SHARD_ROWS, max(LEAST_SHARD_ROWS, table.num_rows // SHARDS))
     tiles, broken = describe_tiles([entry.path for entry in entries], options, pool())
     for path, problem in broken[:3]:
         say(f"{path} cannot be read: {problem}")
     found = assign(table, tiles, options.settings, options.scale)
     claim()
+    if is_catalog(catalog):
+        raise UserError(f"{catalog} was planned by another run meanwhile: start the same command again")
     # Those of a run that was killed before it had a plan.
     storage.remove(folder)
     shards: dict[str, list[pa.Table]] = {}
-    for series, objects in iter_planned(table, found, tiles, options.settings, rows_a_shard(table.num_rows)):
+    for series, objects in iter_planned(table, found, tiles, options.settings, most):
         shards.setdefault(series, []).append(objects)
-    shards |= {UNCUT: list(_uncut(table, found, rows_a_shard(table.num_rows)))}
+    shards[UNCUT] = list(_uncut(table, found, most))
     named = [
         (shard_name(series, index, len(tables)), objects)
         for series, tables in shards.items()
@@ -129,11 +127,6 @@ def plan_positions(
     for _ in storage.in_threads(write, named):
         pass
     return folder, cutting
-
-
-def rows_a_shard(rows: int) -> int:
-    """Rows of a shard of so many positions, at most but for tiles that have more."""
-    return min(MAX_SHARD_ROWS, max(LEAST_SHARD_ROWS, rows // SHARDS))
 
 
 def _uncut(table: pa.Table, found: Assignment, most: int) -> Iterator[pa.Table]:

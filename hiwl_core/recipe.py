@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hiwl_core.class_distances import class_distances, stage_distances
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 from hiwl_core.recipe_text import available_recipes, recipe_data
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
@@ -355,7 +356,9 @@ def _explain(error: pydantic.ValidationError) -> str:
     place = ".".join(map(str, problem["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {place!r}{more}; keys there: {', '.join(_keys_beside(problem['loc']))}"
+        beside = _keys_beside(problem["loc"])
+        near = or_meant(str(problem["loc"][-1]), beside)
+        return f"unknown key {place!r}{more}; keys there: {', '.join(beside)}{near}"
     if problem["type"] == "missing":
         return f"missing key {place!r}{more}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 
 __all__ = ["GALAXY_ZOO", "Taxonomy", "probability_column"]
 
@@ -137,7 +138,7 @@ class Taxonomy:
         if unknown:
             raise UserError(
                 f"unknown class {', '.join(map(repr, unknown[:5]))} in the labels: "
-                f"taxonomy {self.name!r} has {', '.join(self.classes)}"
+                f"taxonomy {self.name!r} has {', '.join(self.classes)}{or_meant(unknown[0], self.classes)}"
             )
         return np.fromiter((position[label] for label in labels), dtype=np.int64, count=len(labels))
 

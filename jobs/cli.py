@@ -7,6 +7,8 @@ from importlib.metadata import version
 
 import click
 
+from hiwl_core.near_names import meant
+
 __all__ = ["main"]
 
 # In the order of the data's way, which is the order of `hiwl --help`.
@@ -48,6 +50,13 @@ class LazyVerbs(click.Group):
             return None
         command: click.Command = importlib.import_module(f"jobs.{name}").main
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and (name := meant(args[0], VERBS)) is not None:
+            ctx.fail(f"no verb {args[0]!r}: did you mean {name!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -11,7 +11,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy_file import most_confused
 from pipeline import storage
 from pipeline.ingestion.labels import read_classes
-from pipeline.ingestion.source import Listing, check_source, class_folder
+from pipeline.ingestion.source import Listing, class_folder
 
 __all__ = ["class_counts", "confused_classes"]
 
@@ -32,7 +32,8 @@ def class_counts(source: str, column: str | None = None) -> dict[str, int]:
         If there are not two classes or more.
     """
     if Path(source).is_dir():
-        listing = Listing(check_source(source, ""), "")
+        place = storage.absolute(source)
+        listing = Listing(place, f"{place}/no such folder")
         found = Counter(class_folder(entry.path, listing.place) for entry in listing.iter_images())
         found.pop("", None)
     else:

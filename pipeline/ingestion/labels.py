@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
+from pipeline.ingestion.source import IMAGE_SUFFIXES
 from pipeline.ingestion.split import SKY, Split, sky_cells
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
@@ -61,6 +63,17 @@ class Labels:
     id_column: str
     table: pa.Table
     carried: tuple[str, ...]
+
+    def without_endings(self) -> Labels:
+        """The same, if the ids are all names of image files, with what comes before their endings as ids."""
+        endings = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True))
+        pattern, ids = f"(?i)({endings})$", self.table["id"]
+        if not len(ids) or not pc.all(pc.match_substring_regex(ids, pattern)).as_py():
+            return self
+        place = self.table.column_names.index("id")
+        return replace(
+            self, table=self.table.set_column(place, "id", pc.replace_substring_regex(ids, pattern, ""))
+        )
 
     def check_ids(self, known: pa.Array, example: str) -> None:
         """Check the ids against those of the source, whose spelling is right by definition.
@@ -234,7 +247,14 @@ def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[
         if name in names:
             return name
     wanted = " or ".join(map(repr, usual)) if given is None else repr(given)
-    raise UserError(f"no column {wanted} in {path}: it has {', '.join(names)}; name it with {option}")
+    if any(re.fullmatch(r"[+-]?[0-9.]+", name) for name in names):
+        raise UserError(
+            f"the first line of {path} is {','.join(names)!r}, which looks like an object: the names of the "
+            "columns are wanted there, such as id,class"
+        )
+    near = (or_meant(name, names, f"{option} {{}}") for name in ((given,) if given else usual))
+    mend = next(filter(None, near), f"; name it with {option}")
+    raise UserError(f"no column {wanted} in {path}: it has {', '.join(names)}{mend}")
 
 
 def _texts(path: str, table: pa.Table, name: str) -> pa.Array:

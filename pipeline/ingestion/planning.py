@@ -64,6 +64,8 @@ def make_plan(
         if labels is None:
             _check_classes(place, inventory.classes(), taxonomy, options.class_folders)
         _check_carry(place, parquet, labels, options.carry)
+        if labels is not None and not listing.tables:
+            labels = labels.without_endings()
         without_image = inventory.join(labels, options.name)
         if options.split:
             inventory.split(options.split)

@@ -35,9 +35,9 @@ def read_text_table(path: str) -> pa.Table:
     Parameters
     ----------
     path : str
-        Local or URL: a CSV or TSV file with a header line, above which there may be comments (SkyServer's
-        ``#Table1``), or a table of one of the kinds of `pipeline.ingestion.typed_tables`. Either may be
-        packed by gzip or bzip2.
+        Local or URL: a CSV or TSV file, or one with semicolons, with a header line, above which there may be
+        comments (SkyServer's ``#Table1``), or a table of one of the kinds of
+        `pipeline.ingestion.typed_tables`. Either may be packed by gzip or bzip2.
 
     Raises
     ------
@@ -98,7 +98,9 @@ def _below_comments(content: bytes) -> tuple[bytes, str]:
 
 
 def _delimiter(line: bytes) -> str:
-    return "\t" if b"\t" in line and b"," not in line else ","
+    """A comma, unless there is none and there is another: spreadsheets of many countries write semicolons."""
+    others = (delimiter for delimiter in "\t;" if delimiter.encode() in line and b"," not in line)
+    return next(others, ",")
 
 
 def numbers(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

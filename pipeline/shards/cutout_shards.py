@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 from pipeline import storage
 from pipeline.shards.fits_positions import fill_positions
 from pipeline.shards.parquet_footer import check_not_encrypted, schema_of
@@ -306,14 +307,15 @@ def check_schema(
     names = columns.standard_names()
     for standard in required:
         if names[standard] not in schema.names:
-            option = {"object_id": "id"}.get(standard, standard)
-            there = ", ".join(schema.names)
+            option = f"--{'id' if standard == 'object_id' else standard}-column"
+            mend = or_meant(names[standard], schema.names, f"{option} {{}}") or f"; name it with {option}"
             raise UserError(
-                f"no column {names[standard]!r} in {shard}: it has {there}; name it with --{option}-column"
+                f"no column {names[standard]!r} in {shard}: it has {', '.join(schema.names)}{mend}"
             )
     for name in carry:
         if name not in schema.names:
-            raise UserError(f"no column {name!r} to carry in {shard}: it has {', '.join(schema.names)}")
+            there = ", ".join(schema.names) + or_meant(name, schema.names)
+            raise UserError(f"no column {name!r} to carry in {shard}: it has {there}")
     read = [names[standard] for standard in dict.fromkeys([*required, "ra", "dec", *scale.wanted])]
     check_not_encrypted(shard, schema, [*read, *carry, *scale.carry])
     for name in dict.fromkeys([*names.values(), *carry, *scale.carry]):

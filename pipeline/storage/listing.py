@@ -111,7 +111,11 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
     if not wanted:
         if not names and not GLOB_CHARACTERS & set(path) and not _is_there(path):
             raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
-        raise UserError(f"no {' or '.join(suffixes)} file in {path!r}: check the path (globs need quotes)")
+        others = f", only others such as {names[0].rsplit('/', 1)[-1]!r}" if names else ""
+        images = "; `hiwl ingest` packs images" if others else ""
+        raise UserError(
+            f"no {' or '.join(suffixes)} file in {path!r}{others}: check the path (globs need quotes){images}"
+        )
     return wanted
 
 

@@ -69,11 +69,8 @@ def main() -> None:
     kill_twice(*steps[0])
     for verb, out in steps:
         ended(verb, out)
-    for verb in (
-        ["verify", *([str(shards)] if shards.exists() else [str(catalog)])],
-        ["verify", str(catalog)],
-    ):
-        print(watched(hiwl(verb), own=True)["said"].splitlines()[-1], flush=True)
+    for _, out in steps:
+        print(watched(hiwl(["verify", str(out)]), own=True)["said"].splitlines()[-1], flush=True)
     ended(["publish", str(catalog), str(published)], published)
     check(sky, published, shards / "rejects.csv")
 

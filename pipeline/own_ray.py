@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -15,7 +16,8 @@ from contextlib import contextmanager, suppress
 import ray
 from ray._private import ray_constants
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import IncompleteError, UserError
+from pipeline.storage.disk_faults import room_at
 
 __all__ = ["OWN_RAY", "join_ray", "short_temp_dir", "start_ray"]
 
@@ -24,6 +26,8 @@ LONGEST_SOCKET = 103
 RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 # Ray's own usual place too.
 SHORT_PLACE = "/tmp"  # noqa: S108
+# It takes a tenth of it to begin.
+LEAST_FREE = 1_000_000
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Of a Ray that is started here.
 OWN_RAY = {
@@ -56,18 +60,34 @@ def start_ray(num_cpus: int) -> None:
     ------
     UserError
         If there is no place for its sockets.
+    IncompleteError
+        If it does not start, or there is no room for its logs.
     """
-    with _quiet_backend(), _own_signals(), _loopback():
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            # What workers have to say to people comes through `pipeline.relay`; what they raise, anyway.
-            log_to_driver=False,
-            _system_config=OWN_RAY,
-            _temp_dir=short_temp_dir(),
+    temp_dir = short_temp_dir()
+    place = temp_dir or _usual_place()
+    free = shutil.disk_usage(place).free if os.path.isdir(place) else LEAST_FREE
+    if free < LEAST_FREE:
+        # It would try for a minute.
+        raise IncompleteError(
+            f"Ray has no room for its logs and sockets: free are {room_at([place])}; make room, or set TMPDIR"
         )
+    try:
+        with _quiet_backend(), _own_signals(), _loopback():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                # What workers have to say to people comes through `pipeline.relay`; what they raise, anyway.
+                log_to_driver=False,
+                _system_config=OWN_RAY,
+                _temp_dir=temp_dir,
+            )
+    except Exception as error:
+        raise IncompleteError(
+            f"Ray could not be started on this machine ({str(error).strip().splitlines()[-1]}); free are "
+            f"{room_at([place])}: start the same command again"
+        ) from error
 
 
 @contextmanager
@@ -134,8 +154,7 @@ def short_temp_dir() -> str | None:
     UserError
         If the user asked for such a place.
     """
-    asked = os.environ.get("RAY_TMPDIR")
-    usual = asked or os.environ.get("TMPDIR") or SHORT_PLACE
+    asked, usual = os.environ.get("RAY_TMPDIR"), _usual_place()
     if len(f"{usual}{RAY_SOCKET}".encode()) <= LONGEST_SOCKET:
         return None
     if asked:
@@ -144,6 +163,10 @@ def short_temp_dir() -> str | None:
             f"{LONGEST_SOCKET - len(RAY_SOCKET)} characters"
         )
     return _own_folder(f"{SHORT_PLACE}/ray-{os.getuid()}")
+
+
+def _usual_place() -> str:
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_PLACE
 
 
 def _own_folder(place: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,19 +29,19 @@ class _CheckedBackend(_TorchBackend):
         if backend_config.backend == "nccl":
             worker_group.execute(check_device)
         elif worker_group.execute_single(0, ray.util.get_node_ip_address) == LOOPBACK:
-            place = os.path.join(tempfile.gettempdir(), f"hiwl-workers-{secrets.token_hex(8)}")
-            worker_group.execute(_meet_at, place, len(worker_group))
+            worker_group.execute(_meet, f"workers-{secrets.token_hex(8)}", len(worker_group))
             return
         super().on_start(worker_group, backend_config)
 
 
-def _meet_at(place: str, workers: int) -> None:
+def _meet(name: str, workers: int) -> None:
     """Begin the process group of workers on a Ray of this machine alone, where nobody else can join it.
 
     By a file: the port at which torch's workers meet else is open to all the network, and asks for no token.
     """
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
-    store = distributed.FileStore(place, workers)
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    store = distributed.FileStore(os.path.join(folder, name), workers)
     rank = ray.train.get_context().get_world_rank()
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=workers)
 

@@ -44,6 +44,7 @@ FAULTS = {
 }
 MOST_FAULTS = 3
 MOST_STARTS = 8
+STARTS_OF_A_NODE = 3
 # For what runs have started to be gone after them.
 SECONDS_TO_GO = 30.0
 SECONDS_FULL = 2.0
@@ -123,6 +124,11 @@ class Round:
         cluster = self._ground.cluster
         nodes = sorted(cluster.worker_nodes, key=lambda node: node.node_id)
         cluster.remove_node(self._chance.choice(nodes), allow_graceful=False)
+        for _ in range(STARTS_OF_A_NODE - 1):
+            # On a machine with much to do Ray's half minute for it is not enough.
+            with suppress(Exception):
+                cluster.add_node(num_cpus=2)
+                return
         cluster.add_node(num_cpus=2)
 
     def _full_disk(self) -> None:

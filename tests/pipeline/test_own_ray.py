@@ -86,7 +86,7 @@ def test_a_ray_that_dies_ends_its_verb_with_a_line_and_nobody_else_could_reach_i
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 180
+        until = time.monotonic() + 400
         while not up.exists():
             assert verb.poll() is None, verb.communicate()
             assert time.monotonic() < until

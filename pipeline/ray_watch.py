@@ -36,6 +36,7 @@ _codes: list[int] = []
 @contextmanager
 def own_process() -> Iterator[None]:
     """Let this process be ended where it is stuck in a Ray that is gone: a verb's, and no notebook's."""
+    _codes.clear()
     _own.set()
     try:
         yield

@@ -9,9 +9,9 @@ import pytest
 from tests.fault_ground import make_ground
 from tests.faults import play
 
-# Where a disk can be mounted, SIGKILL of a node and of the driver; a full disk and a second start; a store
-# that fails and SIGKILL of a worker.
-SEEDS = (45, 20, 60)
+# Where a disk can be mounted, a store that fails, SIGKILL of a worker and of a node; SIGKILL of the driver, a
+# second start and a full disk.
+SEEDS = (112, 325)
 
 
 @pytest.mark.slow

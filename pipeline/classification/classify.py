@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -50,9 +50,12 @@ from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
-from pipeline.task_pool import ray_pool
+from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["CatalogSummary", "check_names", "classify", "failures"]
+
+FEW_FILES = 64
+"""Their headers are read before a worker of Ray's has begun."""
 
 
 @dataclass
@@ -195,7 +198,7 @@ def classify(
                 folder,
                 check_source(shards_path, folder),
                 _options(positions, bundle, columns, carry, scale),
-                lambda: stack.enter_context(ray_pool(None, "the look at the tiles")),
+                lambda files: stack.enter_context(_pool(files)),
                 claim,
             )
             # They are cut at the scale that is wanted.
@@ -264,6 +267,12 @@ def classify(
                         advance(entry.rows)
             summary.seconds = time.monotonic() - started
     return summary
+
+
+def _pool(files: int) -> AbstractContextManager[TaskPool]:
+    """A pool that looks at the headers of so many tiles."""
+    work = "the look at the tiles"
+    return thread_pool(1, work) if files <= FEW_FILES else ray_pool(None, work)
 
 
 def _options(

@@ -58,7 +58,7 @@ def plan_positions(
     catalog: str,
     place: str,
     options: CutoutOptions,
-    pool: Callable[[], TaskPool],
+    pool: Callable[[int], TaskPool],
     claim: Callable[[], object],
 ) -> tuple[str, dict[str, Any]]:
     """The positions of a catalog as shards: those that are there, or new ones, written.
@@ -72,7 +72,7 @@ def plan_positions(
     options : CutoutOptions
         The rows in a shard follow from those of the table.
     pool : callable
-        Gives a pool, if the tiles have to be looked at.
+        From a number of files to a pool that looks at them.
     claim : callable
         Called when all is found to be in order, before the first write.
 
@@ -97,7 +97,7 @@ def plan_positions(
     check_free(catalog)
     table = read_positions(options.positions, options.columns)
     most = min(MAX_SHARD_ROWS, max(LEAST_SHARD_ROWS, table.num_rows // SHARDS))
-    tiles, broken = describe_tiles([entry.path for entry in entries], options, pool())
+    tiles, broken = describe_tiles([entry.path for entry in entries], options, pool(len(entries)))
     for path, problem in broken[:3]:
         say(f"{path} cannot be read: {problem}")
     found = assign(table, tiles, options.settings, options.scale)

@@ -344,7 +344,7 @@ def test_tiles_and_cutouts_in_object_storage(
     # And without the shards, as a catalog is made.
     settings = StampSettings(("g", "r", "i"), SIDE)
     options = CutoutOptions(f"{url}/positions.csv", PositionColumns(), settings, WantedScale(), MASK_PLANES)
-    place, cutting = plan_positions(f"{url}/catalog", f"{url}/tiles", options, lambda: pool, lambda: None)
+    place, cutting = plan_positions(f"{url}/catalog", f"{url}/tiles", options, lambda _: pool, lambda: None)
     cut = [
         row
         for shard in list_shards(place)

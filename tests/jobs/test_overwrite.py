@@ -17,6 +17,7 @@ OCCUPIED = {
     "simulate": (["{out}", "--count", "4"], "out/cutouts/sky-00000-of-00001.parquet"),
     "select": (["{votes}", "{out}/classes.csv"], "out/classes.csv"),
     "ingest": (["{images}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
+    "taxonomy": (["new", "{images}", "--out", "{out}/own.toml"], "out/own.toml"),
     "cutouts": (["{images}", "{votes}", "{out}"], "out/cutouts-00000-of-00001.parquet"),
     "train": (["--data", "{train}", "--val", "{val}", "--recipe", "demo", "--out", "{out}"], "out/pairs.csv"),
     "optimize": (
@@ -36,7 +37,7 @@ OCCUPIED = {
     "drift": (["{catalog}", "--out", "{out}/page.html"], "out/page.html"),
     "sample": (["{catalog}", "{out}/page.html"], "out/page.html"),
 }
-READ_ONLY = {"models", "plan", "status", "verify", "submit", "jobs"}
+READ_ONLY = {"models", "plan", "status", "verify", "submit", "doctor", "jobs"}
 
 
 def test_each_verb_either_reads_or_is_tested_here() -> None:

@@ -69,8 +69,8 @@ def test_each_mistake_is_one_line_and_exit_code_2(
         ),
         "no run to report on": (["report", f"{here}/nowhere", "--out", out], "no training run at"),
         "nothing to reproduce": (
-            ["reproduce", "table8", *train[1:], "demo"],
-            "nothing to reproduce by the name 'table8': there are table3",
+            ["reproduce", "table12", *train[1:], "demo"],
+            "nothing to reproduce by the name 'table12': there are table3",
         ),
         "no weights for a training of a grid": (
             ["reproduce", "table7", *train[1:], "demo", "--set", f"stage1.init={here}/none.pth"],

@@ -33,6 +33,7 @@ VERBS = {
     "query": "Ask a catalog with SQL or by a cone on the sky.",
     "fractions": "Estimate class fractions, corrected for misclassification.",
     "sample": "Show the cutouts of some rows of a catalog on a page.",
+    "explore": "Look through a catalog on a page, and label its galaxies by keyboard.",
     "submit": "Run any of these as a job on a Ray cluster.",
     "doctor": "Say what this machine has and reaches, for a bug report.",
     "jobs": "List the jobs of a Ray cluster, read their logs, stop them.",

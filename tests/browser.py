@@ -14,6 +14,7 @@ import queue
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,6 +111,44 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def news(self) -> None:
+        """Take down what it has written and asked for since."""
+        for event in self.browser.events(self.session):
+            said = event.get("params", {})
+            if event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+                self.messages.append(json.dumps(said)[:500])
+            if event["method"] == "Network.requestWillBeSent":
+                url = said["request"]["url"]
+                self.requests += [] if url.startswith("data:") else [url]
+
+    def wait(self, condition: str) -> None:
+        """Wait until a script's value is true."""
+        until = time.monotonic() + ANSWER_SECONDS
+        while not self.run(condition):
+            assert time.monotonic() < until, condition
+            time.sleep(0.05)
+
+    def press(self, key: str, **event: Any) -> None:
+        """Strike a key, as the page is told of it."""
+        text = {"text": key} if len(key) == 1 else {}
+        for kind in ("keyDown", "keyUp"):
+            given = {**event, **(text if kind == "keyDown" else {})}
+            self.browser.call("Input.dispatchKeyEvent", self.session, type=kind, key=key, **given)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw the mouse with its button down from one point of the window to another."""
+        for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            self.browser.call(
+                "Input.dispatchMouseEvent",
+                self.session,
+                type=kind,
+                x=x,
+                y=y,
+                button="left",
+                buttons=0 if kind == "mouseReleased" else 1,
+                clickCount=1,
+            )
+
     def look(self) -> dict[str, Any]:
         """See `LOOK`."""
         found: dict[str, Any] = self.run(LOOK)
@@ -163,8 +202,8 @@ class Browser:
         while not any(e.get("method") == method and e.get("sessionId") == session for e in self._events):
             self._events.append(self._inbox.get(timeout=ANSWER_SECONDS))
 
-    def open(self, file: Path, width: int, dark: bool = False, height: int = 800) -> Page:
-        """Open a local page, as on a screen of so many pixels."""
+    def open(self, page: Path | str, width: int, dark: bool = False, height: int = 800) -> Page:
+        """Open a page, a file or a URL, as on a screen of so many pixels."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -174,16 +213,20 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", session, features=[scheme])
         self._events.clear()
-        self.call("Page.navigate", session, url=file.resolve().as_uri())
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", session, url=url)
         self._wait("Page.loadEventFired", session)
-        messages, requests = [], []
-        for event in self._events:
-            said = event.get("params", {})
-            if event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-                messages.append(json.dumps(said)[:500])
-            if event["method"] == "Network.requestWillBeSent":
-                requests.append(said["request"]["url"])
-        return Page(self, session, messages, [url for url in requests if not url.startswith("data:")])
+        opened = Page(self, session, [], [])
+        opened.news()
+        return opened
+
+    def events(self, session: str) -> list[dict[str, Any]]:
+        """What has happened on a page since this was asked last."""
+        while not self._inbox.empty():
+            self._events.append(self._inbox.get())
+        mine = [event for event in self._events if event.get("sessionId") == session]
+        self._events = [event for event in self._events if event.get("sessionId") != session]
+        return mine
 
 
 @contextmanager

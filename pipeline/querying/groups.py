@@ -11,7 +11,7 @@ from hiwl_core.errors import UserError
 from pipeline.querying.query import ask
 from pipeline.querying.validated_columns import quoted, texts
 
-__all__ = ["ALL", "By", "Grouping", "choose_groups", "parse_by"]
+__all__ = ["ALL", "FRACTIONAL", "WHOLE", "By", "Grouping", "choose_groups", "parse_by"]
 
 MOST_GROUPS = 200
 FRACTIONAL = ("FLOAT", "DOUBLE", "DECIMAL")

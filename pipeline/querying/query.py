@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import duckdb
@@ -18,9 +18,10 @@ import pyarrow as pa
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
+from pipeline.querying.validated_columns import texts
 from pipeline.storage.retries import is_transient
 
-__all__ = ["ROWS", "Answer", "ask", "errors_in_words", "open_catalog", "query"]
+__all__ = ["ROWS", "Answer", "ask", "connect", "errors_in_words", "open_catalog", "query"]
 
 EVERYTHING = "SELECT * FROM catalog"
 # The rows with the names of their files, below the view that users see.
@@ -91,6 +92,26 @@ def open_catalog(catalog: str, cone: Cone | None = None) -> duckdb.DuckDBPyConne
     return _open(catalog, cone)[0]
 
 
+def connect(readable: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
+    """An empty DuckDB in memory, which may touch no file of the machine but some that are named.
+
+    Parameters
+    ----------
+    readable : sequence of str
+        Absolute local paths. A statement other than a SELECT could write them too: only `ask` them.
+    """
+    # What does not fit into memory is written here, and DuckDB lets SQL at this folder too: so it is one that
+    # nobody else has. DuckDB makes it when it needs it, and removes it.
+    spill = os.path.join(tempfile.gettempdir(), f"hiwl-query-{secrets.token_hex(8)}")
+    connection = duckdb.connect(config={"temp_directory": spill})
+    if readable:
+        # Footers are read once, and not with each question.
+        connection.execute("SET parquet_metadata_cache = true")
+        connection.execute(f"SET allowed_paths = [{texts(readable)}]")
+    connection.execute("SET enable_external_access = false")
+    return connection
+
+
 def query(catalog: str, sql: str | None = None, cone: Cone | None = None) -> Answer:
     """Ask a catalog.
 
@@ -156,11 +177,7 @@ def _open(catalog: str, cone: Cone | None) -> tuple[duckdb.DuckDBPyConnection, d
         described = {**{field.name: field for field in dataset.schema}, **described}
     if cone is not None and not {"ra", "dec"} <= set(described):
         raise UserError(f"no columns 'ra' and 'dec' in {catalog!r}: a cone needs positions")
-    # What does not fit into memory is written here, and DuckDB lets SQL at this folder too: so it is one that
-    # nobody else has. DuckDB makes it when it needs it, and removes it.
-    spill = os.path.join(tempfile.gettempdir(), f"hiwl-query-{secrets.token_hex(8)}")
-    settings = {"enable_external_access": "false", "temp_directory": spill}
-    connection = duckdb.connect(config=settings)
+    connection = connect()
     selects = []
     for index, dataset in enumerate(datasets):
         connection.register(f"{ROWS}{index}", dataset)

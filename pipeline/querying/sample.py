@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline import storage
-from pipeline.catalog.parts import part_name
-from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.pages.cards import Card, thumbnail
 from pipeline.pages.own_page import check_own_page
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog
 from pipeline.querying.gallery_page import MARKER, render_gallery
+from pipeline.querying.origin import find_origin
 from pipeline.querying.query import ROWS, ask, open_catalog
-from pipeline.querying.sample_images import read_images
-from pipeline.shards.cutout_shards import Columns, list_shards
 
 __all__ = ["ORDERS", "SampleSummary", "sample"]
 
@@ -101,12 +98,12 @@ def sample(
         raise UserError(
             f"{catalog} is published, in another order than its shards: give the catalog it came from"
         )
-    of_part, columns, cutting = _origin(catalog.rstrip("/"), shards, id_column, image_column)
+    origin = find_origin(catalog, shards, id_column, image_column)
     rows, matching = _choose(catalog, where, cone, count, order, seed)
 
     wanted: dict[str | None, list[int]] = {}
     for index, row in enumerate(rows):
-        wanted.setdefault(of_part.get(row[PART_COLUMN]), []).append(index)
+        wanted.setdefault(origin.shards.get(row[PART_COLUMN]), []).append(index)
     cards: dict[int, Card] = {}
     unread: list[str] = []
 
@@ -116,7 +113,7 @@ def sample(
         try:
             if shard is None:
                 raise UserError(f"no shard is known of {chosen[0][PART_COLUMN]}")
-            images = _images(shard, columns, chosen, cutting)
+            images = origin.images(shard, [(row["object_id"], row["status"]) for row in chosen])
             place, fault = f"no picture of it in {shard.rsplit('/', 1)[-1]}", ""
         except (UserError, OSError, ValueError) as error:
             images = [None] * len(chosen)
@@ -135,38 +132,6 @@ def sample(
     storage.write_bytes(out, render_gallery(f"Galaxies of {catalog}", facts, ordered).encode())
     without = sum(card.image is None for card in ordered)
     return SampleSummary(out, matching, len(rows), without, len(wanted), unread)
-
-
-def _origin(
-    catalog: str, shards: str | None, id_column: str | None, image_column: str | None
-) -> tuple[dict[str, str], Columns, Mapping[str, Any] | None]:
-    """The shard of each part, by file name, what the columns are called there, and how its images are cut."""
-    columns, cutting = Columns(), None
-    of_part: dict[str, str] = {}
-    if is_catalog(catalog):
-        plan = read_plan(catalog)
-        noted = plan.settings.get("columns", {})
-        columns = replace(columns, **{key: noted[key] for key in ("id", "image") if key in noted})
-        of_part = {part: planned.shard for part, planned in plan.shards.items()}
-        cutting = plan.settings.get("cutting")
-    elif shards is None:
-        raise UserError(f"{catalog} does not say where its shards are: name them with --shards")
-    if shards is not None:
-        of_part, cutting = {part_name(shard): shard for shard in list_shards(shards)}, None
-    columns = replace(columns, id=id_column or columns.id, image=image_column or columns.image)
-    return of_part, columns, cutting
-
-
-def _images(
-    shard: str, columns: Columns, rows: Sequence[Mapping[str, Any]], cutting: Mapping[str, Any] | None
-) -> list[bytes | None]:
-    """The images of some rows of a shard, or of a shard of positions, which has none, from the tiles."""
-    if cutting is None:
-        return read_images(shard, columns, [(row["object_id"], row["status"]) for row in rows])
-    # Here, since catalogs of shards do without what it brings.
-    from pipeline.cutouts.position_images import cut_images
-
-    return cut_images(shard, [row["object_id"] for row in rows], cutting)
 
 
 def _choose(

@@ -7,7 +7,6 @@ import io
 import re
 import shutil
 import tarfile
-from dataclasses import asdict, dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,57 +20,13 @@ from PIL import Image
 
 from jobs.cli import main
 from pipeline import storage
-from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog
 from pipeline.querying.cone import Cone
 from pipeline.querying.sample import sample
 from pipeline.querying.sample_images import read_images
 from pipeline.shards.cutout_shards import Columns
-from tests.catalogs import MODEL_ID, write_catalog
+from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore
-
-FIRST_ID = 1237648720693755918
-ROWS = 300
-
-
-def picture(number: int) -> bytes:
-    """A square of a color that says which galaxy it is of."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), color(number)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def color(number: int) -> tuple[int, int, int]:
-    return (number * 37 % 256, number * 91 % 256, number * 151 % 256)
-
-
-@dataclass(frozen=True)
-class Sky:
-    """A catalog with its shards, and its rows."""
-
-    catalog: Path
-    shards: Path
-    rows: list[dict[str, Any]]
-
-
-def make_sky(folder: Path, **rows_of: Any) -> Sky:
-    """Two shards and their parts: ids under a name of the survey's, images as Hugging Face has them."""
-    catalog, shards = folder / "catalog", folder / "shards"
-    settings = {"columns": asdict(Columns(id="objid", image="picture"))}
-    rows = write_catalog(catalog, 2, ROWS, settings=settings, **rows_of).to_pylist()
-    shards.mkdir()
-    plan: dict[str, PlannedShard] = {}
-    for index, part in enumerate(sorted(catalog.glob("*.parquet"))):
-        numbers = range(index * ROWS, (index + 1) * ROWS)
-        images = [{"bytes": picture(n), "path": None} for n in numbers]
-        ids = [rows[n]["object_id"] for n in numbers]
-        pq.write_table(pa.table({"objid": ids, "picture": images}), shards / part.name, row_group_size=64)
-        plan[part.name] = PlannedShard(str(shards / part.name), part.name, ROWS, 1, "mark", "fingerprint")
-    # As `classify` does, which writes the plan before the parts.
-    hold = folder / "hold"
-    claim_catalog(str(hold), CatalogPlan(MODEL_ID, settings, plan))
-    for note in hold.iterdir():
-        note.rename(catalog / note.name)
-    return Sky(catalog, shards, rows)
+from tests.pictured_sky import FIRST_ID, ROWS, Sky, color, make_sky, picture
 
 
 @pytest.fixture(scope="module")

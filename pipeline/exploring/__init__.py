@@ -1,0 +1,1 @@
+"""A catalog to look through and to label: a page on this machine."""

@@ -1,0 +1,195 @@
+"""The labels that people give: a table to which rows are only ever added.
+
+``FOLDER/labels.jsonl`` has a line for each label and for each one taken back, in the order in which they were
+given: who, when, what was shown, which model had classified it. What is a galaxy's label now follows from the
+lines; nothing that was once said is lost. A line is on the disk before the page is told that it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hiwl_core.errors import UserError
+from pipeline.progress import say
+
+__all__ = ["NO_CLASS", "SKIP", "UNSURE", "Labels", "exported"]
+
+UNSURE, SKIP = "unsure", "skip"
+NO_CLASS = (UNSURE, SKIP)
+"""Answers that are no class, and are not exported as one."""
+FILE = "labels.jsonl"
+LABEL, UNDO = "label", "undo"
+EXPORTED = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("object_id", "class")),
+        *(pa.field(name, pa.float64()) for name in ("ra", "dec")),
+        *(pa.field(name, pa.string()) for name in ("who", "when", "model_id", "model_class", "why")),
+        pa.field("model_confidence", pa.float64()),
+        pa.field("answer_shown", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    said: dict[str, Any]
+
+
+class Labels:
+    """The labels in a folder, as they are now; see the module for how they are kept.
+
+    Parameters
+    ----------
+    folder : str
+        On this machine. Made with the first label.
+    classes : sequence of str
+        Those that may be given, beside `NO_CLASS`.
+
+    Raises
+    ------
+    UserError
+        If a line of the table is damaged, or has another class.
+    """
+
+    def __init__(self, folder: str, classes: Sequence[str]) -> None:
+        self.path = Path(folder, FILE)
+        self._answers = (*classes, *NO_CLASS)
+        self._lines: list[_Line] = []
+        # Lines that are not taken back, of all objects, and of each in its order.
+        self._live: list[_Line] = []
+        for said in _read(self.path):
+            if said["event"] == LABEL and said["class"] not in self._answers:
+                raise UserError(
+                    f"{self.path} has labels of the class {said['class']!r}, and the catalog's classes are "
+                    f"{', '.join(classes)}: choose another folder with --labels"
+                )
+            self._take(said)
+
+    def __len__(self) -> int:
+        return len(self.now())
+
+    def now(self) -> dict[str, dict[str, Any]]:
+        """The last line of each object that has a label, by its id as text."""
+        return {line.said["object_id"]: line.said for line in self._live}
+
+    def counts(self) -> dict[str, int]:
+        """Objects by class, and by what is no class."""
+        found = Counter(said["class"] for said in self.now().values())
+        return {name: found[name] for name in self._answers if found[name]}
+
+    def add(self, object_id: str, answer: str, who: str, shown: dict[str, Any]) -> None:
+        """Give an object a label, whether it has one or not.
+
+        Parameters
+        ----------
+        object_id : str
+        answer : str
+            A class, `UNSURE` or `SKIP`.
+        who : str
+        shown : dict
+            What the person saw: position, the model's class and confidence, `model_id`, and how the list was
+            made; as JSON has it.
+
+        Raises
+        ------
+        UserError
+            If there is no such class.
+        """
+        if answer not in self._answers:
+            raise UserError(f"no class {answer!r}: there are {', '.join(self._answers)}")
+        self._write({"event": LABEL, "object_id": object_id, "class": answer, "who": who, "shown": shown})
+
+    def undo(self, who: str) -> tuple[str, str | None] | None:
+        """Take a person's last label back.
+
+        Returns
+        -------
+        object_id : str
+        answer : str or None
+            What the object's label is now, if it had another one before.
+        None
+            If there is nothing to take back.
+        """
+        mine = [line for line in self._live if line.said["who"] == who]
+        if not mine:
+            return None
+        object_id = mine[-1].said["object_id"]
+        self._write({"event": UNDO, "of": mine[-1].number, "object_id": object_id, "who": who})
+        before = self.now().get(object_id)
+        return object_id, before["class"] if before else None
+
+    def _write(self, said: dict[str, Any]) -> None:
+        said = {"number": len(self._lines) + 1, "when": datetime.now(UTC).isoformat(), **said}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._take(said)
+
+    def _take(self, said: dict[str, Any]) -> None:
+        line = _Line(len(self._lines) + 1, said)
+        self._lines.append(line)
+        if said["event"] == UNDO:
+            self._live = [live for live in self._live if live.number != said["of"]]
+        else:
+            self._live.append(line)
+
+
+def exported(labels: Labels) -> pa.Table:
+    """The labels as a table for ``hiwl ingest --labels``: a row for each object that has a class now.
+
+    Parameters
+    ----------
+    labels : Labels
+
+    Returns
+    -------
+    pyarrow.Table
+        `object_id` (text) and `class`, and from whom it is.
+    """
+    rows = []
+    for said in labels.now().values():
+        if said["class"] not in NO_CLASS:
+            shown = said["shown"]
+            rows.append(
+                {
+                    **{name: said[name] for name in ("object_id", "class", "who", "when")},
+                    **{name: shown.get(name) for name in ("ra", "dec", "model_id", "model_class", "why")},
+                    **{name: shown.get(name) for name in ("model_confidence", "answer_shown")},
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=EXPORTED)
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of the table; a last one that is not whole, which nobody was told of, is taken off."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        say(f"{path}: its last line is not whole, and is left out")
+        os.truncate(path, len(whole))
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            said = json.loads(line)
+            needed = {LABEL: {"object_id", "class", "who", "when", "shown"}, UNDO: {"of", "who"}}
+            if not needed[said["event"]] <= said.keys() or said["number"] != number:
+                raise ValueError("it lacks something")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}, line {number}: this is no line of labels ({error}); mend it, or choose another "
+                "folder with --labels"
+            ) from None
+        yield said

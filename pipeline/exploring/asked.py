@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,7 +11,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, VIEWS_DISAGREE
 from pipeline.querying.validated_columns import quoted, texts
 
-__all__ = ["ORDERS", "Asked", "Box", "Given", "parse_asked", "parse_given"]
+__all__ = ["FLOATS", "ORDERS", "Asked", "Box", "Given", "parse_asked", "parse_given"]
 
 # What each order needs of the catalog, beside the ids.
 ORDERS: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +24,8 @@ ORDERS: Mapping[str, tuple[str, ...]] = {
 }
 BITS = {name: bit for bit, name in FLAGS.items()}
 MOST_BOXES = 8
+FLOATS = ("FLOAT", "DOUBLE")
+"""DuckDB's types whose values may be no number."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -39,7 +41,7 @@ class Box(BaseModel):
     y0: float
     y1: float
 
-    def condition(self, columns: Collection[str]) -> str:
+    def condition(self, columns: Mapping[str, str]) -> str:
         """As SQL."""
         sides = ((self.x, self.x0, self.x1), (self.y, self.y0, self.y1))
         return " AND ".join(
@@ -91,13 +93,13 @@ class Asked(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     drawn: int = 0
 
-    def condition(self, columns: Collection[str], with_classes: bool = True) -> str:
+    def condition(self, columns: Mapping[str, str], with_classes: bool = True) -> str:
         """The filters as SQL, but for that by labels of people.
 
         Parameters
         ----------
-        columns : collection of str
-            Of the catalog.
+        columns : mapping of str
+            DuckDB's type of each column of the catalog.
         with_classes : bool
             False to leave out the filter by classes.
 
@@ -127,7 +129,7 @@ class Asked(BaseModel):
         parts += [box.condition(columns) for box in self.boxes]
         return " AND ".join(parts) or "true"
 
-    def keys(self, columns: Collection[str]) -> tuple[str, str]:
+    def keys(self, columns: Mapping[str, str]) -> tuple[str, str]:
         """Which rows have a place in the order, and the keys to sort by, as SQL; empty for no order.
 
         Raises
@@ -137,7 +139,8 @@ class Asked(BaseModel):
         """
         if self.order not in ORDERS:
             column = _column(self.order, columns)
-            return f"{column} IS NOT NULL", f"{column}{' DESC' if self.descending else ''}, object_id"
+            there = "isfinite({})" if columns[self.order] in FLOATS else "{} IS NOT NULL"
+            return there.format(column), f"{column}{' DESC' if self.descending else ''}, object_id"
         lacking = [name for name in ORDERS[self.order] if name not in columns]
         if lacking:
             raise UserError(f"no order {self.order!r} of a catalog without the column {lacking[0]!r}")
@@ -149,7 +152,7 @@ class Asked(BaseModel):
                 f"(label <> label_map)::INT + (flags & {VIEWS_DISAGREE} <> 0)::INT DESC, "
                 "confidence, object_id",
             ),
-            "unlike": ("ood_score IS NOT NULL", "ood_score DESC, object_id"),
+            "unlike": ("isfinite(ood_score)", "ood_score DESC, object_id"),
             "random": ("true", f"hash(object_id, {self.seed}), object_id"),
             "chosen": ("true", "_place"),
             "catalog": ("true", ""),
@@ -213,7 +216,7 @@ def _parsed(model: type[Model], text: str) -> Model:
         raise UserError(f"{'.'.join(map(str, first['loc'])) or 'the request'}: {first['msg']}") from None
 
 
-def _column(name: str, columns: Collection[str]) -> str:
+def _column(name: str, columns: Mapping[str, str]) -> str:
     if name not in columns:
         raise UserError(f"no column {name!r} in the catalog: it has {', '.join(columns)}")
     return quoted(name)

@@ -3,54 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from hiwl_core.errors import UserError
 from pipeline.catalog.class_names import classes_in
-from pipeline.exploring.asked import ORDERS, Asked
+from pipeline.exploring.asked import FLOATS, ORDERS, Asked
 from pipeline.exploring.open_files import OpenFiles
+from pipeline.exploring.places import Place, Plane
 from pipeline.querying.files import PART_COLUMN
 from pipeline.querying.groups import FRACTIONAL, WHOLE
 from pipeline.querying.query import ROWS, ask
 from pipeline.querying.validated_columns import quoted, texts
 
-__all__ = ["MOST_LISTED", "CatalogView", "Place", "Plane", "literals"]
+__all__ = ["MOST_LISTED", "CatalogView"]
 
 MOST_LISTED = 2000
 """Galaxies of a list; who wants others filters more."""
 MOST_ANSWERED = 500
 BINS = (180, 120)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A row of a catalog: its object, as the catalog has the id, and the file name of its part."""
-
-    object_id: Any
-    part: str
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Counts of rows in the plane of two columns.
-
-    Parameters
-    ----------
-    x, y : tuple of float
-        Ends of the axes.
-    bins : tuple of int
-        Cells along each.
-    cells : list of (int, int, int)
-        Place along x and y, and rows, of the cells that have any.
-    """
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-    bins: tuple[int, int]
-    cells: list[tuple[int, int, int]]
 
 
 class CatalogView:
@@ -79,6 +51,7 @@ class CatalogView:
                 f"{', '.join(self.fields)}"
             )
         self.classes = classes_in(pa.schema(list(self.fields.values())))
+        self._few = only is not None
         if only is None:
             self._connection.execute(f"CREATE VIEW {ROWS} AS {self._files.everything}")
         else:
@@ -129,7 +102,7 @@ class CatalogView:
         there, keys = asked.keys(self.columns)
         conditions = [asked.condition(self.columns), there, "object_id IS NOT NULL"]
         if asked.labeled == "yes":
-            conditions.append(f"object_id IN ({literals(labeled)})" if labeled else "false")
+            conditions.append(f"object_id IN ({_literals(labeled)})" if labeled else "false")
         left_out = {str(one) for one in labeled} if asked.labeled == "no" else set()
         ordered = f" ORDER BY {keys}" if keys else ""
         table = self._asked(
@@ -191,9 +164,12 @@ class CatalogView:
         """
         if not places:
             return []
-        ids = literals([place.object_id for place in places])
-        with self._files.some({place.part for place in places}) as files:
-            table = self._asked(f"SELECT * FROM ({files}) WHERE object_id IN ({ids})")
+        ids = _literals([place.object_id for place in places])
+        if self._few:
+            table = self._asked(f"SELECT * FROM {ROWS} WHERE object_id IN ({ids})")
+        else:
+            with self._files.some({place.part for place in places}) as files:
+                table = self._asked(f"SELECT * FROM ({files}) WHERE object_id IN ({ids})")
         found: dict[Place, dict[str, Any]] = {}
         for row in table.to_pylist():
             place = Place(row["object_id"], row[PART_COLUMN])
@@ -224,15 +200,13 @@ class CatalogView:
             }
         )
         self._connection.register("_wanted", wanted)
-        join = "JOIN _wanted ON object_id::VARCHAR = _id WHERE status IS DISTINCT FROM 'duplicate_id'"
-        if "part" in only.column_names:
-            with self._files.some(set(only["part"].to_pylist())) as files:
-                self._connection.execute(
-                    f"CREATE TABLE {ROWS} AS SELECT * EXCLUDE (_id) FROM ({files}) {join}"
-                )
-        else:
-            files = self._files.everything
-            self._connection.execute(f"CREATE TABLE {ROWS} AS SELECT * EXCLUDE (_id) FROM ({files}) {join}")
+        first = "status IS DISTINCT FROM 'duplicate_id'" if "status" in self.fields else "true"
+        parts = set(only["part"].to_pylist()) if "part" in only.column_names else self._files.names
+        with self._files.some(parts) as files:
+            self._connection.execute(
+                f"CREATE TABLE {ROWS} AS SELECT * EXCLUDE (_id) FROM ({files}) JOIN _wanted "
+                f"ON object_id::VARCHAR = _id WHERE {first}"
+            )
         self._connection.unregister("_wanted")
         if not self._asked(f"SELECT count(*) AS n FROM {ROWS}")["n"][0].as_py():
             first = only["object_id"][0].as_py() if only.num_rows else None
@@ -244,7 +218,7 @@ class CatalogView:
         """The smallest and largest finite value of all rows: an axis stays when filters change."""
         if column not in self._ends:
             name = quoted(column)
-            kind = f"isfinite({name})" if self.columns[column] in ("FLOAT", "DOUBLE") else "true"
+            kind = f"isfinite({name})" if self.columns[column] in FLOATS else "true"
             row = self._asked(f"SELECT min({name}) AS low, max({name}) AS high FROM {ROWS} WHERE {kind}")
             low, high = (row[end][0].as_py() for end in ("low", "high"))
             low, high = (0.0, 1.0) if low is None else (float(low), float(high))
@@ -252,7 +226,7 @@ class CatalogView:
         return self._ends[column]
 
 
-def literals(ids: Sequence[Any]) -> str:
+def _literals(ids: Sequence[Any]) -> str:
     """Ids in SQL, with commas between: integers or texts, as the catalog has them."""
     if all(isinstance(one, int) for one in ids):
         return ", ".join(str(one) for one in ids)

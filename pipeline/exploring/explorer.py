@@ -11,9 +11,10 @@ from typing import Any
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, flag_names
 from pipeline.exploring.asked import Asked, Given
-from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView, Place
+from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView
 from pipeline.exploring.images import Images
 from pipeline.exploring.labels import NO_CLASS, Labels
+from pipeline.exploring.places import Place
 from pipeline.lease import Lease
 
 __all__ = ["Explorer"]

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline import storage
-from pipeline.exploring.catalog_view import Place
+from pipeline.exploring.places import Place
 from pipeline.pages.cards import thumbnail
 from pipeline.querying.origin import Origin, find_origin
 

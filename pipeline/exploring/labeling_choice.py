@@ -92,7 +92,8 @@ def choose_for_labeling(
     ).table()
     connection.close()
     reasons = _chosen(pool, least, count, list(classes.values()), seed)
-    ordered = sorted(reasons, key=lambda key: hashlib.md5(f"{key[0]}:{seed}".encode()).hexdigest())  # noqa: S324
+    # Another hash than the draw's, or those at random would come first.
+    ordered = sorted(reasons, key=lambda key: hashlib.sha256(f"{key[0]}:{seed}".encode()).digest())
     table = pa.table(
         {
             "object_id": [str(one) for one, _ in ordered],

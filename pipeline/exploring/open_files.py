@@ -69,6 +69,11 @@ class OpenFiles:
         """Whether the files are tiles of the sky, and not parts."""
         return self._files.tiles is not None
 
+    @property
+    def names(self) -> Collection[str]:
+        """What the files are called."""
+        return self._by_name
+
     @contextmanager
     def some(self, names: Collection[str]) -> Iterator[str]:
         """SQL for the rows of the files of some names, for the length of a ``with`` block."""

@@ -62,7 +62,7 @@ class Plane {
     for (const tick of ticks(x, Math.max(2, s.width / 80))) context.fillText(said(tick), s.toX(tick), m.top + s.height + 4);
     context.fillText(this.x, m.left + s.width / 2, m.top + s.height + 19);
     context.textBaseline = 'middle'; context.textAlign = 'right';
-    for (const tick of ticks(y, Math.max(2, s.height / 45))) context.fillText(said(tick), m.left - 5, s.toY(tick));
+    for (const tick of ticks(y, Math.max(2, s.height / 32))) context.fillText(said(tick), m.left - 5, s.toY(tick));
     context.save(); context.translate(9, m.top + s.height / 2); context.rotate(-Math.PI / 2);
     context.textAlign = 'center'; context.fillText(this.y, 0, 0); context.restore();
     const rows = cells.reduce((sum, cell) => sum + cell[2], 0);

@@ -14,7 +14,7 @@ from ray.scripts.scripts import cli as ray_cli
 from jobs.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/cluster.md", "docs/deploy.md", "docs/lsst.md")
+PAGES = ("README.md", "docs/cluster.md", "docs/deploy.md", "docs/labelling.md", "docs/lsst.md")
 TEXTS = ("docs/cluster.md", "docs/gpu.md")
 # Words of a command line that end it.
 ENDS = {"|", "&&", ";", ">", "&"}

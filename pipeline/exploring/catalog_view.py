@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ MOST_LISTED = 2000
 """Galaxies of a list; who wants others filters more."""
 MOST_ANSWERED = 500
 BINS = (180, 120)
+COUNTS_KEPT = 64
 
 
 class CatalogView:
@@ -60,6 +62,7 @@ class CatalogView:
         described = self._connection.sql("DESCRIBE catalog").fetchall()
         self.columns: dict[str, str] = {row[0]: row[1] for row in described}
         self._ends: dict[str, tuple[float, float]] = {}
+        self._counted: OrderedDict[str, pa.Table] = OrderedDict()
 
     @property
     def published(self) -> bool:
@@ -119,7 +122,9 @@ class CatalogView:
         if column not in self.columns:
             column = "NULL::VARCHAR"
         where = asked.condition(self.columns, with_classes=False)
-        table = self._asked(f"SELECT {column} AS name, count(*) AS n FROM {ROWS} WHERE {where} GROUP BY name")
+        table = self._counts(
+            f"SELECT {column} AS name, count(*) AS n FROM {ROWS} WHERE {where} GROUP BY name"
+        )
         found = {row["name"] or "": int(row["n"]) for row in table.to_pylist()}
         return dict(sorted(found.items(), key=lambda item: (item[0] == "", -item[1])))
 
@@ -151,7 +156,7 @@ class CatalogView:
             for name, (low, high) in zip((x, y), ends, strict=True)
         ]
         where = " AND ".join([asked.condition(self.columns), *inside])
-        table = self._asked(
+        table = self._counts(
             f"SELECT {cells[0]} AS i, {cells[1]} AS j, count(*) AS n FROM {ROWS} WHERE {where} GROUP BY i, j"
         )
         columns = (table[name].to_pylist() for name in ("i", "j", "n"))
@@ -189,6 +194,14 @@ class CatalogView:
 
     def _asked(self, sql: str) -> pa.Table:
         return ask(self._connection, sql).table()
+
+    def _counts(self, sql: str) -> pa.Table:
+        """The same, for small answers that are asked for again when a filter is taken away."""
+        if sql not in self._counted:
+            self._counted[sql] = self._asked(sql)
+            while len(self._counted) > COUNTS_KEPT:
+                self._counted.popitem(last=False)
+        return self._counted[sql]
 
     def _keep_only(self, catalog: str, only: pa.Table) -> None:
         """Take the wanted rows into memory: all questions are then of them."""

@@ -20,6 +20,8 @@ from pipeline.lease import Lease
 __all__ = ["Explorer"]
 
 MOST_ROWS = 200
+# As many as the page asks for.
+FIRST_ROWS = 60
 LISTS_KEPT = 8
 ROWS_KEPT = 20_000
 # What has a place of its own on a card.
@@ -90,6 +92,11 @@ class Explorer:
             "labels_file": str(self.labels.path),
             "most_listed": MOST_LISTED,
         }
+
+    def first_page(self) -> None:
+        """Make the list that the page asks for first."""
+        orders = self.view.orders
+        self.rows(Asked(order="chosen" if "chosen" in orders else orders[0]), 0, FIRST_ROWS)
 
     def rows(self, asked: Asked, start: int, count: int) -> dict[str, Any]:
         """A page of a list: how long the list is, and its rows from one place on."""

@@ -99,6 +99,8 @@ class Server:
             raise UserError(
                 f"port {self.port} of this machine: {error.strerror}; choose another with --port, 0 for any"
             ) from None
+        # While people copy the address.
+        self._first = asyncio.ensure_future(self._asker.ask(self.explorer.first_page))
         port = self._runner.addresses[0][1]
         return f"http://{ADDRESS}:{port}/{self.token}/"
 

@@ -55,7 +55,9 @@ function asked() {
     order: $('order').value, descending: $('descending').checked, labeled: $('labeled').value,
     classes: chosen.length ? chosen : null, low: number('low'), high: number('high'),
     flags: flag && flag !== 'none' ? [flag] : [], unflagged: flag === 'none', where: $('where').value,
-    boxes: Object.values(state.planes).map(plane => plane.box).filter(Boolean), drawn: Date.now(),
+    boxes: Object.values(state.planes).map(plane => plane.box).filter(Boolean),
+    // The first list is made before it is asked for; each further one is a new one.
+    drawn: state.asked.order ? Date.now() : 0,
   };
 }
 
@@ -169,7 +171,7 @@ function drawCurrent() {
     }
     const odd = [row.status === 'ok' ? '' : row.status, ...row.flags].filter(Boolean).join(', ');
     const routed = row.label && row.label !== row.class ? `routed to ${row.label}` : '';
-    const unlike = row.ood_score === null ? '' : `unlike ${row.ood_score.toFixed(2)}`;
+    const unlike = row.ood_score === null ? '' : `ood_score ${row.ood_score.toFixed(2)}`;
     $('facts').append(bars, make('p', [routed, unlike, odd].filter(Boolean).join(' · ')));
   }
   const more = Object.entries(row.more).filter(([name]) => !name.startsWith('p_stage') && name !== 'views_used' && !name.startsWith('_'));
@@ -258,7 +260,7 @@ async function askSql(event) {
   if (!answer) return;
   const table = make('table'), head = make('tr'), body = make('tbody');
   head.append(...answer.columns.map(name => make('th', name, { scope: 'col' })));
-  body.append(...answer.rows.map(row => { const line = make('tr'); line.append(...row.map(cell => make('td', cell ?? '–'))); return line; }));
+  body.append(...answer.rows.map(row => { const line = make('tr'); line.append(...row.map(cell => make('td', typeof cell === 'number' && !Number.isInteger(cell) ? String(Number(cell.toPrecision(7))) : cell ?? '–'))); return line; }));
   const top = make('thead'); top.append(head); table.append(top, body);
   $('answer').replaceChildren(table, ...(answer.more ? [make('p', `the first ${answer.rows.length} rows`, { className: 'note' })] : []));
 }

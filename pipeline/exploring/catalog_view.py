@@ -222,9 +222,9 @@ class CatalogView:
             )
         self._connection.unregister("_wanted")
         if not self._asked(f"SELECT count(*) AS n FROM {ROWS}")["n"][0].as_py():
-            first = only["object_id"][0].as_py() if only.num_rows else None
+            example = only["object_id"][0].as_py() if only.num_rows else None
             raise UserError(
-                f"no object of the list (such as {first!r}) is in {catalog}: give a list of its ids"
+                f"no object of the list (such as {example!r}) is in {catalog}: give a list of its ids"
             )
 
     def _ends_of(self, column: str) -> tuple[float, float]:

@@ -65,6 +65,7 @@ class Server:
     explorer: Explorer
     port: int = 0
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    _first: asyncio.Future[None] | None = field(default=None, init=False)
 
     async def start(self) -> str:
         """Begin to serve; the address of the page.
@@ -101,11 +102,15 @@ class Server:
             ) from None
         # While people copy the address.
         self._first = asyncio.ensure_future(self._asker.ask(self.explorer.first_page))
+        # What is wrong with it the page is told when it asks itself.
+        self._first.add_done_callback(lambda first: first.cancelled() or first.exception())
         port = self._runner.addresses[0][1]
         return f"http://{ADDRESS}:{port}/{self.token}/"
 
     async def close(self) -> None:
         """End, and whatever is being asked with it."""
+        if self._first is not None:
+            self._first.cancel()
         await self._runner.cleanup()
         self._asker.close()
         self.explorer.images.close()

@@ -326,6 +326,31 @@ def test_rows_pictures_and_labels_by_the_server(sky: Sky, tmp_path: Path) -> Non
     assert not (tmp_path / "labels" / "_lease").exists()
 
 
+def test_a_question_ends_with_whoever_asked_it(sky: Sky, tmp_path: Path) -> None:
+    with serving(str(sky.catalog), tmp_path / "labels") as address:
+        parts = urlsplit(address)
+        endless = urlencode({"sql": "SELECT sum(i * i % 7) FROM range(10000000000000) numbers(i)"})
+        with socket.create_connection((parts.hostname, parts.port)) as asking:
+            asking.sendall(f"GET {parts.path}api/sql?{endless} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            asking.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                asking.recv(1)
+        assert get(address, "api/rows", asked="{}", start=0, count=1)["rows"]
+
+
+def test_tiles_of_one_name(tmp_path: Path) -> None:
+    write_catalog(tmp_path / "parts", 2, 30)
+    for order, part in zip((1, 2), sorted((tmp_path / "parts").iterdir()), strict=True):
+        tile = tmp_path / f"published/dataset/Norder={order}/Dir=0/Npix=3.parquet"
+        tile.parent.mkdir(parents=True)
+        part.rename(tile)
+    view = CatalogView(str(tmp_path / "published"))
+    places = view.listing(Asked(order="random"))
+    assert [row["object_id"] for row in view.rows(places)] == [place.object_id for place in places]
+    assert len(places) == 60
+    assert "published" in find_images(str(tmp_path / "published"), view.published).why_not
+
+
 def test_the_choice_for_labeling(sky: Sky, tmp_path: Path) -> None:
     out = tmp_path / "chosen.csv"
     run = CliRunner().invoke(main, ["sample", str(sky.catalog), str(out), "--for-labelling", "61"])

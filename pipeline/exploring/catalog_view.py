@@ -174,7 +174,11 @@ class CatalogView:
             table = self._asked(f"SELECT * FROM {ROWS} WHERE object_id IN ({ids})")
         else:
             with self._files.some({place.part for place in places}) as files:
-                table = self._asked(f"SELECT * FROM ({files}) WHERE object_id IN ({ids})")
+                # Ids that are numbers in these parts and text in others are text.
+                one = f"object_id::{self.columns['object_id']}"
+                table = self._asked(
+                    f"SELECT * REPLACE ({one} AS object_id) FROM ({files}) WHERE {one} IN ({ids})"
+                )
         found: dict[Place, dict[str, Any]] = {}
         for row in table.to_pylist():
             place = Place(row["object_id"], row[PART_COLUMN])

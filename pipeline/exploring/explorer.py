@@ -103,13 +103,11 @@ class Explorer:
         listed = self._list(asked)
         places = listed[max(0, start) :][: min(max(0, count), MOST_ROWS)]
         found = self.view.rows(places)
-        statuses = {}
+        statuses: dict[Place, str] = {}
         cards = []
         now = self.labels.now()
         for row in found:
-            place = next(
-                one for one in places if one.object_id == row["object_id"] and one.part == row["_part"]
-            )
+            place = Place(row["object_id"], row["_part"])
             statuses[place] = str(row.get("status", "ok"))
             card = self._card(row)
             self._remember(place, card)

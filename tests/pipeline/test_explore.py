@@ -351,6 +351,17 @@ def test_tiles_of_one_name(tmp_path: Path) -> None:
     assert "published" in find_images(str(tmp_path / "published"), view.published).why_not
 
 
+def test_ids_of_two_kinds(tmp_path: Path) -> None:
+    write_catalog(tmp_path / "catalog", 1, 20)
+    write_catalog(tmp_path / "texts", 2, 20, seed=1, string_ids=True)
+    for part in (tmp_path / "texts").iterdir():
+        part.rename(tmp_path / "catalog" / part.name)
+    view = CatalogView(str(tmp_path / "catalog"))
+    places = view.listing(Asked(order="random"))
+    assert [row["object_id"] for row in view.rows(places)] == [place.object_id for place in places]
+    assert len(places) == 60
+
+
 def test_the_choice_for_labeling(sky: Sky, tmp_path: Path) -> None:
     out = tmp_path / "chosen.csv"
     run = CliRunner().invoke(main, ["sample", str(sky.catalog), str(out), "--for-labelling", "61"])
@@ -424,6 +435,9 @@ def test_mistakes_are_one_line(sky: Sky, tmp_path: Path) -> None:
             ".csv or .parquet": [catalog, *own, "--export", str(tmp_path / "out.txt")],
             "is there already": [catalog, *own, "--export", str(ids)],
         }
+        with Lease(str(tmp_path / "held"), "hiwl explore", keep=False):
+            result = CliRunner().invoke(main, ["explore", catalog, "--labels", str(tmp_path / "held")])
+            assert (result.exit_code, "is being written by hiwl explore of" in result.stderr) == (2, True)
         for message, arguments in cases.items():
             result = CliRunner().invoke(main, ["explore", *arguments])
             assert result.exit_code == 2, (message, result.output)

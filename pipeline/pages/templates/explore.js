@@ -241,7 +241,7 @@ function keys(event) {
   if (!doing) return;
   event.preventDefault();
   // One after the other, however fast they are struck.
-  state.doing = (state.doing || Promise.resolve()).then(doing);
+  state.doing = (state.doing || Promise.resolve()).catch(() => {}).then(doing);
 }
 
 function redraw() { state.rows.forEach((_, index) => drawWords(index)); drawCurrent(); }

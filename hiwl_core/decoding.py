@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
 from hiwl_core.fits_cutouts import Seen, is_fits, rgb_from_fits
@@ -207,6 +207,9 @@ def _decode_picture(encoded: bytes) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableCutout(TOO_LARGE, str(error)) from None
+    except UnidentifiedImageError:
+        # Pillow's words have an address in memory, another one each time.
+        raise UnreadableCutout(UNDECODABLE, "neither a JPEG nor a PNG file") from None
     # Pillow raises many kinds for broken files, SyntaxError and struct.error among them.
     except Exception as error:
         raise UnreadableCutout(UNDECODABLE, " ".join(str(error).split()) or type(error).__name__) from None

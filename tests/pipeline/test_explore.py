@@ -24,8 +24,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hiwl_core.errors import UserError
+from hiwl_core.taxonomy import Taxonomy, probability_column
 from jobs.cli import main
 from pipeline import storage
+from pipeline.catalog.class_names import classes_in
+from pipeline.catalog.parts import catalog_schema
 from pipeline.exploring.asked import Asked, Box
 from pipeline.exploring.catalog_view import CatalogView
 from pipeline.exploring.explore import labels_folder
@@ -349,6 +352,14 @@ def test_tiles_of_one_name(tmp_path: Path) -> None:
     assert [row["object_id"] for row in view.rows(places)] == [place.object_id for place in places]
     assert len(places) == 60
     assert "published" in find_images(str(tmp_path / "published"), view.published).why_not
+
+
+def test_classes_are_those_of_the_taxonomy() -> None:
+    names = ("Barred: strong", "no bar", "Bar weak")
+    for words in ((), ("a bar: long", "none of: these", "")):
+        taxonomy = Taxonomy("bars", names, descriptions=words)
+        columns = classes_in(catalog_schema(taxonomy, pa.int64(), [pa.field("p_value", pa.float32())]))
+        assert columns == {name: probability_column(name) for name in names}
 
 
 def test_ids_of_two_kinds(tmp_path: Path) -> None:

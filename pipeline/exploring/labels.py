@@ -7,10 +7,11 @@ lines; nothing that was once said is lost. A line is on the disk before the page
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +68,8 @@ class Labels:
         self._lines: list[_Line] = []
         # Lines that are not taken back, of all objects, and of each in its order.
         self._live: list[_Line] = []
-        for said in _read(self.path):
+        lines, self._torn = _read(self.path)
+        for said in lines:
             if said["event"] == LABEL and said["class"] not in self._answers:
                 raise UserError(
                     f"{self.path} has labels of the class {said['class']!r}, and the catalog's classes are "
@@ -131,10 +133,21 @@ class Labels:
     def _write(self, said: dict[str, Any]) -> None:
         said = {"number": len(self._lines) + 1, "when": datetime.now(UTC).isoformat(), **said}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self._torn:
+            say(f"{self.path}: its last line was not whole, and is left out")
+            os.truncate(self.path, self.path.stat().st_size - self._torn)
+            self._torn = 0
+        line = json.dumps(said, ensure_ascii=False).encode() + b"\n"
+        with self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+            except OSError:
+                # A full disk: half a line would spoil the next one.
+                os.truncate(self.path, before)
+                raise
         self._take(said)
 
     def _take(self, said: dict[str, Any]) -> None:
@@ -172,24 +185,35 @@ def exported(labels: Labels) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=EXPORTED)
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the table; a last one that is not whole, which nobody was told of, is taken off."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the table, and the bytes after them, of one that is not whole: nobody was told of it."""
     if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        say(f"{path}: its last line is not whole, and is left out")
-        os.truncate(path, len(whole))
-    for number, line in enumerate(whole.splitlines(), start=1):
+        return [], 0
+    *lines, tail = path.read_bytes().split(b"\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
         try:
             said = json.loads(line)
             needed = {LABEL: {"object_id", "class", "who", "when", "shown"}, UNDO: {"of", "who"}}
             if not needed[said["event"]] <= said.keys() or said["number"] != number:
                 raise ValueError("it lacks something")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path}, line {number}: this is no line of labels ({error}); mend it, or choose another "
-                "folder with --labels"
-            ) from None
-        yield said
+            raise UserError(_damage(path, number, str(error))) from None
+        found.append(said)
+    begun = _beginning(len(lines) + 1)
+    # A file of something else may have no line end either.
+    if not (tail.startswith(begun) or begun.startswith(tail)):
+        raise UserError(_damage(path, len(lines) + 1, "it is something else"))
+    return found, len(tail)
+
+
+def _beginning(number: int) -> bytes:
+    """What each line of this number begins with."""
+    return json.dumps({"number": number, "when": ""})[:-2].encode()
+
+
+def _damage(path: Path, number: int, what: str) -> str:
+    return (
+        f"{path}, line {number}: this is no line of labels ({what}); mend it, or choose another folder with "
+        "--labels"
+    )

@@ -129,7 +129,7 @@ class Server:
                 response = await handler(request)
             except web.HTTPException as error:
                 response = web.Response(status=error.status, text=error.reason)
-            except (UserError, IncompleteError) as error:
+            except (UserError, IncompleteError, OSError) as error:
                 response = _said({"error": str(error)}, 400 if isinstance(error, UserError) else 503)
         response.headers.update(HEADERS)
         return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import http.client
 import io
 import json
@@ -175,7 +176,11 @@ def test_a_catalog_in_object_storage(sky: Sky, object_store: ObjectStore, view: 
         remote.answer("SELECT * FROM read_csv('/etc/passwd')")
 
 
-def test_labels_are_added_taken_back_and_there_again(tmp_path: Path) -> None:
+def full(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_labels_are_added_taken_back_and_there_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = Labels(str(tmp_path), CLASSES)
     shown = {"model_id": "m", "model_class": "EO", "model_confidence": 0.5, "answer_shown": True}
     labels.add("1", "CSS", "ada", {**shown, "ra": 3.0, "dec": 4.0, "why": "uncertain"})
@@ -191,13 +196,19 @@ def test_labels_are_added_taken_back_and_there_again(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in lines.splitlines()] == ["label"] * 4 + ["undo"] * 2
 
     # A line that broke off is not one; what comes next is.
-    labels.path.write_bytes(lines + b'{"number": 7, "event": "la')
+    labels.path.write_bytes(lines + b'{"number": 7, "when": "2026')
     again = Labels(str(tmp_path), CLASSES)
     assert again.now() == labels.now()
+    assert labels.path.read_bytes() != lines
     again.add("2", "IBS", "ada", shown)
     assert labels.path.read_bytes().startswith(lines)
     assert Labels(str(tmp_path), CLASSES).counts() == {"IBS": 1, "CSS": 1, "SPI": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            again.add("9", "IBS", "ada", shown)
     assert again.undo("bob") == ("3", None)
+    assert len(Labels(str(tmp_path), CLASSES)) == 2
     assert again.undo("bob") is None
 
     with pytest.raises(UserError, match="has labels of the class"):

@@ -36,7 +36,7 @@ OCCUPIED = {
     "fractions": (["{catalog}", "--out", "{out}/rows.csv"], "out/rows.csv"),
     "drift": (["{catalog}", "--out", "{out}/page.html"], "out/page.html"),
     "sample": (["{catalog}", "{out}/page.html"], "out/page.html"),
-    "explore": (["{catalog}", "--labels", "{out}"], "out/labels.jsonl"),
+    "explore": (["{catalog}", "--export", "{out}/labels.csv"], "out/labels.csv"),
 }
 READ_ONLY = {"models", "plan", "status", "verify", "submit", "doctor", "jobs"}
 

@@ -53,6 +53,8 @@ class Images:
                 self._shown.move_to_end(place)
             else:
                 self._shown[place] = Future()
+                # Who goes away while it is read takes it from nobody else.
+                self._shown[place].set_running_or_notify_cancel()
                 wanted.setdefault(place.part, []).append(place)
         for part, places in wanted.items():
             futures = [self._shown[place] for place in places]

@@ -118,9 +118,8 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
-        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname
         token = request.match_info.get("token", "")
-        if host not in HOSTS or not _same_site(request):
+        if not _is_ours(request):
             response = web.Response(status=403, text="this page is for 127.0.0.1")
         elif not secrets.compare_digest(token.encode(errors="replace"), self.token.encode()):
             response = web.Response(status=404, text="there is nothing here")
@@ -183,10 +182,13 @@ class Server:
         return _said(self.explorer.undo())
 
 
-def _same_site(request: web.Request) -> bool:
-    """Whether a browser says that the page that asks is ours, or says nothing."""
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("Host")
+def _is_ours(request: web.Request) -> bool:
+    """Whether this machine was asked by its own name, and by no page of another site."""
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    try:
+        return urlsplit(f"//{host}").hostname in HOSTS and origin in (None, f"http://{host}")
+    except ValueError:
+        return False
 
 
 def _said(answer: dict[str, Any], status: int = 200) -> web.Response:

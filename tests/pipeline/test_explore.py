@@ -273,7 +273,7 @@ def test_only_who_knows_the_address_is_answered(sky: Sky, tmp_path: Path) -> Non
             assert status == 404
             assert headers["Content-Security-Policy"]
         # A name that somebody has pointed here, and a page of another site.
-        assert fetch(address, Host="evil.example:80")[0] == 403
+        assert fetch(address, Host="evil.example:80")[0] == fetch(address, Host="[")[0] == 403
         assert fetch(address, Host="localhost:1")[0] == 200
         assert fetch(address, "api/undo", "POST", {}, Origin="http://evil.example")[0] == 403
         # Reading is by GET, labels by POST, in JSON.
@@ -349,7 +349,13 @@ def test_a_question_ends_with_whoever_asked_it(sky: Sky, tmp_path: Path) -> None
             asking.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 asking.recv(1)
-        assert get(address, "api/rows", asked="{}", start=0, count=1)["rows"]
+        page = get(address, "api/rows", asked='{"order": "random"}', start=0, count=40)["rows"]
+        # Who goes away while pictures are read takes them from nobody else.
+        pictures = [f"api/image?{urlencode({'part': row['part'], 'id': row['id']})}" for row in page]
+        for picture in pictures:
+            with socket.create_connection((parts.hostname, parts.port)) as asking:
+                asking.sendall(f"GET {parts.path}{picture} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert {fetch(address, picture)[0] for picture in pictures} == {200}
 
 
 def test_tiles_of_one_name(tmp_path: Path) -> None:

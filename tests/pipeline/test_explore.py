@@ -216,6 +216,12 @@ def test_labels_are_added_taken_back_and_there_again(tmp_path: Path, monkeypatch
     labels.path.write_bytes(lines.replace(b'"event": "undo"', b'"event": "und0"'))
     with pytest.raises(UserError, match=r"labels\.jsonl, line 5"):
         Labels(str(tmp_path), CLASSES)
+    # What is no table of labels stays as it is, with a line end or without.
+    for other in (b"mine", b"mine\n", b"{}\n"):
+        labels.path.write_bytes(other)
+        with pytest.raises(UserError, match=r"labels\.jsonl, line 1"):
+            Labels(str(tmp_path), CLASSES)
+        assert labels.path.read_bytes() == other
 
 
 @contextmanager

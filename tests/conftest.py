@@ -248,4 +248,4 @@ def kill_driver(process: subprocess.Popen[Any]) -> None:
                 of_its_ray.append(child)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert not psutil.wait_procs(of_its_ray, timeout=60)[1]
+    assert not psutil.wait_procs(of_its_ray, timeout=180)[1]

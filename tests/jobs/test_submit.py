@@ -197,7 +197,7 @@ class Head:
 
     def submit(self, *arguments: str, verb: str = "submit", **env: str) -> tuple[int, str, str]:
         process = self.start(*arguments, verb=verb, **env)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
 
@@ -245,7 +245,7 @@ def head(object_store_port: int) -> Iterator[Head]:
                 command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 400
             while not answers(f"{url}/api/version"):
                 assert process.poll() is None, Path(folder, "head.log").read_text()
                 assert time.monotonic() < deadline, Path(folder, "head.log").read_text()
@@ -383,7 +383,7 @@ def test_ctrl_c_stops_the_job(head: Head) -> None:
         if line.startswith("COLOR is"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "Asked job waits to stop" in err
     assert "it was stopped" in err

@@ -193,7 +193,7 @@ def test_a_killed_ingest_goes_on_with_its_plan(ray_session: None, tmp_path: Path
         cwd=Path(__file__).parents[2],
         stderr=subprocess.DEVNULL,
     ) as first:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not list(out.glob("*.parquet")):
             assert first.poll() is None
             assert time.monotonic() < deadline

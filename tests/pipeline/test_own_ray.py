@@ -95,7 +95,7 @@ def test_a_ray_that_dies_ends_its_verb_with_a_line_and_nobody_else_could_reach_i
         assert open_doors([psutil.Process(verb.pid), *started]) == []
         (killed,) = (one for one in started if one.name() == victim)
         killed.kill()
-        said = verb.communicate(timeout=60)[1]
+        said = verb.communicate(timeout=120)[1]
     finally:
         verb.kill()
     name = {"raylet": "raylet", "gcs_server": "head (gcs_server)"}[victim]

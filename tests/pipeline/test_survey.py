@@ -110,7 +110,7 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
         process = hiwl("classify", random_model, shards, catalog, AWS_ENDPOINT_URL=proxy.endpoint)
         output, _ = process.communicate(timeout=300)
         checked = hiwl("verify", catalog, AWS_ENDPOINT_URL=proxy.endpoint)
-        verdict, _ = checked.communicate(timeout=120)
+        verdict, _ = checked.communicate(timeout=400)
     assert process.returncode == 0, output
     assert checked.returncode == 0, verdict
     assert proxy.errors > 5

@@ -120,7 +120,7 @@ def test_two_workers_killed_in_stage_2_go_on_and_train_on_the_batches_of_one(
     settings = [word for key in keys for word in ("--set", key)]
     command = ["train", *where, "--recipe", "demo", *settings]
     first = hiwl(*command)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not _saved_epochs(out):
         assert first.poll() is None, first.communicate()[0]
         assert time.monotonic() < deadline

@@ -7,7 +7,7 @@ import platform
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,7 +69,7 @@ def examine(places: tuple[str, ...] = ()) -> Iterator[Finding]:
     yield Finding("Ray", os.environ.get("RAY_ADDRESS") or "started by each verb on this machine")
     yield Finding("models", ", ".join(box_models()) or "none in the box")
     for place in places:
-        yield _checked(place, _writes)
+        yield _reached(place)
 
 
 def _optional_version(name: str, extra: str) -> str:
@@ -119,15 +119,15 @@ def _disk(what: str, place: str) -> Finding:
     return Finding(what, f"{place}, {free / 2**30:.1f} GiB free", mend)
 
 
-def _checked(place: str, check: Callable[[str], str]) -> Finding:
+def _reached(place: str) -> Finding:
     try:
-        return Finding(place, check(place))
+        return Finding(place, _written(place))
     # Whatever it is, it is what was to be found.
     except (UserError, storage.StoreError, OSError) as error:
         return Finding(place, "cannot be used", " ".join(str(error).split()))
 
 
-def _writes(place: str) -> str:
+def _written(place: str) -> str:
     file, content = (
         f"{storage.absolute(place).rstrip('/')}/.hiwl-{secrets.token_hex(8)}",
         secrets.token_bytes(64),

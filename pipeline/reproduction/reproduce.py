@@ -27,7 +27,7 @@ from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.training.labeled_shards import check_labeled
+from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.leaks import check_apart
 from pipeline.training.plan import plan_training
 
@@ -154,10 +154,10 @@ def reproduce(
         for path in dict.fromkeys((data, val, test or val))
     }
     check_apart({"--data": labeled[data]}, "--val", labeled[val])
-    val_part = ScoredPart(storage.absolute(val), tuple(labeled[val].shards), on_test=False)
+    val_part = _part(val, labeled[val], on_test=False)
     test_part = None
     if test is not None:
-        test_part = ScoredPart(storage.absolute(test), tuple(labeled[test].shards), on_test=True)
+        test_part = _part(test, labeled[test], on_test=True)
         check_apart({"--data": labeled[data], "--val": labeled[val]}, "--test", labeled[test])
     out = storage.absolute(out).rstrip("/")
     named = {
@@ -209,6 +209,10 @@ def _made(
         else:
             made[name] = _make(name, experiment, chosen, request)
     return Reproduction(made, failed, tuple(left_out))
+
+
+def _part(path: str, labeled: LabeledShards, on_test: bool) -> ScoredPart:
+    return ScoredPart(storage.absolute(path), labeled.shards, frozenset(labeled.fingerprints), on_test)
 
 
 def _shares(

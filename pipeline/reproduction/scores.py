@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
 from pipeline.catalog.plan import read_plan
-from pipeline.shards.cutout_shards import ends_of, fingerprint
+from pipeline.shards.cutout_shards import ends_of
 
 __all__ = ["RunScores", "ScoredPart", "same_galaxies"]
 
@@ -58,23 +57,21 @@ class ScoredPart:
         Of the labeled shards.
     shards : tuple of str
         The same as files.
+    fingerprints : frozenset of str
+        Of their content; see `pipeline.shards.cutout_shards.fingerprint`.
     on_test : bool
         Whether they are others than those that the checkpoints were selected by.
     """
 
     path: str
     shards: tuple[str, ...]
+    fingerprints: frozenset[str]
     on_test: bool
 
     @property
     def name(self) -> str:
         """What the part is called."""
         return "test" if self.on_test else "validation"
-
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """The shards by their content; see `pipeline.shards.cutout_shards.fingerprint`."""
-        return {fingerprint(shard): shard for shard in self.shards}
 
     def folder(self, run_folder: str) -> str:
         """Where the scores of a run are; those on a test part have a place of their own."""
@@ -92,7 +89,7 @@ class ScoredPart:
         if not storage.exists(f"{folder}/evaluation.json"):
             return False
         scored = {ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()}
-        if scored != set(self.fingerprints):
+        if scored != self.fingerprints:
             raise UserError(
                 f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
             )

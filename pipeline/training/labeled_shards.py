@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.shards.cutout_shards import Columns, check_columns, read_columns
+from pipeline.shards.cutout_shards import Columns, check_columns, fingerprint, read_columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["LabeledShards", "check_labeled"]
@@ -40,6 +40,11 @@ class LabeledShards:
     unlabeled: int
     rows: tuple[int, ...]
     scale: WantedScale = AS_IT_IS
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of each shard; see `pipeline.shards.cutout_shards.fingerprint`. They are read once."""
+        return tuple(storage.in_threads(fingerprint, self.shards))
 
 
 def check_labeled(

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import fingerprint, iter_rows
+from pipeline.shards.cutout_shards import iter_rows
 from pipeline.training.labeled_shards import LabeledShards
 
 __all__ = ["check_apart", "shared_galaxies"]
@@ -59,9 +59,9 @@ def check_apart(others: dict[str, LabeledShards], option: str, held_out: Labeled
     UserError
         If a shard is among those of another option, under whatever name.
     """
-    contents = dict(zip(_fingerprints(held_out), held_out.shards, strict=True))
+    contents = dict(zip(held_out.fingerprints, held_out.shards, strict=True))
     for other, labeled in others.items():
-        for content, shard in zip(_fingerprints(labeled), labeled.shards, strict=True):
+        for content, shard in zip(labeled.fingerprints, labeled.shards, strict=True):
             if content in contents:
                 raise UserError(
                     f"{option}: {contents[content]} is a shard of {other} too ({shard}); give galaxies that "
@@ -144,7 +144,3 @@ def _keys_of(labeled: LabeledShards, shard: str, with_images: bool) -> _Keys:
 
 def _digest(image: pa.Scalar) -> bytes | None:
     return hashlib.blake2b(image.as_buffer(), digest_size=16).digest() if image.is_valid else None
-
-
-def _fingerprints(labeled: LabeledShards) -> list[str]:
-    return list(storage.in_threads(fingerprint, labeled.shards))

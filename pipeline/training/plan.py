@@ -16,7 +16,7 @@ from hiwl_core.recipe import Recipe, StageRecipe
 from hiwl_core.sampling import batch_bounds
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
@@ -218,7 +218,7 @@ def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: Labele
     """What decides a run's result: another description is another run."""
     return {
         "recipe": recipe.to_dict(),
-        "train": [fingerprint(shard) for shard in train_shards.shards],
-        "val": [fingerprint(shard) for shard in val_shards.shards],
+        "train": list(train_shards.fingerprints),
+        "val": list(val_shards.fingerprints),
         **({"scale": train_shards.scale.to_dict()} if train_shards.scale.asked else {}),
     }

@@ -91,7 +91,7 @@ def test_what_experiments_share_is_trained_once() -> None:
 
 
 def test_tables_9_to_11_are_of_the_validation_galaxies() -> None:
-    val, test = (ScoredPart(name, (), on_test=name == "test") for name in ("val", "test"))
+    val, test = (ScoredPart(name, (), frozenset(), on_test=name == "test") for name in ("val", "test"))
     request = Request(load_recipe("trial"), (), [0], (), val, test, Columns(), "out")
     of = {name: request.scored(experiment).name for name, experiment in EXPERIMENTS.items()}
     assert {name for name, part in of.items() if part == "validation"} == {"table9", "table10", "table11"}

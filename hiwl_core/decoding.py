@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 FORMATS = ("JPEG", "PNG")
+# Instead of Pillow's words, which have an address in memory, another one each time.
+NO_PICTURE = "neither a JPEG nor a PNG file"
 JPEG_START = b"\xff\xd8\xff"
 # Memory of one large image is given back.
 KEPT_BYTES = 16 * 2**20
@@ -208,8 +210,7 @@ def _decode_picture(encoded: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableCutout(TOO_LARGE, str(error)) from None
     except UnidentifiedImageError:
-        # Pillow's words have an address in memory, another one each time.
-        raise UnreadableCutout(UNDECODABLE, "neither a JPEG nor a PNG file") from None
+        raise UnreadableCutout(UNDECODABLE, NO_PICTURE) from None
     # Pillow raises many kinds for broken files, SyntaxError and struct.error among them.
     except Exception as error:
         raise UnreadableCutout(UNDECODABLE, " ".join(str(error).split()) or type(error).__name__) from None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from hiwl_core.compressed import is_packed, unpacked
-from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, decode_image
+from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, NO_PICTURE, decode_image
 from hiwl_core.fits_cutouts import SkyImage, fits_position, is_fits, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, UNDECODABLE, UnreadableCutout
@@ -117,6 +117,6 @@ def _reason(error: UnreadableCutout, content: bytes) -> str:
         return str(error)
     if "truncated" in error.words.lower():
         return "truncated"
-    if "cannot identify" in error.words:
+    if error.words == NO_PICTURE:
         return "broken header" if content.startswith(SIGNATURES) else "not a JPEG, PNG or FITS image"
     return str(error)

@@ -66,16 +66,10 @@ def main(
       hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --label-column class
     """
     # torch and Ray are slow to import: a wrong option should not wait for them.
-    from hiwl_core.methods import method_overrides
-    from hiwl_core.recipe import load_recipe
-    from hiwl_core.taxonomy_file import read_taxonomy, taxonomy_overrides
+    from hiwl_core.training_recipe import training_recipe
     from pipeline.training.train import train
 
-    classes = read_taxonomy(taxonomy)
-    # Classes of which none are combined have one stage, as the methods without the hierarchy.
-    method = method or ("hiwl" if classes.combined else "slwslm")
-    own = taxonomy_overrides(classes) if taxonomy else []
-    recipe = load_recipe(recipe_name, [*own, *method_overrides(method), *overrides])
+    recipe = training_recipe(recipe_name, taxonomy, method, overrides)
     result = train(data, val, recipe, out, columns, workers, gpu, scale)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")

@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.catalog.model_facts import read_model_facts
 from pipeline.drift_page import MARKER, render_drift
 from pipeline.drift_tally import reference_edges, tally_catalog, tally_facts
+from pipeline.in_notebooks import InNotebooks
 from pipeline.pages.own_page import check_own_page
 from pipeline.querying.query import ask, open_catalog
 from pipeline.querying.validated_columns import validated_columns
@@ -23,7 +24,7 @@ __all__ = ["Drift", "drift"]
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(InNotebooks):
     """How a catalog differs from what it was compared with.
 
     Parameters
@@ -39,6 +40,8 @@ class Drift:
         What only one of the two has.
     limit : float
     """
+
+    in_notebooks = ("found", "catalog", "compared_with", "limit", "table", "left_out")
 
     table: pd.DataFrame
     night: Tally

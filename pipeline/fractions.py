@@ -12,6 +12,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.fractions import Galaxies, class_fractions
 from hiwl_core.taxonomy import probability_column
 from pipeline.catalog.model_facts import ModelFacts, read_model_facts
+from pipeline.in_notebooks import InNotebooks
 from pipeline.querying.groups import ALL, Grouping, choose_groups, parse_by
 from pipeline.querying.query import ask, errors_in_words, open_catalog
 from pipeline.querying.validated_columns import quoted, validated_columns
@@ -25,7 +26,7 @@ LABEL = "label_map"
 
 
 @dataclass(frozen=True)
-class Fractions:
+class Fractions(InNotebooks):
     """Class fractions of a catalog.
 
     Parameters
@@ -42,6 +43,8 @@ class Fractions:
     ungrouped : int
         Classified rows without a value of the column, in no group.
     """
+
+    in_notebooks = ("by", "model_id", "unclassified", "ungrouped", "table")
 
     table: pd.DataFrame
     groups: pd.DataFrame

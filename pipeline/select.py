@@ -20,6 +20,7 @@ from hiwl_core.selection import (
     split_811,
 )
 from pipeline import storage
+from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.text_tables import numbers, read_text_table
 from pipeline.shards.object_ids import check_id_texts, integer_ids
 
@@ -29,7 +30,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class SelectionCounts:
+class SelectionCounts(InNotebooks):
     """How many galaxies were selected, by class and split, and how many not, by reason."""
 
     selected: dict[str, dict[str, int]]

@@ -26,6 +26,7 @@ from hiwl_core.simulated_votes import VOTE_COLUMNS
 from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_galaxy
 from pipeline import storage
 from pipeline.cluster import connected, ordered_streams
+from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
 
@@ -52,7 +53,7 @@ VOTE_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class SimulationSummary:
+class SimulationSummary(InNotebooks):
     """What a simulation made, and where.
 
     Parameters

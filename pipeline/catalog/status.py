@@ -10,6 +10,7 @@ from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_heartbeat, read_ledger
 from pipeline.catalog.parts import list_parts
 from pipeline.catalog.plan import read_plan
+from pipeline.in_notebooks import InNotebooks
 
 __all__ = ["CatalogStatus", "catalog_status"]
 
@@ -20,7 +21,7 @@ SECONDS_OF_RATE = 600.0
 
 
 @dataclass
-class CatalogStatus:
+class CatalogStatus(InNotebooks):
     """How far a catalog is.
 
     Parameters

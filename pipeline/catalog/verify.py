@@ -28,6 +28,7 @@ from pipeline.catalog.part_statistics import KnownPart, part_statistics, write_s
 from pipeline.catalog.parts import check_part_record, counted, list_parts, unsound_rows
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.catalog.shard_content import content_of
+from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import Columns, ends_of, inspect_shard, iter_rows
 from pipeline.task_pool import ray_pool, thread_pool
@@ -51,7 +52,7 @@ PARTS_A_TASK = 128
 
 
 @dataclass
-class Verification:
+class Verification(InNotebooks):
     """What a verification found.
 
     Parameters
@@ -68,6 +69,8 @@ class Verification:
     skipped : tuple of str
         Checks that were not made.
     """
+
+    in_notebooks = ("catalog", "model_id", "passed", "parts", "rows", "statuses", "findings", "skipped")
 
     catalog: str
     model_id: str

@@ -45,6 +45,7 @@ from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
 from pipeline.cutouts.positions import OWN_COLUMNS, PositionColumns
+from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
@@ -59,7 +60,7 @@ FEW_FILES = 64
 
 
 @dataclass
-class CatalogSummary:
+class CatalogSummary(InNotebooks):
     """What a catalog holds, and what this call did for it.
 
     Parameters
@@ -78,6 +79,17 @@ class CatalogSummary:
     failed : list of str
         A line for each shard that could not be read or whose part could not be written; it has no part.
     """
+
+    in_notebooks = (
+        "catalog",
+        "rows",
+        "computed",
+        "seconds",
+        "skipped_parts",
+        "classes",
+        "statuses",
+        "failed",
+    )
 
     catalog: str
     parts: list[str]

@@ -23,6 +23,7 @@ from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
+from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE
@@ -35,7 +36,7 @@ BUNDLE_FILES = 3
 
 
 @dataclass(frozen=True)
-class Span:
+class Span(InNotebooks):
     """A figure with those of the slowest and the fastest sampled shard."""
 
     value: float
@@ -44,7 +45,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(InNotebooks):
     """What a classification would take.
 
     Parameters
@@ -76,6 +77,22 @@ class Estimate:
         Of this machine when the timing began: processes that wanted a core, a core; 0 if it does not say.
     samples : list of ShardSample
     """
+
+    in_notebooks = (
+        "model_id",
+        "shards",
+        "rows",
+        "size",
+        "computing",
+        "workers",
+        "machines",
+        "bytes_read",
+        "bytes_written",
+        "rate",
+        "seconds",
+        "requests",
+        "cost",
+    )
 
     model_id: str
     shards: int

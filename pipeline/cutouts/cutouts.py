@@ -18,6 +18,7 @@ from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile
 from pipeline.cutouts.work import CutoutJob, StitchTask, TileTask, cut_tiles, stitch
+from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.plan import IngestPlan, PlannedShard
 from pipeline.ingestion.source import check_source
@@ -34,7 +35,7 @@ WORK = "cutting"
 
 
 @dataclass(frozen=True)
-class CutoutsSummary:
+class CutoutsSummary(InNotebooks):
     """What was cut.
 
     Parameters

@@ -31,6 +31,7 @@ from pipeline.evaluation.galaxies import (
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
 from pipeline.evaluation.stage_tables import stage_tables
+from pipeline.in_notebooks import InNotebooks
 from pipeline.pages.cards import Card
 from pipeline.shards.cutout_shards import Columns, ends_of, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -53,7 +54,7 @@ REPORT, PAGE = "evaluation.json", "evaluation.html"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(InNotebooks):
     """The scores of a bundle.
 
     Parameters
@@ -77,6 +78,8 @@ class Evaluation:
     galaxies : pandas.DataFrame
         All rows of the catalog; see `pipeline.evaluation.galaxies.read_galaxies`.
     """
+
+    in_notebooks = ("out", "confusion", "metrics", "left_out")
 
     confusion: pd.DataFrame
     metrics: pd.DataFrame

@@ -16,6 +16,7 @@ from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cluster import connected
+from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
 from pipeline.ingestion.options import IngestOptions
 from pipeline.ingestion.plan import PlannedShard
@@ -35,7 +36,7 @@ TASK_RETRIES = 3
 
 
 @dataclass(frozen=True)
-class IngestSummary:
+class IngestSummary(InNotebooks):
     """What an ingest wrote.
 
     Parameters

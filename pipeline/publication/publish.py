@@ -17,6 +17,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.model_facts import copy_model_facts
 from pipeline.catalog.plan import read_making
+from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.publication.count import plan_publication, plan_sky
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
@@ -34,7 +35,7 @@ SMALL_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
-class PublishSummary:
+class PublishSummary(InNotebooks):
     """What a published catalog holds.
 
     Parameters

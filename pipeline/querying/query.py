@@ -11,15 +11,21 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.in_notebooks import ROWS_SHOWN
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
 from pipeline.querying.validated_columns import texts
 from pipeline.storage.retries import is_transient
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ROWS", "Answer", "ask", "connect", "errors_in_words", "open_catalog", "query"]
 
@@ -31,7 +37,7 @@ BATCH_ROWS = 65536
 
 
 class Answer:
-    """The rows that a statement gives, read a batch at a time.
+    """The rows that a statement gives, read a batch at a time; or, as in a notebook, all at once.
 
     Parameters
     ----------
@@ -62,7 +68,20 @@ class Answer:
 
     def table(self) -> pa.Table:
         """All rows at once."""
+        return self._table
+
+    def df(self) -> pd.DataFrame:
+        """All rows at once, for pandas."""
+        return self._table.to_pandas()
+
+    @cached_property
+    def _table(self) -> pa.Table:
         return pa.Table.from_batches(list(self.batches()), self.schema)
+
+    def _repr_html_(self) -> str:
+        more = len(self._table) - ROWS_SHOWN
+        rows = self._table.slice(0, ROWS_SHOWN).to_pandas().to_html(border=0, index=False)
+        return rows + (f"<p>and {more:,} more rows</p>" if more > 0 else "")
 
 
 def open_catalog(catalog: str, cone: Cone | None = None) -> duckdb.DuckDBPyConnection:

@@ -9,6 +9,7 @@ from typing import Any
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline import storage
+from pipeline.in_notebooks import InNotebooks
 from pipeline.pages.cards import Card, thumbnail
 from pipeline.pages.own_page import check_own_page
 from pipeline.progress import progress
@@ -25,7 +26,7 @@ THUMBNAIL_PIXELS = 256
 
 
 @dataclass(frozen=True)
-class SampleSummary:
+class SampleSummary(InNotebooks):
     """What is on a page.
 
     Parameters

@@ -26,6 +26,7 @@ from pipeline.evaluation.galaxies import (
     least_certain,
     read_pictures,
 )
+from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.reporting.facts import class_facts
@@ -45,7 +46,7 @@ CARDS, THUMBNAIL_PIXELS = 24, 160
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(InNotebooks):
     """A report that was written.
 
     Parameters

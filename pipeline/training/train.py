@@ -20,6 +20,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
+from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.relay import relayed_lines
@@ -52,7 +53,7 @@ Stores = dict[str, CutoutStore]
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(InNotebooks):
     """What a training made.
 
     Parameters

@@ -11,11 +11,12 @@ PINS := deploy/constraints.txt
 # Processes start without end here; each would compile what the first has compiled already.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-fast test-nightly lint bench clean help
+.PHONY: setup demo test test-fast test-nightly lint docs bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo "make lint   ruff, mypy, the import rule, and checks of scripts and images"
+	@echo "make docs   the documentation as a site, in .site"
 	@echo "make bench  training steps compared; benchmarks/ has more, each with its command in its first lines"
 
 setup: $(STAMP)
@@ -50,8 +51,12 @@ lint: setup
 	$(BIN)/shellcheck deploy/slurm/hiwl.sbatch jobs/demo.sh .ci/run
 	$(BIN)/hadolint deploy/Dockerfile.*
 
+# As strict as it can be: a link to nowhere or a name that is none fails it.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) .cache .site

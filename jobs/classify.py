@@ -20,6 +20,7 @@ from jobs.options import (
     scale_options,
     stage2_option,
 )
+from pipeline.progress import log_event
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -137,7 +138,7 @@ def main(
         click.echo(f"{summary.computed} images in {summary.seconds:.1f} s: {rate:.0f} images/s")
     if summary.failed:
         for line in summary.failed:
-            click.echo(f"not read: {line}", err=True)
+            log_event(f"not read: {line}")
         missing = f"{len(summary.failed)} of {len(summary.parts)} shards are not in the catalog {place}"
         if fault := disk_fault(OSError("\n".join(summary.failed))):
             raise IncompleteError(

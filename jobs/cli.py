@@ -8,6 +8,7 @@ from importlib.metadata import version
 import click
 
 from hiwl_core.near_names import meant
+from jobs.typed import remember
 
 __all__ = ["main"]
 
@@ -43,6 +44,10 @@ VERBS = {
 class LazyVerbs(click.Group):
     """Imports a verb's module only when the verb is used: ``hiwl --help`` does not wait for torch."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        remember(ctx, args)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
@@ -68,7 +73,12 @@ class LazyVerbs(click.Group):
     cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(version("hiwl"), prog_name="hiwl")
-def main() -> None:
+@click.option(
+    "--log-json",
+    is_flag=True,
+    help="Progress, and how a verb ended, on standard error as JSON: an object a line.",
+)
+def main(log_json: bool) -> None:
     """Classify the galaxies of a survey, more than people can look at.
 
     HIWL trains a two-stage cascade of image classifiers on a Ray cluster and writes a Parquet catalog with
@@ -84,7 +94,12 @@ def main() -> None:
       hiwl classify run/bundle sky/cutouts catalog
 
     RAY_ADDRESS names a running Ray cluster to use; without it each verb starts Ray on this machine.
+    In bash, `eval "$(_HIWL_COMPLETE=bash_source hiwl)"` completes verbs and options; zsh and fish likewise.
     """
+    # Here, since `hiwl --help` need not wait for it.
+    from pipeline.progress import log_as_json
+
+    log_as_json(log_json)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import click
 from hiwl_core.recipe import load_recipe
 from jobs.options import VerbCommand, mask_planes_option, names_of, scale_options
 from pipeline.cutouts.cutouts import CutoutsSummary, cutouts
+from pipeline.progress import log_event
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
@@ -81,10 +82,10 @@ def main(
 def _print_summary(summary: CutoutsSummary, out: str) -> None:
     out = out.rstrip("/")
     for identifier, file, reason in summary.first:
-        click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
+        log_event(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""))
     more = summary.rejects + summary.broken_files - len(summary.first)
     if more > 0:
-        click.echo(f"... and {more:,} more in {out}/rejects.csv", err=True)
+        log_event(f"... and {more:,} more in {out}/rejects.csv")
     resumed = f", {summary.resumed:,} of them from an earlier run" if summary.resumed else ""
     shards = "1 shard" if summary.shards == 1 else f"{summary.shards:,} shards"
     click.echo(f"{summary.rows:,} cutouts of {summary.tiles:,} tiles in {shards} in {out}{resumed}")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.progress import log_event
 from pipeline.ray_watch import own_process, said
 from pipeline.storage.disk_faults import disk_fault, room_at
 from pipeline.storage.retries import StoreError
@@ -69,7 +70,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-def ending_of(error: BaseException, parameters: Mapping[str, Any]) -> Ending | None:
+def ending_of(error: BaseException, parameters: Mapping[str, Any], command: str = "") -> Ending | None:
     """How a verb ends with an error; None if that is nothing foreseen.
 
     Parameters
@@ -77,10 +78,13 @@ def ending_of(error: BaseException, parameters: Mapping[str, Any]) -> Ending | N
     error : BaseException
     parameters : mapping
         Of the verb, for the places that it writes to.
+    command : str
+        As it was typed, where that is known.
     """
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
-        return Ending(f"stopped by {SIGNALS[signal.Signals(number)]}; {KEPT}", 128 + number)
+        typed = f": {command}" if command else ""
+        return Ending(f"stopped by {SIGNALS[signal.Signals(number)]}; {KEPT}{typed}", 128 + number)
     # What a Ray task raises comes wrapped, with the whole remote traceback in its text.
     words = str(getattr(error, "cause", error))
     if isinstance(error, (UserError, *PATH_ERRORS)):
@@ -153,6 +157,7 @@ def stoppable() -> Iterator[None]:
 
 def end(ctx: click.Context, ending: Ending) -> None:
     """Print how a verb ended, and leave with its code."""
-    click.echo(f"Error: {one_line(ending.words)}", err=True)
+    words = one_line(ending.words)
+    log_event(f"Error: {words}", error=words, exit_code=ending.code)
     said(ending.code)
     ctx.exit(ending.code)

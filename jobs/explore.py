@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.options import VerbCommand
+from pipeline.progress import log_event
 
 __all__ = ["main"]
 
@@ -66,7 +67,7 @@ def main(
     def ready(explorer: Explorer, address: str) -> None:
         click.echo(f"labels: {len(explorer.labels):,} in {explorer.labels.path}")
         if explorer.images.why_not:
-            click.echo(f"no pictures: {explorer.images.why_not}", err=True)
+            log_event(f"no pictures: {explorer.images.why_not}")
         click.echo(f"open {address}")
 
     explore(catalog, shards, labels, only, who, port, id_column, image_column, ready)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from hiwl_core.errors import UserError
 from jobs.options import VerbCommand
+from pipeline.progress import log_event
 
 __all__ = ["main"]
 
@@ -69,9 +70,7 @@ def main(
     apart = result.table.query("em_low > adjusted_high or em_high < adjusted_low")
     if len(apart):
         words = ", ".join(sorted({str(name) for name in apart["class"]}))
-        click.echo(
-            f"  adjusted and em disagree on {words}: see docs/fractions.md before you use either", err=True
-        )
+        log_event(f"  adjusted and em disagree on {words}: see docs/fractions.md before you use either")
     if out:
         storage.write_bytes(out, result.with_bins().to_csv(index=False, float_format="%.6g").encode())
         click.echo(f"table: {out}")

@@ -13,6 +13,7 @@ from hiwl_core.taxonomy_file import read_taxonomy
 from jobs.options import VerbCommand, column_options
 from pipeline.ingestion.ingest import IngestSummary, ingest
 from pipeline.ingestion.split import Split
+from pipeline.progress import log_event
 from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
@@ -127,10 +128,10 @@ def _split(shares: str | None, seed: int, group_by: str | None) -> Split | None:
 
 def _print_rejects(summary: IngestSummary, out: str) -> None:
     for identifier, file, reason in summary.rejects:
-        click.echo(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""), err=True)
+        log_event(f"rejected: {identifier}: {reason}" + (f" ({file})" if file else ""))
     more = summary.unreadable + summary.without_image - len(summary.rejects)
     if more:
-        click.echo(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv", err=True)
+        log_event(f"... and {more:,} more in {out.rstrip('/')}/rejects.csv")
 
 
 def _print_summary(summary: IngestSummary, out: str, taxonomy: Taxonomy) -> None:

@@ -9,6 +9,7 @@ import click
 from jobs.options import VerbCommand, address_option
 from jobs.submit import follow
 from pipeline.cluster_jobs import find_job, list_jobs
+from pipeline.progress import log_event
 
 __all__ = ["main"]
 
@@ -40,7 +41,7 @@ def list_command(address: str | None) -> None:
     """
     jobs = list_jobs(address)
     if not jobs:
-        click.echo("no job yet: `hiwl submit -- VERB ARGS...` sends one", err=True)
+        log_event("no job yet: `hiwl submit -- VERB ARGS...` sends one")
         return
     width = max(len(job.id) for job in jobs)
     for job in jobs:

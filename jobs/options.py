@@ -11,6 +11,7 @@ import click
 from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.errors import UserError
 from jobs.endings import end, ending_of, stoppable
+from jobs.typed import typed
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
@@ -48,7 +49,7 @@ class VerbCommand(click.Command):
             with stoppable():
                 return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
-            ending = ending_of(error, ctx.params)
+            ending = ending_of(error, ctx.params, typed(ctx))
             if ending is None:
                 raise
             end(ctx, ending)

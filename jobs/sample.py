@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.options import VerbCommand
+from pipeline.progress import log_event
 
 __all__ = ["main"]
 
@@ -82,9 +83,9 @@ def main(
         return
     summary = sample(catalog, out, where, cone, count, order, seed, shards, id_column, image_column)
     for words in summary.unread:
-        click.echo(f"not read: {words}", err=True)
+        log_event(f"not read: {words}")
     if summary.unread and not shards:
-        click.echo("shards that were moved are named with --shards", err=True)
+        log_event("shards that were moved are named with --shards")
     click.echo(
         f"page: {summary.shown} of {summary.matching} rows in {summary.out}, from {summary.shards} shards"
     )

@@ -12,6 +12,7 @@ from jobs.notifying import NotifyingCommand, notify_option, place_of
 from jobs.options import address_option
 from pipeline.cluster_jobs import PROGRAM, ClusterJob
 from pipeline.notify import STOPPED_EXIT_CODE
+from pipeline.progress import log_event
 from pipeline.submit import submit
 
 __all__ = ["follow", "main"]
@@ -78,7 +79,7 @@ def main(
     if detach:
         click.echo(job.id)
         return
-    click.echo(f"Job {job.id} runs on {job.url}", err=True)
+    log_event(f"Job {job.id} runs on {job.url}")
     raise SystemExit(follow(job, stop_on_interrupt=True))
 
 
@@ -98,15 +99,15 @@ def follow(job: ClusterJob, stop_on_interrupt: bool) -> int:
             if not stop_on_interrupt:
                 raise
             job.stop()
-            click.echo(f"Asked job {job.id} to stop", err=True)
+            log_event(f"Asked job {job.id} to stop")
             code, reason = job.follow(_write)
     except KeyboardInterrupt:
         return STOPPED_EXIT_CODE
     except ConnectionError as error:
-        click.echo(f"Error: {error}", err=True)
+        log_event(f"Error: {error}")
         return 1
     if reason:
-        click.echo(f"Job {job.id} has no result: {reason}", err=True)
+        log_event(f"Job {job.id} has no result: {reason}")
     return code
 
 

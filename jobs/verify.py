@@ -9,6 +9,7 @@ import click
 
 from hiwl_core.errors import IncompleteError
 from jobs.options import VerbCommand
+from pipeline.progress import log_event
 
 if TYPE_CHECKING:
     from pipeline.catalog.verify import Verification
@@ -64,7 +65,7 @@ def _print_checks(result: Verification, checks: Mapping[str, str]) -> None:
         verdict = "not checked" if check in result.skipped else f"{found:,} wrong" if found else "ok"
         click.echo(f"{check:<10} {verdict:<12} {meaning}")
         for finding in result.findings.get(check, []):
-            click.echo(f"  {finding}", err=True)
+            log_event(f"  {finding}")
 
 
 if __name__ == "__main__":

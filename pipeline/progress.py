@@ -1,28 +1,59 @@
-"""Progress on long work: lines for people, and a bar in a terminal where a log gets a line now and then."""
+"""Progress on long work: lines for people, and a bar in a terminal where a log gets a line now and then.
+
+For programs that read the log each line is an object in JSON instead, once `log_as_json` was called.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["lines_of", "progress", "say"]
+__all__ = ["lines_of", "log_as_json", "log_event", "progress", "say"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
+_as_json = False
 _speaker: ContextVar[str] = ContextVar("speaker", default="")
 
 
-def say(line: str) -> None:
+def log_as_json(enabled: bool) -> None:
+    """Choose between lines for people and objects in JSON, a line each, for all of this process."""
+    global _as_json
+    _as_json = enabled
+
+
+def log_event(line: str, **facts: Any) -> None:
+    """A line on standard error; in JSON an object with ``time``, ``message`` and the facts.
+
+    Parameters
+    ----------
+    line : str
+        For people.
+    **facts
+        What a program would read out of it.
+    """
+    if _as_json:
+        time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": time_now, "message": line, **facts}, default=str)
+    print(line, file=sys.stderr, flush=True)
+
+
+def say(line: str, **facts: Any) -> None:
     """A line of progress on standard error, after the name of who says it if several are at work."""
-    speaker = _speaker.get()
-    print(f"{speaker}: {line}" if speaker else line, file=sys.stderr, flush=True)
+    if speaker := _speaker.get():
+        log_event(f"{speaker}: {line}", speaker=speaker, **facts)
+    else:
+        log_event(line, **facts)
 
 
 @contextmanager
@@ -68,7 +99,8 @@ def progress(
         TextColumn("{task.fields[rate]}"),
     )
     # A terminal holds one bar: work in other threads, of which there may be several, prints lines.
-    with_bar = console.is_terminal and threading.current_thread() is threading.main_thread()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    with_bar = console.is_terminal and in_main_thread and not _as_json
     bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not with_bar)
     task = bar.add_task(title, total=total, completed=done, rate="")
 
@@ -76,12 +108,19 @@ def progress(
         nonlocal now_done, last_line
         now_done += galaxies
         now = time.monotonic()
-        rate = f"{(now_done - done) / max(now - started, 1e-9):,.0f} {unit}/s"
+        per_second = (now_done - done) / max(now - started, 1e-9)
+        rate = f"{per_second:,.0f} {unit}/s"
         bar.update(task, completed=now_done, rate=rate)
         if not with_bar and (now - last_line >= SECONDS_BETWEEN_LINES or now_done == total):
             last_line = now
             of_all = f" of {total:,}" if total is not None else ""
-            say(f"{title}: {now_done:,}{of_all} {counted}, {rate}")
+            say(
+                f"{title}: {now_done:,}{of_all} {counted}, {rate}",
+                work=title,
+                done=now_done,
+                total=total,
+                per_second=round(per_second, 1),
+            )
 
     with bar:
         yield advance

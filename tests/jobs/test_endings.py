@@ -281,7 +281,9 @@ def test_sigterm_ends_a_classification_and_the_ray_that_it_started(random_model:
     os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=180)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert said.splitlines()[-1].startswith("Error: stopped by SIGTERM; what was written whole is kept")
+    last = said.splitlines()[-1]
+    assert last.startswith("Error: stopped by SIGTERM; what was written whole is kept")
+    assert last.endswith(f"to go on: hiwl classify {random_model} {tmp_path}/sky {tmp_path}/catalog")
     assert "Traceback" not in said
     assert "SIGTERM received" not in said
     assert not psutil.wait_procs(started, timeout=180)[1]

@@ -22,6 +22,7 @@ from __future__ import annotations
 from functools import cache
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 from hiwl_core.recipe import Recipe, load_recipe
 
 __all__ = ["METHODS", "method_name", "method_overrides"]
@@ -49,7 +50,7 @@ def method_overrides(name: str) -> tuple[str, ...]:
         If there is no such method.
     """
     if name not in METHODS:
-        raise UserError(f"no method {name!r}: there are {', '.join(METHODS)}")
+        raise UserError(f"no method {name!r}: there are {', '.join(METHODS)}{or_meant(name, METHODS)}")
     return METHODS[name]
 
 

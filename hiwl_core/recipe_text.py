@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 
 __all__ = ["available_recipes", "recipe_data"]
 
@@ -50,6 +51,7 @@ def _read(name: str) -> dict[str, Any]:
     else:
         raise UserError(
             f"no recipe {name!r}: there are {', '.join(available_recipes())}, or give a .toml file's path"
+            + or_meant(name, available_recipes())
         )
     try:
         return tomllib.loads(text.decode())

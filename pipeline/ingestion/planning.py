@@ -57,6 +57,11 @@ def make_plan(
                 inventory.add(objects, integers)
         if options.bands and options.rgb:
             inventory.gather_sets(options.bands, options.rgb.bands)
+        if options.class_folders and not inventory.classes():
+            raise UserError(
+                f"--class-folders: no image lies in a folder of its class, as in {place}/barred/1.jpg: "
+                "sort them, or give their classes in a table with --labels"
+            )
         if options.class_folders and inventory.identify_by_class():
             say("files of one name lie in different folders: the object ids are CLASS/NAME")
         inventory.check_ids()
@@ -67,9 +72,14 @@ def make_plan(
         if labels is not None and not listing.tables:
             labels = labels.without_endings()
         without_image = inventory.join(labels, options.name)
+        rows, unlabeled = inventory.count()
+        if options.split and unlabeled == rows:
+            raise UserError(
+                f"--split {options.split}: no object of {place} has a class: give a table with --labels, or "
+                "sort the images by --class-folders"
+            )
         if options.split:
             inventory.split(options.split)
-        rows, unlabeled = inventory.count()
         drop = options.drop_unlabeled
         if drop and unlabeled == rows:
             raise UserError(f"no object of {place} has a label, and --drop-unlabeled leaves out all")

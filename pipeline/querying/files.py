@@ -113,7 +113,10 @@ def find_catalog(catalog: str) -> CatalogFiles:
         name for name, place in inside.items() if name.endswith(".parquet") and (whole or "/" not in place)
     ]
     if not parts:
-        raise UserError(f"no catalog at {catalog!r}: there is no Parquet part in it")
+        raise UserError(
+            f"no catalog at {catalog!r}: there is no Parquet part in it; "
+            "give the folder that `hiwl classify` wrote"
+        )
     flat = set(parts)
     known = {} if whole else read_statistics(root, [entry for entry in entries if entry.path in flat])
     return CatalogFiles(parts, sizes=sizes, known=known, making="" if whole else read_making(root))

@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
-from pipeline.storage.listing import Entry, find_files, hidden, iter_entries, list_files
+from pipeline.storage.listing import Entry, file_meant, find_files, hidden, iter_entries, list_files
 from pipeline.storage.partials import dead_partials, partial_name
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
 from pipeline.storage.ranged_file import RangedFile
@@ -110,7 +110,7 @@ def read_bytes(path: str) -> bytes:
         filesystem, place = filesystem_of(path)
         return bytes(retried(lambda: filesystem.cat_file(place), path))
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no file {path!r}") from None
+        raise UserError(f"no file {path!r}{file_meant(path)}") from None
 
 
 def write_bytes(path: str, content: bytes) -> None:

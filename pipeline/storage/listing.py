@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from hiwl_core.errors import UserError
+from hiwl_core.near_names import or_meant
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, filesystem_of, full_name, in_s3
 from pipeline.storage.retries import retried
 from pipeline.storage.s3_store import S3Store, shared_store
 
-__all__ = ["Entry", "find_files", "hidden", "is_pattern", "iter_entries", "list_files"]
+__all__ = ["Entry", "file_meant", "find_files", "hidden", "is_pattern", "iter_entries", "list_files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,16 @@ def list_files(path: str) -> list[tuple[str, int]]:
     return sorted((entry.path, entry.size) for entry in iter_entries(path))
 
 
+def file_meant(path: str) -> str:
+    """For the end of a message that there is no such file: one beside it that may be meant, or nothing."""
+    if "://" in path:
+        return ""
+    folder, name = os.path.split(path.rstrip("/"))
+    with suppress(OSError):
+        return or_meant(name, sorted(os.listdir(folder or ".")))
+    return ""
+
+
 def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
     """Files behind a command-line argument: a file, a folder (searched to the bottom) or a glob.
 
@@ -110,7 +122,9 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
     wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
     if not wanted:
         if not names and not GLOB_CHARACTERS & set(path) and not _is_there(path):
-            raise UserError(f"no file or folder {path!r}: check the path (globs need quotes)")
+            raise UserError(
+                f"no file or folder {path!r}: check the path (globs need quotes){file_meant(path)}"
+            )
         others = f", only others such as {names[0].rsplit('/', 1)[-1]!r}" if names else ""
         images = "; `hiwl ingest` packs images" if others else ""
         raise UserError(

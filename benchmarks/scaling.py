@@ -79,7 +79,8 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
     from pipeline.catalog.ledger import Ledger
     from pipeline.catalog.plan import PlannedShard
     from pipeline.classification.plan import catalog_settings
-    from pipeline.classification.shard_stream import StageActors, classify_shards
+    from pipeline.classification.shard_stream import classify_shards
+    from pipeline.classification.stage_actors import StageActors
 
     size = int(arguments.rows * arguments.kilobytes * 1000)
     seconds_network = arguments.rows / arguments.images_a_second

@@ -13,6 +13,7 @@ from jobs.options import (
     actors_option,
     carry_option,
     column_options,
+    decode_on_option,
     engine_option,
     gpu_option,
     mask_planes_option,
@@ -51,6 +52,7 @@ __all__ = ["main"]
 )
 @click.option("--stop-at-deadline", is_flag=True, help="End then, with whole parts and exit code 1.")
 @gpu_option
+@decode_on_option
 @engine_option
 @model_options
 @scale_options
@@ -72,6 +74,7 @@ def main(
     deadline: str | None,
     stop_at_deadline: bool,
     gpu: bool | None,
+    decode_on: str,
     engine: str,
     model: ModelSettings,
     scale: WantedScale,
@@ -125,6 +128,7 @@ def main(
         model=model,
         deadline=wanted,
         positions=None if positions is None else Positions(positions, mask_planes),
+        decode_on=decode_on,
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

@@ -22,6 +22,7 @@ __all__ = [
     "address_option",
     "carry_option",
     "column_options",
+    "decode_on_option",
     "engine_option",
     "gpu_option",
     "mask_planes_option",
@@ -209,6 +210,16 @@ gpu_option = click.option(
 
 actors_option = click.option(
     "--workers", type=int, metavar="N", help="Actors at most; default all there is room for."
+)
+
+
+decode_on_option = click.option(
+    "--decode-on",
+    type=click.Choice(["auto", "gpu-nodes", "all-nodes"]),
+    default="auto",
+    show_default=True,
+    help="Where cutouts are read and decoded for workers with GPUs: by these, or on all nodes; auto: on all "
+    "nodes if those without GPUs have a CPU for each. Without GPUs all nodes do.",
 )
 
 

@@ -48,12 +48,15 @@ class ClusterResources:
         Of the node with GPUs that has the fewest; 0 if there is none.
     grows : bool
         Whether nodes may join, which cannot be on a Ray that was started here and will end with us.
+    cpus_without_gpu : int
+        Of the nodes without GPUs.
     """
 
     cpus: int
     gpus: int
     cpus_a_gpu: int = 0
     grows: bool = True
+    cpus_without_gpu: int = 0
 
     def cpus_an_actor(self, use_gpu: bool) -> int:
         """Logical CPUs of an actor that classifies."""
@@ -117,7 +120,9 @@ def resources_now(grows: bool = True) -> ClusterResources:
     total = ray.cluster_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU")]
-    return ClusterResources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), min(shares, default=0), grows)
+    without = sum(node.get("CPU", 0) for node in nodes if not node.get("GPU"))
+    cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
+    return ClusterResources(cpus, gpus, min(shares, default=0), grows, int(without))
 
 
 @contextmanager

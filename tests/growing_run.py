@@ -12,7 +12,8 @@ from pathlib import Path
 from pipeline.catalog.plan import PlannedShard
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.plan import catalog_settings
-from pipeline.classification.shard_stream import StageActors, classify_shards
+from pipeline.classification.shard_stream import classify_shards
+from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import connected, resources_now
 from pipeline.shards.cutout_shards import Columns
 from tests.stand_in_stages import PatientStage, nodes

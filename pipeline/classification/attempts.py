@@ -52,21 +52,44 @@ class Attempts:
     """The tries of all shards of a run.
 
     A try begins with `may_read` for a group that is read as one, else with `begin`, and ends with `end`,
-    unless its worker dies. Shards are named by their paths; those of a group stay together.
+    unless its worker dies. If others read, what they have read outlives a worker: then the next try begins
+    with `may_classify`. Shards are named by their paths; those of a group stay together.
+
+    Parameters
+    ----------
+    fed : bool
+        Whether others read for those who classify.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fed: bool = False) -> None:
+        self._fed = fed
         # Tries that have begun and not ended, of a shard or, under its first shard, of a group.
         self._begun: dict[str, int] = defaultdict(int)
         self._begun_groups: dict[str, int] = defaultdict(int)
         self._raised: dict[str, list[str]] = defaultdict(list)
         self._done: dict[str, LedgerEntry] = {}
         self._given_up = 0
-        self._any_begun = self._any_done = False
+        self._read: set[str] = set()
+        self._any_read = self._any_begun = self._any_done = False
 
     def may_read(self, shards: Sequence[str]) -> bool:
         """Count a try of a group, or say no: its shards are to be tried one by one."""
+        self._any_read = True
+        self._any_begun = self._any_begun or not self._fed
+        may = self._may_try(shards)
+        if may:
+            self._read.add(shards[0])
+        return may
+
+    def may_classify(self, shards: Sequence[str]) -> bool:
+        """The same for a group that was read; its first try is the one that reading began."""
         self._any_begun = True
+        if shards[0] in self._read:
+            self._read.remove(shards[0])
+            return True
+        return self._may_try(shards)
+
+    def _may_try(self, shards: Sequence[str]) -> bool:
         begun = self._begun if len(shards) == 1 else self._begun_groups
         if begun[shards[0]] >= MAX_DEATHS_OF_A_GROUP:
             return False
@@ -89,9 +112,9 @@ class Attempts:
         self._begun[shard] += 1
         return Verdict()
 
-    def any_begun(self) -> bool:
-        """Whether a worker has ever been at work."""
-        return self._any_begun
+    def any_begun(self) -> tuple[bool, bool]:
+        """Whether anything was ever read, and whether a worker that classifies has ever been at work."""
+        return self._any_read, self._any_begun
 
     def raised(self, shards: Sequence[str], reason: str) -> None:
         """Note that the process which tries these shards raised, and ends."""
@@ -108,14 +131,15 @@ class Attempts:
         """Let go of what is known of a group whose entries are on their way to the driver."""
         self._any_done = self._any_done or any_done
         self._begun_groups.pop(shards[0], None)
+        self._read.discard(shards[0])
         for shard in shards:
             for known in (self._begun, self._raised, self._done):
                 known.pop(shard, None)
 
 
-def start_attempts() -> Any:
+def start_attempts(fed: bool = False) -> Any:
     """The actor, beside the driver, whose end is its own; `ray.kill` ends it."""
-    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=beside_driver()).remote()
+    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=beside_driver()).remote(fed)
 
 
 def ask_to_read(attempts: Any, shards: list[str]) -> bool:

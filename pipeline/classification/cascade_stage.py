@@ -107,13 +107,15 @@ class CascadeStage:
     def __call__(self, group: pa.Table) -> pa.Table:
         """An entry for each shard of a group, for `entries_of`."""
         found = list(self._tasks(group))
-        tasks = [task for task, _ in found]
+        shards = [task.shard for task, _ in found]
+        any_came = not all(alone for _, alone in found)
+        apart = any_came and not ray.get(self._attempts.may_classify.remote(shards))
         try:
-            entries = self._classify([task for task, alone in found if not alone])
-            entries += [self._try_alone(task) for task, alone in found if alone]
+            entries = self._classify([task for task, alone in found if not (alone or apart)])
+            entries += [self._try_alone(task) for task, alone in found if alone or apart]
         except NothingWorks as error:
             return entry_table([], str(error))
-        shards, any_done = [task.shard for task in tasks], not all(entry.failed for entry in entries)
+        any_done = not all(entry.failed for entry in entries)
         self._attempts.forget.remote(shards, any_done)
         return entry_table(entries)
 

@@ -40,7 +40,8 @@ from pipeline.classification.model_settings import (
 )
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
-from pipeline.classification.shard_stream import StageActors, classify_shards
+from pipeline.classification.shard_stream import classify_shards
+from pipeline.classification.stage_actors import AUTO, StageActors
 from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
@@ -129,6 +130,7 @@ def classify(
     model: ModelSettings = AS_VALIDATED,
     deadline: Deadline | None = None,
     positions: Positions | None = None,
+    decode_on: str = AUTO,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -166,6 +168,9 @@ def classify(
     positions : Positions, optional
         Classify what tiles show there: a row for each, and no cutout is stored. `columns` and `scale` are
         those of its table.
+    decode_on : {"auto", "gpu-nodes", "all-nodes"}
+        Whether workers with GPUs read and decode for themselves, or all nodes do for them; default: these, if
+        there are nodes without GPUs that have a CPU for each.
 
     Raises
     ------
@@ -255,7 +260,9 @@ def classify(
 
         with Ledger(folder, len(found.missing)) as ledger:
             _take_down(ledger, found.adopted)
-            actors = StageActors.on(cluster(), engine, workers, gpu)
+            actors = StageActors.on(cluster(), engine, workers, gpu, decode_on)
+            if where := str(actors):
+                say(where)
             place = bundle_place(bundle_path)
             work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine)
             started = time.monotonic()

@@ -1,7 +1,8 @@
 """Shards through Ray Data: groups of them are read, classified by actors, and come back as facts.
 
-Reading and classifying ask for the same resources, so that Ray Data fuses them into one operator: an actor
-reads the next group while it classifies one, and no image passes through the object store.
+Where reading and classifying ask for the same resources Ray Data fuses them into one operator: an actor
+reads the next group while it classifies one, and no image passes through the object store. Actors that are
+fed by other nodes are an operator of their own, after one of tasks that read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,80 +18,29 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions
 from ray.exceptions import RayError
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
-from pipeline.cluster import ClusterResources, quiet_streams
+from pipeline.classification.stage_actors import StageActors
+from pipeline.cluster import quiet_streams
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
 
-__all__ = ["StageActors", "classify_shards", "shard_stream", "waiting_lines"]
+__all__ = ["classify_shards", "shard_stream", "waiting_lines"]
 
-MAX_ACTORS = 64
 GROUPS_AN_ACTOR = 4
 # Of so many a part is little: some may be joined.
 PLENTY_AN_ACTOR = 20
+CPUS_A_READER = 1
 # Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
 MAX_STREAMS = 3
 SECONDS_BETWEEN_LINES = 60.0
 AGAIN = "start the same command again"
-
-
-@dataclass(frozen=True)
-class StageActors:
-    """The actors that classify: what each takes, and how many there may be.
-
-    Parameters
-    ----------
-    cpus, gpus : int
-        Of one actor.
-    room : int
-        Actors that the cluster has room for now; 0 if it has nothing yet.
-    most : int or None
-        Actors that the user allows.
-    grows : bool
-        Whether nodes may come while they work.
-    """
-
-    cpus: int
-    gpus: int
-    room: int
-    most: int | None
-    grows: bool = True
-
-    @classmethod
-    def on(cls, cluster: ClusterResources, engine: str, workers: int | None, gpu: bool | None) -> StageActors:
-        """Those that a cluster has room for.
-
-        Raises
-        ------
-        UserError
-            If OpenVINO is asked for and the actors would take GPUs.
-        """
-        use_gpu = cluster.gpus > 0 if gpu is None else gpu
-        if use_gpu and engine == "openvino":
-            raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
-        cpus = cluster.cpus_an_actor(use_gpu)
-        room = cluster.gpus if use_gpu else cluster.cpus // cpus
-        return cls(cpus, int(use_gpu), room, workers, cluster.grows)
-
-    @property
-    def number(self) -> int:
-        """Actors at most.
-
-        They are asked for at once: an autoscaler sees what is wanted, and a node that joins is used.
-        """
-        return self.most or (max(self.room, MAX_ACTORS) if self.grows else self.room)
-
-    @property
-    def expected(self) -> int:
-        """Actors that the work is divided for: a node that comes takes of what is left."""
-        return min(self.number, self.room or self.number)
 
 
 def classify_shards(
@@ -127,7 +76,7 @@ def classify_shards(
         shard.part: ShardToRead(shard.shard, max(shard.size, least), shard.rows, shard.fingerprint)
         for shard in shards
     }
-    attempts = start_attempts()
+    attempts = start_attempts(actors.fed)
     try:
         with waiting_lines(attempts, actors):
             for _ in range(MAX_STREAMS):
@@ -178,7 +127,11 @@ def shard_stream(
     )
     with DataContext.current(_context()):
         read = ray.data.read_datasource(
-            source, num_cpus=actors.cpus, num_gpus=actors.gpus, override_num_blocks=len(groups)
+            source,
+            num_cpus=CPUS_A_READER if actors.fed else actors.cpus,
+            num_gpus=0 if actors.fed else actors.gpus,
+            concurrency=min(len(groups), actors.readers) or None,
+            override_num_blocks=len(groups),
         )
         return read.map_batches(
             stage,
@@ -203,8 +156,13 @@ def waiting_lines(attempts: Any, actors: StageActors) -> Iterator[None]:
     def watch() -> None:
         # A line less is no reason to end the work.
         with suppress(RayError):
-            while not stopped.wait(SECONDS_BETWEEN_LINES) and not ray.get(attempts.any_begun.remote()):
+            while not stopped.wait(SECONDS_BETWEEN_LINES):
+                read, begun = ray.get(attempts.any_begun.remote())
+                if begun:
+                    return
                 say(f"no worker is up yet: each wants {wanted} of a node")
+                if actors.fed and not read:
+                    say(f"nothing is read yet: that wants {CPUS_A_READER} CPU of a node")
 
     # A thread does not inherit who speaks.
     thread = threading.Thread(target=copy_context().run, args=(watch,), daemon=True)
@@ -224,7 +182,8 @@ def _context() -> DataContext:
     # A block is a group, neither joined with others nor cut.
     context.target_max_block_size = None
     context.max_consecutive_actor_init_deaths = MAX_DEATHS
-    # The one operator cannot wait for another. It may wait for nodes, or be hours at a shard of a stranger's.
+    # No operator can wait for another, see `pipeline.classification.stage_actors`. Each may wait for nodes,
+    # or be hours at a shard of a stranger's.
     context.execution_no_progress_timeout_s = -1
     return context
 

@@ -15,12 +15,8 @@ from pipeline.classification.attempts import Attempts, Verdict, start_attempts
 from pipeline.classification.cascade_stage import CatalogWork, entries_of
 from pipeline.classification.plan import catalog_settings, plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.classification.shard_stream import (
-    StageActors,
-    classify_shards,
-    shard_stream,
-    waiting_lines,
-)
+from pipeline.classification.shard_stream import classify_shards, shard_stream, waiting_lines
+from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources, ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead

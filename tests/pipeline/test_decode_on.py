@@ -1,0 +1,114 @@
+"""Which nodes read and decode for the workers that classify, and that it makes no difference to a catalog."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from hiwl_core.errors import UserError
+from pipeline.catalog.ledger import LedgerEntry
+from pipeline.classification.attempts import Attempts, start_attempts
+from pipeline.classification.cascade_stage import entries_of
+from pipeline.classification.shard_stream import classify_shards, shard_stream
+from pipeline.classification.stage_actors import StageActors
+from pipeline.cluster import ClusterResources
+from pipeline.shards.shard_groups import ShardToRead
+from tests.pipeline.test_shard_stream import planned
+from tests.stand_in_stages import PoisonedStage
+
+# A CPU beside the worker's, for a task that reads.
+FED = StageActors(2, 0, 1, 1, fed=True)
+# Two nodes with two GPUs and eight CPUs each, and four CPUs elsewhere.
+MIXED = ClusterResources(cpus=20, gpus=4, cpus_a_gpu=4, cpus_without_gpu=4)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "decode_on", "fed", "cpus"),
+    [
+        (MIXED, None, "auto", True, 3),
+        (MIXED, None, "gpu-nodes", False, 4),
+        (MIXED, False, "auto", False, 2),
+        (replace(MIXED, cpus_without_gpu=3), None, "auto", False, 4),
+        (replace(MIXED, cpus_without_gpu=0), None, "all-nodes", True, 3),
+        (replace(MIXED, cpus_a_gpu=1), None, "auto", False, 1),
+        # More than a worker uses is there anyway.
+        (ClusterResources(cpus=128, gpus=2, cpus_a_gpu=64), None, "all-nodes", True, 12),
+        # Nothing yet: an autoscaled cluster starts what is asked for.
+        (ClusterResources(cpus=0, gpus=0), True, "auto", False, 2),
+        (ClusterResources(cpus=0, gpus=0), True, "all-nodes", True, 2),
+    ],
+)
+def test_who_decodes(
+    cluster: ClusterResources, gpu: bool | None, decode_on: str, fed: bool, cpus: int
+) -> None:
+    actors = StageActors.on(cluster, "auto", None, gpu, decode_on)
+    assert (actors.fed, actors.cpus) == (fed, cpus)
+    # What reads for the workers of a node finds a CPU there whatever becomes of the other nodes.
+    assert not fed or not cluster.gpus or actors.cpus < cluster.cpus_a_gpu
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "said"),
+    [
+        (MIXED, False, "no worker takes a GPU, so that all nodes decode anyway"),
+        (ClusterResources(cpus=8, gpus=0), None, "no worker takes a GPU"),
+        (replace(MIXED, cpus_a_gpu=1), None, "has one CPU for each, and none to read with"),
+    ],
+)
+def test_workers_that_could_wait_for_ever_are_refused(
+    cluster: ClusterResources, gpu: bool | None, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        StageActors.on(cluster, "auto", None, gpu, "all-nodes")
+
+
+def test_tries_of_a_group_that_others_read_are_bounded() -> None:
+    attempts = Attempts(fed=True)
+    assert attempts.may_read(["a", "b"])
+    assert attempts.any_begun() == (True, False)
+    # The try that reading began, and one more of what was read.
+    assert [attempts.may_classify(["a", "b"]) for _ in range(3)] == [True, True, False]
+    assert attempts.any_begun() == (True, True)
+    # What was lost with its node is read again, unless that too was tried before.
+    assert [attempts.may_read(["c", "d"]) for _ in range(3)] == [True, True, False]
+    attempts.forget(["a", "b"], any_done=True)
+    assert attempts.may_read(["a", "b"])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_other_tasks_read_for_the_workers_and_the_catalog_is_the_same(
+    random_model: str, tmp_path: Path
+) -> None:
+    work, plan = planned(random_model, tmp_path, 4)
+    shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
+    entries: dict[bool, dict[str, LedgerEntry]] = {}
+    for fed in (False, True):
+        folder = tmp_path / str(fed)
+        folder.mkdir()
+        attempts = start_attempts(fed)
+        stream = shard_stream(work._replace(folder=str(folder)), shards, replace(FED, fed=fed), attempts)
+        facts = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
+        assert ("ReadShards->MapBatches" in stream.stats()) == (not fed)
+        entries[fed] = {entry.part: entry for table in facts for entry in entries_of(table)}
+        ray.kill(attempts)
+    assert list(entries[False]) == list(plan.shards)
+    assert entries[True].keys() == entries[False].keys()
+    for part, entry in entries[True].items():
+        alone, together = (pq.read_table(tmp_path / str(fed) / part) for fed in (False, True))
+        assert together.equals(alone, check_metadata=True)
+        assert entry.content == entries[False][part].content
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_shard_over_which_fed_workers_die_is_named_after_four_deaths(
+    random_model: str, tmp_path: Path
+) -> None:
+    work, plan = planned(random_model, tmp_path, 3)
+    entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), FED, PoisonedStage)}
+    assert sorted(entries) == list(plan.shards)
+    failed = {part: entry.failed for part, entry in entries.items() if entry.failed}
+    died = f"{tmp_path}/sky/01.parquet: its worker died 4 times, for lack of memory perhaps"
+    assert failed == {"01.parquet": died}

@@ -115,7 +115,8 @@ def shard_stream(
         See `pipeline.classification.attempts.start_attempts`.
     """
     expected = actors.expected
-    groups = group_shards(shards, 1 if actors.number == 1 else GROUPS_AN_ACTOR * expected)
+    one = actors.number == 1 and not actors.fed
+    groups = group_shards(shards, 1 if one else GROUPS_AN_ACTOR * expected)
     groups = join_groups(groups, PLENTY_AN_ACTOR * actors.number)
     size = min(len(groups), actors.number)
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
@@ -133,7 +134,8 @@ def shard_stream(
             concurrency=min(len(groups), actors.readers) or None,
             override_num_blocks=len(groups),
         )
-        return read.map_batches(
+        # `map_batches` itself refuses blocks as they are where there are GPUs: a block may be too large for one.
+        return read.map_batches_internal(
             stage,
             fn_constructor_args=(work, actors.cpus, bool(actors.gpus), attempts),
             batch_size=None,

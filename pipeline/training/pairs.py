@@ -107,7 +107,8 @@ def _seen(
         ).map_batches(
             _CandidateScorer,
             fn_constructor_args=(recipe, stages, val.window(shards), val.rgb, use_gpu),
-            batch_size=None,
+            # That of the blocks; Ray refuses to leave it open where there are GPUs.
+            batch_size=ROWS_A_BATCH,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=1,

@@ -101,6 +101,15 @@ def test_other_tasks_read_for_the_workers_and_the_catalog_is_the_same(
         assert entry.content == entries[False][part].content
 
 
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("fed", [False, True])
+def test_a_stream_for_workers_with_gpus_can_be_made(random_model: str, tmp_path: Path, fed: bool) -> None:
+    work, plan = planned(random_model, tmp_path, 1)
+    shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
+    # Ray Data looks at what is asked for, and raises, before there is a GPU.
+    shard_stream(work, shards, StageActors(2, 1, 1, 1, fed=fed), None)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_shard_over_which_fed_workers_die_is_named_after_four_deaths(

@@ -227,11 +227,16 @@ def hiwl(*arguments: str, **variables: str) -> subprocess.Popen[str]:
 
 def classifying(pid: int) -> list[psutil.Process]:
     """The processes below one that hold the networks; none if it has just ended."""
+    return at_work(pid, "CascadeStage")
+
+
+def at_work(pid: int, title: str) -> list[psutil.Process]:
+    """The processes below one that have a word in their command line; none if it has just ended."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "CascadeStage" in " ".join(child.cmdline()):
+                if title in " ".join(child.cmdline()):
                     found.append(child)
     return found
 

@@ -1,11 +1,14 @@
-"""Where the rounds of `tests.faults` are played: a survey, a cluster, a store and its network, a disk."""
+"""Where the rounds of `tests.faults` are played: a survey, a cluster, a store and its network, a disk.
+
+On a cluster whose GPUs are only on paper all nodes read for the workers that take one.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -16,18 +19,27 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
 from pipeline import storage
-from tests.conftest import classifying
+from tests.conftest import at_work
 from tests.drawings import write_labeled_shard
 from tests.fault_runs import Run, ready, small_disk
 from tests.flaky_store import FlakyStore, flaky
 from tests.object_store import free_ports, serve, store_environment
 
-__all__ = ["PATIENCE", "SHARDS", "Ground", "content", "make_ground"]
+__all__ = ["PATIENCE", "SHARDS", "WAYS", "Ground", "content", "make_ground"]
 
 SHARDS, ROWS = 12, 6
 DISK = "4m"
 PATIENCE = 180.0
 """Seconds in which a run must end."""
+WAYS = {
+    "fused": ([{"num_cpus": 2}, {"num_cpus": 2}], []),
+    "separate": (
+        [{"num_cpus": 2, "num_gpus": 1}, {"num_cpus": 2, "num_gpus": 1}, {"num_cpus": 2}],
+        ["--decode-on", "all-nodes"],
+    ),
+}
+"""Whether who classifies reads too, or other tasks do: the nodes beside the head, and words of a command."""
+STARTS_OF_A_NODE = 3
 # Of nodes that are gone.
 QUICK_TO_NOTICE = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
@@ -49,6 +61,8 @@ class Ground:
         Kills the store and starts it again.
     cluster : ray.cluster_utils.Cluster
     model : str
+    way : str
+        A key of `WAYS`.
 
     Attributes
     ----------
@@ -67,6 +81,7 @@ class Ground:
     restart: Callable[[], None]
     cluster: Cluster
     model: str
+    way: str
     sky: Path = field(init=False)
     expected: dict[str, pa.Table] = field(init=False)
     seconds: float = field(init=False)
@@ -87,17 +102,36 @@ class Ground:
         """Begin to classify the sky, or go on."""
         environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         there = {"RAY_ADDRESS": self.cluster.address, "AWS_ENDPOINT_URL": self.network.endpoint}
-        command = ["classify", self.model, str(self.sky), out, "--precision", "float32"]
+        command = ["classify", self.model, str(self.sky), out, "--precision", "float32", *WAYS[self.way][1]]
         return Run([*command, "--workers", str(workers)], self.work, environment | there)
 
     def workers(self) -> list[psutil.Process]:
         """Processes that classify for any run."""
+        return self._at_work("CascadeStage")
+
+    def readers(self) -> list[psutil.Process]:
+        """Processes that read for those that classify."""
+        return [one for one in self._at_work("ReadShards") if one not in self.workers()]
+
+    def _at_work(self, title: str) -> list[psutil.Process]:
         nodes = [self.cluster.head_node, *self.cluster.worker_nodes]
-        return [one for node in nodes for one in classifying(node.all_processes["raylet"][0].process.pid)]
+        return [one for node in nodes for one in at_work(node.all_processes["raylet"][0].process.pid, title)]
+
+    def kill_node(self, number: int) -> None:
+        """End a node as if its power failed, and start another like it; `number` may be any."""
+        nodes = sorted(self.cluster.worker_nodes, key=lambda node: node.node_id)
+        lost = nodes[number % len(nodes)]
+        has = lost.get_resource_and_label_spec()
+        self.cluster.remove_node(lost, allow_graceful=False)
+        for attempt in range(STARTS_OF_A_NODE):
+            # On a machine with much to do Ray's half minute for it is not enough.
+            with suppress(*[Exception] * (attempt < STARTS_OF_A_NODE - 1)):
+                self.cluster.add_node(num_cpus=has.num_cpus, num_gpus=has.num_gpus)
+                return
 
 
 @contextmanager
-def make_ground(work: Path, model: str) -> Iterator[Ground]:
+def make_ground(work: Path, model: str, way: str = "fused") -> Iterator[Ground]:
     """A cluster, a store, a network between them and a small disk, for the length of a ``with`` block.
 
     Parameters
@@ -106,6 +140,8 @@ def make_ground(work: Path, model: str) -> Iterator[Ground]:
         An empty folder.
     model : str
         A bundle.
+    way : str
+        A key of `WAYS`.
     """
     (port,) = free_ports(1)
     with ExitStack() as stack, ExitStack() as stores:
@@ -124,9 +160,9 @@ def make_ground(work: Path, model: str) -> Iterator[Ground]:
             head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
             cluster = Cluster(initialize_head=True, head_node_args=head)
             stack.callback(cluster.shutdown)
-            for _ in range(2):
-                cluster.add_node(num_cpus=2)
-        yield Ground(work, disk, store.url, network, restart, cluster, model)
+            for node in WAYS[way][0]:
+                cluster.add_node(**node)
+        yield Ground(work, disk, store.url, network, restart, cluster, model, way)
 
 
 def content(catalog: str) -> dict[str, pa.Table]:

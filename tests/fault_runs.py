@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
@@ -46,12 +47,18 @@ class Run:
         Where its output goes.
     environment : mapping
         Variables that it is to have beside those that were there at the first run.
+
+    Attributes
+    ----------
+    seconds : float
+        From its beginning to where its end was awaited, or it was killed.
     """
 
     def __init__(self, command: Sequence[str], work: Path, environment: Mapping[str, str]) -> None:
         number, name = mkstemp(".log", "run-", work)
         os.close(number)
         self._log, self._killed = Path(name), False
+        self._started, self.seconds = time.monotonic(), 0.0
         self._process = CONTEXT.Process(target=_verb, args=(command, name, dict(environment)), daemon=True)
         self._process.start()
         assert self._process.pid is not None
@@ -82,6 +89,7 @@ class Run:
         self._process.join(seconds)
         if self.code is None:
             raise TimeoutError(f"no end after {seconds:.0f} s: {self.said}")
+        self._ended()
         return self.code
 
     def kill(self) -> None:
@@ -90,6 +98,10 @@ class Run:
             self._killed = True
             self._process.kill()
             self._process.join()
+            self._ended()
+
+    def _ended(self) -> None:
+        self.seconds = self.seconds or time.monotonic() - self._started
 
     def ended_badly(self, refusals: Sequence[str]) -> str:
         """How it ended, if not as a verb should: with 0, or a line that says why; empty if it did.
@@ -131,12 +143,15 @@ def _verb(command: Sequence[str], log: str, environment: dict[str, str]) -> None
     # Here, since who only watches does without them.
     from jobs.cli import main
     from pipeline.classification.shard_stream import classify_shards
-    from tests.stand_in_stages import LightCascadeStage, hurry
+    from tests.stand_in_stages import LightCascadeStage, ask_slowly, hurry
 
     hurry()
+    fed = "all-nodes" in command
     light = partial(classify_shards, stage=LightCascadeStage)
     with (
         patch("pipeline.classification.classify.classify_shards", light),
+        # Who only reads is done before it can be killed.
+        patch("pipeline.classification.shard_stream.ask_to_read", ask_slowly) if fed else nullcontext(),
         # They are made to see that they can be, which takes longer than all the rest.
         patch("hiwl_core.bundle.StageModel.network"),
     ):

@@ -6,7 +6,8 @@ In each round `hiwl classify` makes a catalog of a small survey, on a disk of 4 
 Ray cluster of two nodes. One to three faults come at random moments: SIGKILL of the driver, of a process that
 classifies, or of a node; a disk that is full for a while; a store that fails for a while, in part or whole,
 or is killed and started again; the same command a second time. What ended unfinished is then started again
-until it says that it is done.
+until it says that it is done. With `--way separate` other processes read for those that classify, on three
+nodes, and are killed too.
 
 Whatever came: each run ends by itself, with a line and the code of what happened. In the end `verify` calls
 the catalog whole, its rows are those of an undisturbed run, and no process of any of the runs is left.
@@ -31,9 +32,11 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 
+import psutil
+
 from pipeline import storage
 from pipeline.catalog.verify import verify
-from tests.fault_ground import PATIENCE, SHARDS, Ground, content, make_ground
+from tests.fault_ground import PATIENCE, SHARDS, WAYS, Ground, content, make_ground
 from tests.fault_runs import Run
 
 __all__ = ["FAULTS", "Round", "play"]
@@ -44,7 +47,6 @@ FAULTS = {
 }
 MOST_FAULTS = 3
 MOST_STARTS = 8
-STARTS_OF_A_NODE = 3
 # For what runs have started to be gone after them.
 SECONDS_TO_GO = 30.0
 SECONDS_FULL = 2.0
@@ -65,7 +67,8 @@ class Round:
         self._ground, self._chance = ground, random.Random(seed)
         places = [place for place in FAULTS if place == "S3" or ground.disk is not None]
         self.place = self._chance.choice(places)
-        self.faults = self._chance.choices(FAULTS[self.place], k=self._chance.randint(1, MOST_FAULTS))
+        faults = (*FAULTS[self.place], *(["reader"] if ground.way == "separate" else []))
+        self.faults = self._chance.choices(faults, k=self._chance.randint(1, MOST_FAULTS))
         # Each takes seconds of a core to begin.
         self._workers = self._chance.choice((1, 1, 2))
         root = ground.store if self.place == "S3" else str(ground.disk)
@@ -114,22 +117,21 @@ class Round:
         self._start()
 
     def _worker(self) -> None:
+        self._kill_one_of(self._ground.workers)
+
+    def _reader(self) -> None:
+        self._kill_one_of(self._ground.readers)
+
+    def _kill_one_of(self, who: Callable[[], list[psutil.Process]]) -> None:
         until = time.monotonic() + self._ground.seconds
-        while not (workers := self._ground.workers()) and time.monotonic() < until:
+        while not (there := who()) and time.monotonic() < until:
             time.sleep(0.02)
-        if workers:
-            self._chance.choice(workers).kill()
+        with suppress(psutil.NoSuchProcess):
+            if there:
+                self._chance.choice(there).kill()
 
     def _node(self) -> None:
-        cluster = self._ground.cluster
-        nodes = sorted(cluster.worker_nodes, key=lambda node: node.node_id)
-        cluster.remove_node(self._chance.choice(nodes), allow_graceful=False)
-        for _ in range(STARTS_OF_A_NODE - 1):
-            # On a machine with much to do Ray's half minute for it is not enough.
-            with suppress(Exception):
-                cluster.add_node(num_cpus=2)
-                return
-        cluster.add_node(num_cpus=2)
+        self._ground.kill_node(self._chance.randrange(len(WAYS[self._ground.way][0])))
 
     def _full_disk(self) -> None:
         assert self._ground.disk is not None
@@ -177,7 +179,12 @@ class Round:
         if content(self.out) != self._ground.expected:
             self.wrong.append("the rows are not those of an undisturbed run")
         until = time.monotonic() + SECONDS_TO_GO
-        while left := [*self._ground.workers(), *(one for run in self.runs for one in run.left())]:
+        ground = self._ground
+        while left := [
+            *ground.workers(),
+            *ground.readers(),
+            *(one for run in self.runs for one in run.left()),
+        ]:
             if time.monotonic() > until:
                 self.wrong.append(f"left running: {left}")
                 break
@@ -209,10 +216,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--way", choices=WAYS, default="fused")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="hiwl-"))
     thrown, hit, codes, wrong = Counter[str](), Counter[str](), Counter[int | None](), []
-    with make_ground(work, random_bundle(work / "model")) as ground:
+    longest = 0.0
+    with make_ground(work, random_bundle(work / "model"), options.way) as ground:
         print(f"an undisturbed run takes {ground.seconds:.1f} s", flush=True)
         for seed in range(options.seed, options.seed + options.rounds):
             started = time.monotonic()
@@ -222,6 +231,7 @@ def main() -> None:
             codes.update(run.code for run in made.runs)
             ends = " ".join(str(run.code) for run in made.runs)
             line = f"{made.place}, {' + '.join(made.faults)}; exit codes {ends}"
+            longest = max(longest, *(run.seconds for run in made.runs))
             print(f"seed {seed}: {time.monotonic() - started:.1f} s: {line}", flush=True)
             if made.wrong:
                 wrong.append(seed)
@@ -232,8 +242,8 @@ def main() -> None:
         print(f"| {fault} | {count} | {hit[fault]} |")
     spent = sum(os.times()[:4])
     print(f"{spent:.0f} s of CPU, in all processes")
-    print(f"exit codes of {codes.total()} runs: {dict(codes)}")
-    print(f"{options.rounds} rounds from seed {options.seed}, {len(wrong)} wrong: {wrong}")
+    print(f"exit codes of {codes.total()} runs: {dict(codes)}; the longest took {longest:.1f} s")
+    print(f"{options.way}: {options.rounds} rounds from seed {options.seed}, {len(wrong)} wrong: {wrong}")
     sys.exit(int(bool(wrong)))
 
 

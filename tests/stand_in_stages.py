@@ -20,6 +20,7 @@ from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
+from pipeline.classification.attempts import ask_to_read
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entry_table
 from pipeline.classification.shard_work import ShardTask, ShardWork
 from pipeline.shards.shard_groups import SHARD_DAMAGE
@@ -32,6 +33,7 @@ __all__ = [
     "PatientStage",
     "PoisonedStage",
     "SickStage",
+    "ask_slowly",
     "hurry",
     "nodes",
 ]
@@ -124,6 +126,13 @@ def hurry() -> None:
     """Have this process wait a fiftieth as long for a store that is away."""
     retries.FIRST_WAIT_SECONDS = 0.2 / HURRY
     retries.LONGEST_WAIT_SECONDS = 10.0 / HURRY
+
+
+def ask_slowly(attempts: Any, shards: list[str]) -> bool:
+    """`ask_to_read`, of a reader that takes a moment for a shard."""
+    may = ask_to_read(attempts, shards)
+    time.sleep(SECONDS_A_LIGHT_SHARD * len(shards))
+    return may
 
 
 class LightCascadeStage(CascadeStage):

@@ -134,7 +134,7 @@ def shard_stream(
             concurrency=min(len(groups), actors.readers) or None,
             override_num_blocks=len(groups),
         )
-        # `map_batches` itself refuses blocks as they are where there are GPUs: a block may be too large for one.
+        # `map_batches` itself refuses whole blocks where there are GPUs: for one a block may be too large.
         return read.map_batches_internal(
             stage,
             fn_constructor_args=(work, actors.cpus, bool(actors.gpus), attempts),

@@ -17,6 +17,7 @@ import ray
 from ray._private import ray_constants
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.ray_messages import in_lines
 from pipeline.storage.disk_faults import room_at
 
 __all__ = ["OWN_RAY", "join_ray", "short_temp_dir", "start_ray"]
@@ -44,6 +45,7 @@ OWN_RAY = {
 
 def join_ray() -> None:
     """Connect to the Ray that ``RAY_ADDRESS`` names."""
+    in_lines()
     with _quiet_backend(), _own_signals():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
 
@@ -71,6 +73,7 @@ def start_ray(num_cpus: int) -> None:
         raise IncompleteError(
             f"Ray has no room for its logs and sockets: free are {room_at([place])}; make room, or set TMPDIR"
         )
+    in_lines()
     try:
         with _quiet_backend(), _own_signals(), _loopback():
             ray.init(

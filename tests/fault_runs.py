@@ -115,7 +115,8 @@ class Run:
         last = (said.splitlines() or [""])[-1]
         with_line = last.startswith("Error: ") and "Traceback" not in said
         well = {
-            0: "Traceback" not in said,
+            # Nor of what Ray's servers tell each other.
+            0: not any(words in said for words in ("Traceback", "Raylet is terminated", "node with node id")),
             1: with_line,
             2: with_line and any(words in last for words in refusals),
             -signal.SIGKILL: self._killed,

@@ -7,10 +7,7 @@ fed by other nodes are an operator of their own, after one of tasks that read.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -26,12 +23,12 @@ from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_atte
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import quiet_streams
-from pipeline.progress import say
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
+from pipeline.waiting import waiting_lines
 
-__all__ = ["classify_shards", "shard_stream", "waiting_lines"]
+__all__ = ["classify_shards", "shard_stream", "waited_for"]
 
 GROUPS_AN_ACTOR = 4
 # Of so many a part is little: some may be joined.
@@ -39,7 +36,6 @@ PLENTY_AN_ACTOR = 20
 CPUS_A_READER = 1
 # Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
 MAX_STREAMS = 3
-SECONDS_BETWEEN_LINES = 60.0
 AGAIN = "start the same command again"
 
 
@@ -78,7 +74,7 @@ def classify_shards(
     }
     attempts = start_attempts(actors.fed)
     try:
-        with waiting_lines(attempts, actors):
+        with waiting_lines(partial(waited_for, attempts, actors)):
             for _ in range(MAX_STREAMS):
                 stream = shard_stream(work, list(left.values()), actors, attempts, stage)
                 for facts in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -149,31 +145,16 @@ def shard_stream(
         )
 
 
-@contextmanager
-def waiting_lines(attempts: Any, actors: StageActors) -> Iterator[None]:
-    """Say now and then that no actor has begun yet, for the length of a ``with`` block."""
-    stopped = threading.Event()
-    wanted = f"{actors.cpus} CPUs" + (f" and {actors.gpus} GPU" if actors.gpus else "")
-
-    def watch() -> None:
-        # A line less is no reason to end the work.
-        with suppress(RayError):
-            while not stopped.wait(SECONDS_BETWEEN_LINES):
-                read, begun = ray.get(attempts.any_begun.remote())
-                if begun:
-                    return
-                say(f"no worker is up yet: each wants {wanted} of a node")
-                if actors.fed and not read:
-                    say(f"nothing is read yet: that wants {CPUS_A_READER} CPU of a node")
-
-    # A thread does not inherit who speaks.
-    thread = threading.Thread(target=copy_context().run, args=(watch,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
+def waited_for(attempts: Any, actors: StageActors) -> list[str] | None:
+    """In words what has not begun yet; None once a worker has."""
+    read, begun = ray.get(attempts.any_begun.remote())
+    if begun:
+        return None
+    gpus = f" and {actors.gpus} GPU" if actors.gpus else ""
+    lines = [f"no worker is up yet: each wants {actors.cpus} CPUs{gpus} of a node"]
+    if actors.fed and not read:
+        lines.append(f"nothing is read yet: that wants {CPUS_A_READER} CPU of a node")
+    return lines
 
 
 def _context() -> DataContext:

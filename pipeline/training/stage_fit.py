@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util import placement_group_table
 
 from hiwl_core.errors import IncompleteError
 from pipeline import storage
@@ -14,8 +16,9 @@ from pipeline.mistakes import user_error_in
 from pipeline.training.process_group import CheckedTorchConfig
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.stage_worker import StageJob, train_stage
+from pipeline.waiting import waiting_lines
 
-__all__ = ["StageSetup", "fit_stage", "stage_trainer"]
+__all__ = ["StageSetup", "fit_stage", "stage_trainer", "waited_for"]
 
 BEST_KEPT = 3
 MAX_FAILURES = 3
@@ -35,6 +38,11 @@ class StageSetup:
     workers: int
     gpu: bool
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """What each takes, by Ray's names."""
+        return {"CPU": 1.0, **({"GPU": 1.0} if self.gpu else {})}
+
 
 def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candidate]:
     """Train one stage, going on from its last checkpoint if there is one.
@@ -53,7 +61,8 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     """
     trainer = stage_trainer(train_stage, job, folder, setup)
     try:
-        result = trainer.fit()
+        with waiting_lines(partial(waited_for, job.stage, setup)):
+            result = trainer.fit()
     # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
     except Exception as error:
         mistake = user_error_in(error)
@@ -80,6 +89,17 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     return candidates
 
 
+def waited_for(stage: str, setup: StageSetup) -> list[str]:
+    """In words what the workers of a stage want, while there is no room for them."""
+    wanted = [setup.resources] * setup.workers
+    waiting = any(
+        group["state"] in ("PENDING", "RESCHEDULING") and list(group["bundles"].values()) == wanted
+        for group in placement_group_table().values()
+    )
+    each = "1 CPU and 1 GPU" if setup.gpu else "1 CPU"
+    return [f"{stage} waits for nodes: {setup.workers} workers want {each} each"] if waiting else []
+
+
 def stage_trainer(
     function: Callable[[dict[str, StageJob]], None], job: StageJob, folder: RunFolder, setup: StageSetup
 ) -> TorchTrainer:
@@ -99,7 +119,7 @@ def stage_trainer(
         scaling_config=ScalingConfig(
             num_workers=setup.workers,
             use_gpu=setup.gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if setup.gpu else {})},
+            resources_per_worker=setup.resources,
         ),
         run_config=RunConfig(
             name=job.stage,

@@ -42,6 +42,7 @@ from pipeline.training.plan import (
 from pipeline.training.run_folder import Candidate
 from pipeline.training.stage_fit import StageSetup, fit_stage
 from pipeline.training.stage_worker import StageJob
+from pipeline.waiting import waiting_lines
 
 __all__ = ["Stores", "TrainingResult", "load_stores", "run_training", "train"]
 
@@ -162,7 +163,8 @@ def _trained(
     # A training worker and its feed each take a slot.
     slots = (workers or torch.cuda.device_count() or 1) + 1
     with connected(min_cpus=slots) as cluster, relayed_lines() as relay:
-        loaded = _sampled(recipe, stores(plan))
+        with waiting_lines(_waited_for):
+            loaded = _sampled(recipe, stores(plan))
         counts = {part: _class_counts(recipe, store) for part, store in loaded.items()}
         for part in loaded:
             check_classes(recipe, part, counts[part])
@@ -208,6 +210,11 @@ def _trained(
         for file, content in bundle_files(bundle).items():
             storage.write_bytes(f"{folder.bundle}/{file}", content)
     return pairs
+
+
+def _waited_for() -> list[str]:
+    has = ray.cluster_resources().get("CPU", 0)
+    return [] if has else ["the cutouts are read as soon as there is a node: the cluster has no CPU"]
 
 
 def _setup(

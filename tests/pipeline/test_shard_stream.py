@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,11 +16,12 @@ from pipeline.classification.attempts import Attempts, Verdict, start_attempts
 from pipeline.classification.cascade_stage import CatalogWork, entries_of
 from pipeline.classification.plan import catalog_settings, plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.classification.shard_stream import classify_shards, shard_stream, waiting_lines
+from pipeline.classification.shard_stream import classify_shards, shard_stream, waited_for
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources, ordered_streams
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead
+from pipeline.waiting import waiting_lines
 from tests.drawings import write_labeled_shard
 from tests.stand_in_stages import HopelessStage, PoisonedStage, SickStage
 
@@ -109,17 +111,18 @@ def test_one_operator_reads_and_classifies_in_a_context_of_its_own(random_model:
 def test_who_waits_for_a_node_is_told_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.classification.shard_stream.SECONDS_BETWEEN_LINES", 0.05)
+    monkeypatch.setattr("pipeline.waiting.SECONDS_BETWEEN_LINES", 0.05)
     attempts = start_attempts()
-    with waiting_lines(attempts, StageActors(12, 1, 0, None)):
+    with waiting_lines(partial(waited_for, attempts, StageActors(12, 1, 0, None, fed=True))):
         while not (said := capsys.readouterr().err):
             time.sleep(0.05)
-        ray.get(attempts.may_read.remote(["a"]))
+        ray.get(attempts.may_classify.remote(["a"]))
         # The line that it may be about to say now is the last.
         time.sleep(1)
         capsys.readouterr()
         time.sleep(0.5)
     assert "each wants 12 CPUs and 1 GPU of a node" in said
+    assert "nothing is read yet: that wants 1 CPU of a node" in said
     assert capsys.readouterr().err == ""
     ray.kill(attempts)
 

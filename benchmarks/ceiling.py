@@ -27,7 +27,8 @@ from hiwl_core.cutouts import EvalTransform, read_cutout
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import PRECISIONS, Engine, StageGraph, choose_engine, create_engine
 from hiwl_core.inference import default_cache
-from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
+from pipeline.cluster import CPUS_AN_ACTOR
+from pipeline.cores import usable_cores
 
 WARM_UP_SECONDS = 3.0
 MOST_IMAGES = 600

@@ -119,7 +119,7 @@ def ceiling(work: Path, images: Path, seconds: float, chosen: list[str]) -> dict
 
 def classify(bundle: Path, shards: Path, catalog: Path, chosen: list[str]) -> dict[str, Any]:
     """Run the command; its rate by the ledger, and its times."""
-    command = [sys.executable, "-m", "jobs.cli", "classify", bundle, shards, catalog]
+    command = [sys.executable, "-m", "jobs.cli", "classify", bundle, shards, catalog, "--workers", "1"]
     began = time.time()
     run = watched([*map(str, command), *chosen], own=True)
     entries = [entry for made in read_ledger(str(catalog)).values() for entry in made]

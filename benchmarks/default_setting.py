@@ -30,7 +30,8 @@ from hiwl_core.inference import CascadeClassifier
 from hiwl_core.quickest_precision import quickest_precision
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.statuses import OK
-from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
+from pipeline.cluster import CPUS_AN_ACTOR
+from pipeline.cores import usable_cores
 from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards
 
 BATCH = 256

@@ -42,7 +42,7 @@ from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import ShardClassifier, bundle_place, read_bundle
 from pipeline.classification.shard_work import ShardTask
-from pipeline.cluster import usable_cores
+from pipeline.cores import usable_cores
 from pipeline.shards.cutout_shards import (
     MAX_SHARD_BYTES,
     MAX_SHARD_ROWS,

@@ -119,7 +119,17 @@ def watch(bundle: str, shards: Path, catalog: Path, until_first_part: bool) -> d
     with tempfile.TemporaryFile() as log:
         started = time.monotonic()
         job = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", "classify", bundle, str(shards), str(catalog)],
+            [
+                sys.executable,
+                "-m",
+                "jobs.cli",
+                "classify",
+                bundle,
+                str(shards),
+                str(catalog),
+                "--workers",
+                "1",
+            ],
             stdout=log,
             stderr=log,
             cwd=Path(__file__).parents[1],

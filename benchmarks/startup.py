@@ -40,7 +40,17 @@ def main() -> None:
         work = Path(folder)
         fill(work / "sky", options.parts, 1)
         bundle = random_bundle(work / "bundle")
-        command = [sys.executable, "-m", "jobs.cli", "classify", bundle, f"{work}/sky", f"{work}/catalog"]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.cli",
+            "classify",
+            bundle,
+            f"{work}/sky",
+            f"{work}/catalog",
+            "--workers",
+            "1",
+        ]
         first = watched(command, own=True)
         again = [watched(command, own=True) for _ in range(options.rounds)]
     for run in again:

@@ -21,7 +21,7 @@ from hiwl_core.cutouts import Preprocessing
 from hiwl_core.device import choose_compute
 from hiwl_core.recipe import load_recipe
 from hiwl_core.training import StageLearner
-from pipeline.cluster import usable_cores
+from pipeline.cores import usable_cores
 
 
 def make_learner(backbone: str, size: int, batch: int, compiled: bool) -> StageLearner:

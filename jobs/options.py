@@ -209,7 +209,11 @@ gpu_option = click.option(
 )
 
 actors_option = click.option(
-    "--workers", type=int, metavar="N", help="Actors at most; default all there is room for."
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Actors at most; default all there is room for, and none for up to 32 MB of shards where no cluster "
+    "is named: this process classifies those itself.",
 )
 
 

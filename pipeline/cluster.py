@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.cores import usable_cores
 from pipeline.mistakes import user_error_in
 from pipeline.own_ray import join_ray, start_ray
 from pipeline.ray_watch import RayWatch
@@ -29,7 +30,6 @@ __all__ = [
     "ordered_streams",
     "quiet_streams",
     "resources_now",
-    "usable_cores",
 ]
 
 CPUS_AN_ACTOR = 2
@@ -58,17 +58,17 @@ class ClusterResources:
     grows: bool = True
     cpus_without_gpu: int = 0
 
+    def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
+        """What a function gives for an argument, in a task that is granted so much."""
+        task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus)
+        return ray.get(task.remote(ray.put(argument)))
+
     def cpus_an_actor(self, use_gpu: bool) -> int:
         """Logical CPUs of an actor that classifies."""
         if use_gpu and self.cpus_a_gpu:
             return min(self.cpus_a_gpu, MOST_CPUS_A_GPU)
         # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
         return min(CPUS_AN_ACTOR, self.cpus) or CPUS_AN_ACTOR
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: a container or a batch queue often grants fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_streams(share: float = 1.0) -> DataContext:

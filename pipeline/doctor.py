@@ -17,7 +17,7 @@ import psutil
 from hiwl_core.box import box_models
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.cluster import usable_cores
+from pipeline.cores import usable_cores
 
 __all__ = ["Finding", "examine"]
 

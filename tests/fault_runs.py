@@ -150,7 +150,7 @@ def _verb(command: Sequence[str], log: str, environment: dict[str, str]) -> None
     fed = "all-nodes" in command
     light = partial(classify_shards, stage=LightCascadeStage)
     with (
-        patch("pipeline.classification.classify.classify_shards", light),
+        patch("pipeline.classification.shard_stream.classify_shards", light),
         # Who only reads is done before it can be killed.
         patch("pipeline.classification.shard_stream.ask_to_read", ask_slowly) if fed else nullcontext(),
         # They are made to see that they can be, which takes longer than all the rest.

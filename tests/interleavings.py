@@ -238,7 +238,7 @@ def play(ground: Ground, kind: Kind, seed: int, expected: dict[tuple[str, int], 
     for one in set(which):
         if (kind.verb, one) not in expected:
             calm = str(ground.work / f"calm-{kind.verb}-{one}")
-            with patch("pipeline.classification.classify.classify_shards", in_this_process):
+            with patch("pipeline.classification.shard_stream.classify_shards", in_this_process):
                 run(ground, kind, one, calm)
             expected[kind.verb, one] = content(kind, calm)
     out = f"{ground.store}/out-{seed}" if kind.store == "S3" else str(ground.work / f"out-{seed}")
@@ -246,7 +246,7 @@ def play(ground: Ground, kind: Kind, seed: int, expected: dict[tuple[str, int], 
     death = SLEEPY_DEATH if kind.sleepy else lease.SECONDS_TO_DEATH
     watch = 0.0 if kind.sleepy else lease.SECONDS_OF_WATCH
     sign = SLEEPY_SIGN if kind.sleepy else lease.SECONDS_BETWEEN_SIGNS
-    with patch("pipeline.classification.classify.classify_shards", in_this_process):
+    with patch("pipeline.classification.shard_stream.classify_shards", in_this_process):
         with (
             patch.multiple(lease, SECONDS_TO_DEATH=death, SECONDS_BETWEEN_SIGNS=sign, SECONDS_OF_WATCH=watch),
             held_up(chance),

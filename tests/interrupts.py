@@ -75,8 +75,10 @@ PHASES = (
     Phase("train: stage 2", (*TRAIN, *SMALL), said="stage2 epoch 1"),
     Phase("train: pairs", (*TRAIN, *SMALL), said="scoring"),
     Phase("train: fitting", (*TRAIN, *SMALL), said="fitting on"),
-    Phase("classify: Ray starts", ("classify", "model", "sky", "OUT"), there="_plan*"),
-    Phase("classify: parts", ("classify", "model", "sky", "OUT"), there="*.parquet"),
+    Phase(
+        "classify: Ray starts", ("classify", "model", "sky", "OUT", "--workers", "1"), there="_catalog.json"
+    ),
+    Phase("classify: parts", ("classify", "model", "sky", "OUT", "--workers", "1"), there="*.parquet"),
     Phase("evaluate", ("evaluate", "model", "val", "--out", "OUT"), there="catalog/_*"),
     Phase("publish: on Ray", ("publish", "catalog", "OUT", "--workers", "2"), there="*"),
     Phase("report", ("report", "run", "--out", "OUT", "--val", "val"), there="*"),

@@ -40,7 +40,7 @@ from pipeline.classification.model_settings import (
 )
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
-from pipeline.classification.shard_stream import classify_shards
+from pipeline.classification.small_work import ThisProcess, classify_here, is_small
 from pipeline.classification.stage_actors import AUTO, StageActors
 from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.cutouts.planning import CutoutOptions
@@ -200,10 +200,11 @@ def classify(
     if positions is not None:
         _check_cut(update, keep_truth, model)
     with ExitStack() as stack:
+        here = False
 
         @cache
         def cluster() -> ClusterResources:
-            return stack.enter_context(connected())
+            return ThisProcess() if here else stack.enter_context(connected())
 
         @cache
         def claim() -> object:
@@ -221,8 +222,12 @@ def classify(
             # They are cut at the scale that is wanted.
             columns, scale = Columns(), AS_IT_IS
 
-        def settings(stored: dict[str, Any] | None, shards: list[str]) -> dict[str, Any]:
-            run = decided(model, bundle, stored, cluster, gpu, engine, shards, columns, scale)
+        def settings(stored: dict[str, Any] | None, shards: list[storage.Entry]) -> dict[str, Any]:
+            nonlocal here
+            simple = stored is None and positions is None and deadline is None
+            here = simple and is_small(shards, workers, gpu)
+            paths = [shard.path for shard in shards]
+            run = decided(model, bundle, stored, cluster, gpu, engine, paths, columns, scale)
             return {
                 **catalog_settings(columns, carry, stage2, keep_truth, scale),
                 **cutting,
@@ -267,7 +272,13 @@ def classify(
             work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine)
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
-                entries = classify_shards(work, found.missing, actors)
+                if here:
+                    entries = classify_here(work, found.missing, cluster().cpus)
+                else:
+                    # Here, since it takes a second to import.
+                    from pipeline.classification.shard_stream import classify_shards
+
+                    entries = classify_shards(work, found.missing, actors)
                 if deadline is not None:
                     left = None if plan.rows is None else plan.rows - summary.rows
                     forecast = Forecast(

@@ -22,7 +22,8 @@ from pipeline.classification.estimate_sample import ShardSample, ShardSampler
 from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.cluster import CPUS_AN_ACTOR, usable_cores
+from pipeline.cluster import CPUS_AN_ACTOR
+from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns

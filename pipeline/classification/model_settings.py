@@ -185,9 +185,7 @@ def _precision(
         return quickest_precision(bundle, compute, cpus)
 
     # Where the rows will be computed: the driver may be on another machine.
-    precision, rates = ray.get(
-        ray.remote(trial).options(num_cpus=cpus, num_gpus=gpus).remote(ray.put(bundle))
-    )
+    precision, rates = resources.run(trial, bundle, cpus, gpus)
     if rates:
         listed = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         say(f"precision {precision}: in a trial stage 1 takes {listed} images/s")
@@ -223,7 +221,7 @@ def _estimated(
                     break
         return np.concatenate(found)
 
-    seen = ray.get(ray.remote(look).options(num_cpus=cpus, num_gpus=int(use_gpu)).remote(ray.put(bundle)))
+    seen = cluster.run(look, bundle, cpus, int(use_gpu))
     if not len(seen):
         raise UserError("--prior estimate: no readable cutout in the shards to estimate it from")
     prior = estimate_prior(seen, np.array(bundle.fitted.prior))

@@ -84,7 +84,7 @@ def plan_catalog(
     folder: str,
     shards_path: str,
     model_id: str,
-    settings: Callable[[dict[str, Any] | None, list[str]], dict[str, Any]],
+    settings: Callable[[dict[str, Any] | None, list[storage.Entry]], dict[str, Any]],
     columns: Columns,
     required: Sequence[str],
     carry: Sequence[str],
@@ -125,7 +125,7 @@ def plan_catalog(
     # What was planned before is not read again as long as the storage says that it is the same.
     old = read_plan(folder) if is_catalog(folder) else None
     if old is not None:
-        making = settings(old.settings, list(entries))
+        making = settings(old.settings, list(entries.values()))
         _check_same_making(folder, old, model_id, making)
         _check_none_gone(folder, old, names)
     known = old.shards if old is not None else {}
@@ -162,7 +162,7 @@ def plan_catalog(
     if old is not None and (added or changed) and not update:
         raise UserError(_what_changed(folder, added, changed))
     if old is None:
-        making = settings(None, list(entries))
+        making = settings(None, list(entries.values()))
     plan = CatalogPlan(model_id, making, {part: kept[part] for part in names})
     if old is None:
         check_free(folder)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
-
-import ray
-import ray.exceptions
 
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
-from pipeline.cluster import connected
+from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
 from pipeline.ingestion.options import IngestOptions
@@ -27,12 +25,18 @@ from pipeline.ingestion.split import Split
 from pipeline.lease import Lease
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
+from pipeline.task_pool import thread_pool
 
 __all__ = ["IngestSummary", "ingest"]
 
 NAMED_REJECTS = 10
+# So few images are packed before Ray would have begun.
+FEW_IMAGES = 2_000
 TASKS_IN_FLIGHT = 1000
 TASK_RETRIES = 3
+
+Written = tuple[PlannedShard, ShardRecord | None, str]
+"""A shard, its record, and why it has none."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ def ingest(
     folder, lease = IngestFolder(out), Lease(out, "hiwl ingest", keep=False)
     with ExitStack() as stack:
         plan = folder.read_plan()
+        # Once: what this process did not end goes to Ray's workers the next time.
+        here = plan is None and not os.environ.get("RAY_ADDRESS")
         if plan is None:
             plan, parquet = make_plan(
                 listing, options, folder, taxonomy, claim=lambda: stack.enter_context(lease)
@@ -175,7 +181,8 @@ def ingest(
         resumed = sum(record.rows > 0 for record in records.values())
         job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb, folder.plan_mark(), plan.objects)
         missing = [shard for shard in shards if shard.name not in records]
-        records |= _write(missing, job, plan.rows, lease)
+        if missing:
+            records |= _write(missing, job, plan.rows, lease, here and plan.rows <= FEW_IMAGES)
 
         ordered = [records[shard.name] for shard in shards]
         rejects = folder.write_rejects(plan, ordered, NAMED_REJECTS)
@@ -202,30 +209,16 @@ def ingest(
 
 
 def _write(
-    shards: Sequence[PlannedShard], job: IngestJob, objects: int, lease: Lease
+    shards: Sequence[PlannedShard], job: IngestJob, objects: int, lease: Lease, here: bool
 ) -> dict[str, ShardRecord]:
-    """Write shards, each in a task of its own, so that it starts, fails and is retried by itself."""
+    """Write shards, each by itself, so that it starts, fails and is retried alone."""
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
-    if not shards:
-        return records
     missing = sum(shard.rows for shard in shards)
-    with connected(), progress("ingesting", objects, objects - missing) as advance:
-        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
-        shared = ray.put(job)
-        waiting: dict[ray.ObjectRef, PlannedShard] = {}
-        coming = iter(shards)
-        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
-        while waiting := waiting | {
-            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
-        }:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            shard = waiting.pop(done)
+    written = _in_this_process(shards, job) if here else _on_ray(shards, job)
+    with progress("ingesting", objects, objects - missing) as advance:
+        for shard, record, error in written:
             lease.check()
-            try:
-                record, error = ray.get(done)
-            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
-                record, error = None, f"{shard.name}: {type(failure).__name__}"
             if record is None:
                 errors.append(error)
                 continue
@@ -237,3 +230,34 @@ def _write(
             "kept: run the same command again to write the missing ones"
         )
     return records
+
+
+def _in_this_process(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator[Written]:
+    with thread_pool(usable_cores(), "the ingest") as pool:
+        for number, (record, error) in pool.run(write_shard, shards, job):
+            yield shards[number], record, error
+
+
+def _on_ray(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator[Written]:
+    # Here, since it takes a second, which small sources need not wait for.
+    import ray
+    import ray.exceptions
+
+    from pipeline.cluster import connected
+
+    with connected():
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+        shared = ray.put(job)
+        waiting: dict[ray.ObjectRef, PlannedShard] = {}
+        coming = iter(shards)
+        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+        while waiting := waiting | {
+            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
+        }:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            shard = waiting.pop(done)
+            try:
+                record, error = ray.get(done)
+            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
+                record, error = None, f"{shard.name}: {type(failure).__name__}"
+            yield shard, record, error

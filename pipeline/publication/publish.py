@@ -152,7 +152,7 @@ def _publish(
 
 @contextmanager
 def _pool(small: bool, workers: int | None) -> Iterator[TaskPool]:
-    from pipeline.cluster import usable_cores
+    from pipeline.cores import usable_cores
 
     work = "the publication"
     with thread_pool(usable_cores(), work) if small else ray_pool(workers, work) as pool:

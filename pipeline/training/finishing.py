@@ -11,7 +11,7 @@ import torch
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.device import granted_compute
 from hiwl_core.finishing import UNLIKENESS_GALAXIES, Galaxies, finish
-from pipeline.cluster import usable_cores
+from pipeline.cores import usable_cores
 from pipeline.training.cutout_store import CutoutStore
 
 __all__ = ["finished"]

@@ -30,7 +30,8 @@ from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe, RgbSettings
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.views import MOST_VIEWS
-from pipeline.cluster import ordered_streams, usable_cores
+from pipeline.cluster import ordered_streams
+from pipeline.cores import usable_cores
 from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.run_folder import Candidate

@@ -25,7 +25,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
 from hiwl_core.training import StageLearner, early_stop
-from pipeline.cluster import usable_cores
+from pipeline.cores import usable_cores
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import StageFeed
 from pipeline.training.run_folder import WEIGHTS, RunFolder

@@ -270,7 +270,8 @@ def test_a_signal_lets_the_work_end_in_order(number: signal.Signals) -> None:
 def test_sigterm_ends_a_classification_and_the_ray_that_it_started(random_model: str, tmp_path: Path) -> None:
     for index in range(40):
         write_labeled_shard(tmp_path / "sky" / f"{index:02d}.parquet", {"CRS": 2}, first_id=10 * index)
-    process = started_hiwl("classify", random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
+    command = ["classify", random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"), "--workers", "1"]
+    process = started_hiwl(*command)
     until = time.monotonic() + 600
     while not classifying(process.pid):
         assert process.poll() is None, process.communicate()[0]
@@ -283,7 +284,7 @@ def test_sigterm_ends_a_classification_and_the_ray_that_it_started(random_model:
     assert process.returncode == 128 + signal.SIGTERM, said
     last = said.splitlines()[-1]
     assert last.startswith("Error: stopped by SIGTERM; what was written whole is kept")
-    assert last.endswith(f"to go on: hiwl classify {random_model} {tmp_path}/sky {tmp_path}/catalog")
+    assert last.endswith(f"to go on: hiwl {' '.join(command)}")
     assert "Traceback" not in said
     assert "SIGTERM received" not in said
     assert not psutil.wait_procs(started, timeout=180)[1]

@@ -94,7 +94,7 @@ def test_it_is_one_line_and_exit_code_2(command: str, expected: str) -> None:
     assert not Path("out").exists()
 
 
-@pytest.mark.usefixtures("ray_session", "here")
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     "options",
     [

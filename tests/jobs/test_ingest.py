@@ -39,7 +39,6 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_the_report(images: Path, tmp_path: Path) -> None:
     (images / "100.jpg").write_bytes(b"text")
     rows = [f"{name},EO,{'train' if name < 110 else 'val'}" for name in range(100, 111)]
@@ -60,7 +59,6 @@ def test_the_report(images: Path, tmp_path: Path) -> None:
     assert "3 of them from an earlier run" in again.stdout
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_split_of_ones_own(images: Path, tmp_path: Path) -> None:
     rows = [f"{name},EO,{name // 4}" for name in range(100, 111)]
     table = write(images / "labels.csv", "\n".join(["GalaxyID,class,field", *rows]))

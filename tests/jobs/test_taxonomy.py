@@ -33,7 +33,6 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_from_folders_to_shards(images: Path, tmp_path: Path) -> None:
     own = tmp_path / "disks.toml"
     made = run("taxonomy", "new", images, "--out", own)

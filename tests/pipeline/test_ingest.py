@@ -21,8 +21,6 @@ from pipeline.ingestion.ingest import ingest
 from pipeline.ingestion.verify import verify_shards
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
 SURVEY_ID = 1237648720693755918
 
 

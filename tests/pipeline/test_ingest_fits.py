@@ -70,7 +70,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def test_single_files_stay_as_they_are(ray_session: None, source: Path, tmp_path: Path) -> None:
+def test_single_files_stay_as_they_are(source: Path, tmp_path: Path) -> None:
     ingest(str(source), str(tmp_path / "out"))
     rows = read(tmp_path / "out")
     assert {key: row["image"] for key, row in rows.items()} == {
@@ -90,7 +90,7 @@ def test_single_files_stay_as_they_are(ray_session: None, source: Path, tmp_path
     assert reasons["15"].startswith("undecodable: ")
 
 
-def test_a_recipe_makes_them_rgb(ray_session: None, source: Path, tmp_path: Path) -> None:
+def test_a_recipe_makes_them_rgb(source: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("id,class,ra\n11,EO,33\n12,EO,\n16,EO,\n")
     ingest(str(source), str(tmp_path / "out"), str(table), rgb=RGB)
@@ -107,7 +107,7 @@ def test_a_recipe_makes_them_rgb(ray_session: None, source: Path, tmp_path: Path
         ingest(str(source), str(tmp_path / "out"), str(table))
 
 
-def test_sets_of_one_file_a_band(ray_session: None, tmp_path: Path) -> None:
+def test_sets_of_one_file_a_band(tmp_path: Path) -> None:
     folder, out = tmp_path / "fits", tmp_path / "out"
     folder.mkdir()
     images = {name: band(seed) for seed, name in enumerate("griz")}

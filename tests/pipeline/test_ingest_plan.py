@@ -142,7 +142,9 @@ def test_what_ingest_did_not_make_is_not_overwritten(tmp_path: Path, object_stor
     assert file.read_bytes() == b"mine"
 
 
-def test_from_s3_to_s3(ray_session: None, object_store: ObjectStore) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_from_s3_to_s3_on_ray(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.ingestion.ingest.FEW_IMAGES", 0)
     source, out = f"{object_store.url}/sky", f"{object_store.url}/packed"
     for name in range(20):
         storage.write_bytes(f"{source}/{name % 3}/{name}.jpg", JPEG if name else b"text")
@@ -160,7 +162,7 @@ def test_from_s3_to_s3(ray_session: None, object_store: ObjectStore) -> None:
         ingest(source, out, shard_rows=4)
 
 
-def test_rejects_are_gathered_from_the_shards(ray_session: None, tmp_path: Path) -> None:
+def test_rejects_are_gathered_from_the_shards(tmp_path: Path) -> None:
     source, out = images_in(tmp_path / "images", 40, b"text"), tmp_path / "out"
     (source / "1020.jpg").write_bytes(JPEG)
     (source / 'odd "name", with\nlines.jpg').write_bytes(b"")

@@ -107,7 +107,8 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
         path = write_labeled_shard(tmp_path / "one.parquet", dict.fromkeys(CLASSES, 8), 1000 * index)
         storage.write_bytes(f"{shards}/sky-{index:05d}-of-00012.parquet", path.read_bytes())
     with flaky(object_store.endpoint, seed=3, errors=0.1, cuts=0.1, delays=0.2) as proxy:
-        process = hiwl("classify", random_model, shards, catalog, AWS_ENDPOINT_URL=proxy.endpoint)
+        command = ["classify", random_model, shards, catalog, "--workers", "1"]
+        process = hiwl(*command, AWS_ENDPOINT_URL=proxy.endpoint)
         output, _ = process.communicate(timeout=300)
         checked = hiwl("verify", catalog, AWS_ENDPOINT_URL=proxy.endpoint)
         verdict, _ = checked.communicate(timeout=400)

@@ -1,0 +1,110 @@
+"""Small work is done in this process: it is over before Ray and a worker would have begun.
+
+Only where nobody asks for workers or names a cluster, and only once: what this process did not end goes to
+Ray the next time, where a shard that kills its worker is found and set aside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from hiwl_core.errors import IncompleteError
+from pipeline import storage
+from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.plan import PlannedShard
+from pipeline.classification.cascade_stage import CatalogWork
+from pipeline.classification.shard_classifier import ShardClassifier
+from pipeline.cluster import ClusterResources
+from pipeline.cores import usable_cores
+
+__all__ = ["ThisProcess", "classify_here", "is_small"]
+
+# Some five thousand JPEG cutouts, which take two cores as long as Ray takes to begin.
+MOST_BYTES = 32 * 2**20
+MOST_THREADS = 8
+# An entry for each of so many rows or more, for the progress.
+ROWS_AT_ONCE = 1024
+
+
+class ThisProcess(ClusterResources):
+    """What this process has, in the place of a cluster."""
+
+    def __init__(self) -> None:
+        super().__init__(min(usable_cores(), MOST_THREADS), 0, grows=False)
+
+    def cpus_an_actor(self, use_gpu: bool) -> int:
+        """All of them."""
+        return self.cpus
+
+    def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
+        """Call a function here."""
+        return function(argument)
+
+
+def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | None) -> bool:
+    """Whether shards are to be classified in this process.
+
+    Parameters
+    ----------
+    shards : sequence of Entry
+    workers, gpu
+        As asked for.
+    """
+    if workers is not None or gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
+        return False
+    return sum(shard.size for shard in shards) <= MOST_BYTES
+
+
+def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) -> Iterator[LedgerEntry]:
+    """Classify shards one after the other.
+
+    Parameters
+    ----------
+    work : CatalogWork
+    shards : sequence of PlannedShard
+    cpus : int
+        Threads that decode and compute.
+
+    Yields
+    ------
+    LedgerEntry
+        One for each shard.
+
+    Raises
+    ------
+    IncompleteError
+        If the networks fail; whole parts are kept.
+    """
+    try:
+        classifier = ShardClassifier(
+            work.bundle_path, work.model_id, work.columns, work.settings, cpus, False, work.engine
+        )
+        for group in _groups(shards):
+            yield from classifier.classify(
+                [work.task(shard.shard, shard.fingerprint, None) for shard in group]
+            )
+    # Damage of shards is none of these: it comes back as entries.
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise IncompleteError(
+            f"the classification broke off ({type(error).__name__}: {reason}); whole parts are kept: start "
+            "the same command again, which then takes Ray's workers"
+        ) from error
+
+
+def _groups(shards: Sequence[PlannedShard]) -> Iterator[list[PlannedShard]]:
+    """Shards that are one stream of images; a tar may hold any number of rows."""
+    group: list[PlannedShard] = []
+    rows = 0
+    for shard in shards:
+        group.append(shard)
+        rows += ROWS_AT_ONCE if shard.rows is None else shard.rows
+        if rows >= ROWS_AT_ONCE:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group

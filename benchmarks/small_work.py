@@ -3,7 +3,8 @@
     python benchmarks/small_work.py [--rows 100 1000 5000] [--rounds 3] [--model galaxyzoo]
 
 Drawn cutouts are classified in turn by `hiwl classify` as it is, and by `hiwl classify --workers 1`, which
-takes Ray. The table has the median seconds of the whole command, with the smallest and the largest, and the ratio.
+takes Ray. The table has the median seconds of the whole command, with the smallest and the largest, and the
+ratio.
 """
 
 from __future__ import annotations

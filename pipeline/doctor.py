@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def examine(places: tuple[str, ...] = ()) -> Iterator[Finding]:
         yield Finding(name, version(name))
     for name, extra in OPTIONAL.items():
         yield Finding(name, _optional_version(name, extra))
+    yield _clock()
     yield Finding("cores", f"{usable_cores()} of {os.cpu_count()} for this process")
     yield _memory()
     yield _gpu()
@@ -77,6 +79,14 @@ def _optional_version(name: str, extra: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return f"not there: pip install 'hiwl[{extra}]' brings it"
+
+
+def _clock() -> Finding:
+    """The time, by which leases and requests to stores are judged; a store says itself if its is another."""
+    now = datetime.now(UTC)
+    installed = datetime.fromtimestamp(Path(__file__).stat().st_mtime, UTC)
+    mend = "" if now >= installed else f"it is before the time of this file, {installed:%Y-%m-%d}: set it"
+    return Finding("clock", f"{now:%Y-%m-%dT%H:%M:%SZ}", mend)
 
 
 def _memory() -> Finding:

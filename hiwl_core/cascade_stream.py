@@ -16,6 +16,7 @@ from itertools import islice
 
 import numpy as np
 
+from hiwl_core.cutouts import ReadCutout
 from hiwl_core.decoding import Cutout
 from hiwl_core.engines import Answer
 from hiwl_core.looks import Gathered, Looks, Settled, Stage
@@ -23,8 +24,8 @@ from hiwl_core.statuses import NOT_FINITE, OK
 
 __all__ = ["CascadeStream", "DecodedBatch", "Image", "SeenBatch"]
 
-Image = bytes | Cutout | None
-"""An encoded cutout, or None where there is none."""
+Image = bytes | Cutout | ReadCutout | None
+"""An encoded cutout, or what was read of one, or None where there is none."""
 
 # Images after which what is gathered goes on in batches that are not full, so that no part of a catalog waits
 # for the rows of many others, and no pixels stay in memory.

@@ -19,7 +19,8 @@ from hiwl_core.cascade import CascadePrediction, combine_stages, routed
 from hiwl_core.cascade_stream import CascadeStream, DecodedBatch, Image, SeenBatch
 from hiwl_core.class_prior import move_prior
 from hiwl_core.conformal import DEFAULT_COVERAGE
-from hiwl_core.cutouts import OK, EvalTransform, read_zoomed
+from hiwl_core.cutout_reader import CutoutReader
+from hiwl_core.cutouts import OK
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import EngineChoice, choose_engine, create_engine
 from hiwl_core.fitted import ADAPTIVE, Setting, Views
@@ -87,11 +88,10 @@ class CascadeClassifier:
         self._stages = {name: self._stage(name, views) for name in bundle.taxonomy.stages}
         # A flat model sends nothing on: its only stage stands where a second one would, and is never asked.
         self._last = bundle.taxonomy.stages[-1]
-        # Stages that see the same pixels share them.
-        different = list(dict.fromkeys(stage.preprocessing for stage in bundle.stages.values()))
-        self._transforms = tuple(map(EvalTransform, different))
+        self.reader = CutoutReader.of(bundle)
         self._pixels_of = {
-            name: different.index(stage.preprocessing) for name, stage in bundle.stages.items()
+            name: self.reader.preprocessings.index(stage.preprocessing)
+            for name, stage in bundle.stages.items()
         }
         # Each decoding thread resizes by itself: PyTorch's own threads would only get in each other's way.
         self._threads = ThreadPoolExecutor(threads, "decode", torch.set_num_threads, (1,))
@@ -102,8 +102,9 @@ class CascadeClassifier:
 
         Parameters
         ----------
-        images : sequence of bytes, Cutout or None, length N
-            JPEG, PNG or FITS. A `Cutout` with a wanted scale is resampled to it.
+        images : sequence of bytes, Cutout, ReadCutout or None, length N
+            JPEG, PNG or FITS. A `Cutout` with a wanted scale is resampled to it; what `reader` has read
+            elsewhere is taken as it is.
 
         Returns
         -------
@@ -167,18 +168,11 @@ class CascadeClassifier:
         size = self._stages["stage1"].engine.batch_size
         if not hasattr(self._of_thread, "scratch"):
             self._of_thread.scratch = Scratch()
-        sides = [transform.preprocessing.input_size for transform in self._transforms]
-        pixels = [np.zeros((size, side, side, 3), np.uint8) for side in sides]
+        pixels = [np.zeros((size, side, side, 3), np.uint8) for side in self.reader.sides]
         statuses, flags = [], np.zeros(len(images), np.int32)
         first = self._pixels_of["stage1"]
         for row, image in enumerate(images):
-            read = read_zoomed(
-                image,
-                self._transforms,
-                self._bundle.smallest_cutout,
-                self._bundle.rgb,
-                self._of_thread.scratch,
-            )
+            read = self.reader.read(image, self._of_thread.scratch)
             statuses.append(read.status)
             if read.status != OK:
                 continue

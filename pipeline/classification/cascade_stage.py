@@ -30,6 +30,7 @@ from pipeline.shards.shard_groups import (
 )
 
 if TYPE_CHECKING:
+    from hiwl_core.cutout_reader import CutoutReader
     from pipeline.classification.shard_classifier import ShardClassifier
 
 __all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of", "entry_table"]
@@ -57,6 +58,8 @@ class CatalogWork(NamedTuple):
         Of the catalog, absolute.
     engine : str
         See `hiwl_core.engines.choose_engine`.
+    reader : CutoutReader, optional
+        Of the bundle, for where images are decoded for the actors; None if they are not.
     """
 
     bundle_path: str
@@ -65,6 +68,7 @@ class CatalogWork(NamedTuple):
     settings: dict[str, Any]
     folder: str
     engine: str
+    reader: CutoutReader | None = None
 
     def task(self, shard: str, fingerprint: str, rows: pa.Table | None) -> ShardTask:
         """The unit of work that a shard is."""

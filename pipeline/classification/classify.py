@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from hiwl_core.bundle import ModelBundle
+from hiwl_core.cutout_reader import CutoutReader
 from hiwl_core.device import choose_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
@@ -269,7 +270,8 @@ def classify(
             if where := str(actors):
                 say(where)
             place = bundle_place(bundle_path)
-            work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine)
+            reader = CutoutReader.of(bundle)
+            work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine, reader)
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
                 if here:

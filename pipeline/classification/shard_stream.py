@@ -21,11 +21,13 @@ from pipeline.catalog.plan import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
+from pipeline.classification.seen_rows import with_seen
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import quiet_streams
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
+from pipeline.shards.wanted_scale import WantedScale
 from pipeline.waiting import waiting_lines
 
 __all__ = ["classify_shards", "shard_stream", "waited_for"]
@@ -122,18 +124,30 @@ def shard_stream(
     source = ShardsDatasource(
         groups, work.columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
     )
+    readers = min(len(groups), actors.readers) or None
     with DataContext.current(_context()):
         read = ray.data.read_datasource(
             source,
             num_cpus=CPUS_A_READER if actors.fed else actors.cpus,
             num_gpus=0 if actors.fed else actors.gpus,
-            concurrency=min(len(groups), actors.readers) or None,
+            concurrency=readers,
             override_num_blocks=len(groups),
         )
+        if actors.fed and work.reader is not None:
+            # Of the same resources, and so done where it is read.
+            read = read.map_batches(
+                with_seen,
+                fn_args=(ray.put(work.reader), WantedScale(**work.settings["scale"])),
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=CPUS_A_READER,
+                concurrency=readers,
+            )
         # `map_batches` itself refuses whole blocks where there are GPUs: for one a block may be too large.
         return read.map_batches_internal(
             stage,
-            fn_constructor_args=(work, actors.cpus, bool(actors.gpus), attempts),
+            fn_constructor_args=(work._replace(reader=None), actors.cpus, bool(actors.gpus), attempts),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

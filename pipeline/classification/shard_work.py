@@ -18,6 +18,7 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
 from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
+from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
@@ -39,7 +40,8 @@ class ShardTask:
     shard, part : str
     record : PartRecord
     rows : pyarrow.Table or None
-        All rows of the shard, with the columns of `names_to_read`; None: they are read here, a few at a time.
+        All rows of the shard, with the columns of `names_to_read`, and perhaps what is seen of their images,
+        as of `pipeline.classification.seen_rows`; None: they are read here, a few at a time.
     """
 
     shard: str
@@ -104,11 +106,13 @@ class ShardWork:
         for rows, table in self._tables():
             self._content.add(rows)
             verdicts = _verdicts(table, seen)
-            self._read.append((table.drop_columns(["image"]), verdicts))
+            self._read.append(
+                (table.drop_columns(list({"image", SEEN_COLUMN} & {*table.column_names})), verdicts)
+            )
             # A row that is not to be classified need not be decoded.
             yield [
-                cutout if verdict is None else None
-                for cutout, verdict in zip(scale.cutouts(table), verdicts, strict=True)
+                image if verdict is None else None
+                for image, verdict in zip(images_of(table, scale), verdicts, strict=True)
             ]
 
     def _tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -116,8 +120,9 @@ class ShardWork:
         rows, names = self.task.rows, names_to_read(self._settings)
         shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
         if rows is not None:
+            own = rows.select([name for name in rows.column_names if name != SEEN_COLUMN])
             for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
-                yield (rows.slice(start, ROW_GROUP_ROWS),) * 2
+                yield own.slice(start, ROW_GROUP_ROWS), rows.slice(start, ROW_GROUP_ROWS)
         elif "cutting" in self._settings:
             # Here, since shards that have their images do without what it brings.
             from pipeline.cutouts.position_images import cut_rows

@@ -3,18 +3,28 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 
+from hiwl_core.cutout_reader import CutoutReader
+from hiwl_core.cutouts import ReadCutout
 from hiwl_core.errors import UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.attempts import Attempts, start_attempts
 from pipeline.classification.cascade_stage import entries_of
+from pipeline.classification.seen_rows import images_of, with_seen
+from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import classify_shards, shard_stream
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources
+from pipeline.shards.cutout_shards import Columns, iter_rows
 from pipeline.shards.shard_groups import ShardToRead
+from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from tests.broken_inputs import fits_file
+from tests.drawings import draw_galaxy
 from tests.pipeline.test_shard_stream import planned
 from tests.stand_in_stages import PoisonedStage
 
@@ -77,11 +87,62 @@ def test_tries_of_a_group_that_others_read_are_bounded() -> None:
     assert attempts.may_read(["a", "b"])
 
 
+def write_mixed_shard(path: Path) -> list[bytes | None]:
+    """Images of all kinds, two of them broken."""
+    random = np.random.default_rng(1)
+    planes = random.normal(0, 1, (3, 70, 70)).astype(">f4")
+    planes[:, 30:40, 30:40] += 20
+    hole = planes.copy()
+    hole[1, 5:20] = np.nan
+    whole = fits_file(planes)
+    images = [whole, draw_galaxy("EO", 1), fits_file(hole), whole[:3000], None, b"no image", whole]
+    table = pa.table(
+        {
+            # The last is there twice.
+            "object_id": pa.array([*range(1000, 1006), 1000], pa.int64()),
+            "image": pa.array(images, pa.binary()),
+            "pixel_scale": pa.array([0.4] * len(images), pa.float32()),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return images
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("scale", [AS_IT_IS, WantedScale(0.3)])
+def test_an_image_that_was_decoded_elsewhere_is_seen_as_any(
+    random_model: str, tmp_path: Path, scale: WantedScale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_mixed_shard(tmp_path / "mixed.parquet")
+    (table,) = iter_rows(
+        str(tmp_path / "mixed.parquet"), Columns(), ["object_id", "image", "pixel_scale"], []
+    )
+    reader = CutoutReader.of(read_bundle(random_model))
+    expected = [reader.read(image) for image in scale.cutouts(table)]
+    there = images_of(with_seen(table, ray.put(reader), scale), scale)
+    # Plain pictures are as they were; of what is resampled none is plain.
+    assert [isinstance(image, ReadCutout) for image in there] == [
+        image is not None and (scale.asked or image not in images[1:2]) for image in images
+    ]
+    for image, wanted in zip(there, expected, strict=True):
+        read = reader.read(image)
+        assert (read.status, read.zoom, read.unobserved) == (wanted.status, wanted.zoom, wanted.unobserved)
+        assert (read.pixels is None) == (wanted.pixels is None)
+        assert all(map(np.array_equal, read.pixels or (), wanted.pixels or ()))
+    # What has no room goes as it is.
+    monkeypatch.setattr("pipeline.classification.seen_rows.MOST_SEEN_BYTES", 1)
+    there = images_of(with_seen(table, ray.put(reader), scale), scale)
+    assert sum(isinstance(image, ReadCutout) for image in there) == 1
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_other_tasks_read_for_the_workers_and_the_catalog_is_the_same(
     random_model: str, tmp_path: Path
 ) -> None:
+    write_mixed_shard(tmp_path / "sky" / "mixed.parquet")
     work, plan = planned(random_model, tmp_path, 4)
+    work = work._replace(reader=CutoutReader.of(read_bundle(random_model)))
     shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
     entries: dict[bool, dict[str, LedgerEntry]] = {}
     for fed in (False, True):
@@ -90,7 +151,8 @@ def test_other_tasks_read_for_the_workers_and_the_catalog_is_the_same(
         attempts = start_attempts(fed)
         stream = shard_stream(work._replace(folder=str(folder)), shards, replace(FED, fed=fed), attempts)
         facts = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
-        assert ("ReadShards->MapBatches" in stream.stats()) == (not fed)
+        assert ("->MapBatches(CascadeStage)" in stream.stats()) == (not fed)
+        assert ("ReadShards->MapBatches(with_seen)" in stream.stats()) == fed
         entries[fed] = {entry.part: entry for table in facts for entry in entries_of(table)}
         ray.kill(attempts)
     assert list(entries[False]) == list(plan.shards)

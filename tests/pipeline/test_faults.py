@@ -10,13 +10,14 @@ from tests.fault_ground import make_ground
 from tests.faults import play
 
 # Where a disk can be mounted, a store that fails, SIGKILL of a worker and of a node; SIGKILL of the driver, a
-# second start and a full disk.
-SEEDS = (112, 325)
+# second start and a full disk. Where others read, SIGKILL of one of those and of a worker, a second start.
+SEEDS = {"fused": (112, 325), "separate": (1,)}
 
 
 @pytest.mark.slow
-def test_what_befalls_a_classification_costs_no_row(random_model: str, tmp_path: Path) -> None:
-    with make_ground(tmp_path, random_model) as ground:
-        for seed in SEEDS:
+@pytest.mark.parametrize("way", SEEDS)
+def test_what_befalls_a_classification_costs_no_row(random_model: str, tmp_path: Path, way: str) -> None:
+    with make_ground(tmp_path, random_model, way) as ground:
+        for seed in SEEDS[way]:
             made = play(ground, seed)
             assert made.wrong == [], (seed, made.place, made.faults)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.statuses import OK
 from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import (
     actors_option,
@@ -133,8 +135,11 @@ def main(
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")
+    click.echo(f"  classified: {summary.statuses[OK]}")
     for status, count in failures(summary).items():
         click.echo(f"  not classified, {status}: {count}")
+    for name, count in (summary.flags or Counter()).most_common():
+        click.echo(f"  flag {name}: {count}")
     if summary.skipped_parts:
         click.echo(f"{summary.skipped_parts} parts were there already and were skipped")
     if summary.computed:
@@ -150,6 +155,10 @@ def main(
                 "are kept, make room and start the same command again"
             )
         raise IncompleteError(f"{missing}: mend them and start the same command again with --update")
+    if summary.flags or failures(summary):
+        odd = "status <> 'ok' OR flags > 0"
+        click.echo(f'to look at the odd ones: hiwl sample {place} odd.html --where "{odd}"')
+    click.echo(f"to look through all of it: hiwl explore {place}")
     # The last line of a job's log, read by who does not know what was submitted.
     click.echo(f"next: hiwl verify {place}, then hiwl query {place} or hiwl publish {place} OUT")
 

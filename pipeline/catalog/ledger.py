@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 from hiwl_core.errors import UserError
@@ -59,6 +59,8 @@ class LedgerEntry:
         Digest of the shard's rows; see `pipeline.catalog.shard_content`. Empty in catalogs of before.
     making : str
         Digest of model and settings; see `pipeline.catalog.parts.making_of`. Empty in catalogs of before.
+    flags : dict of int or None
+        Rows by flag; None where there is no part, and in catalogs of before.
     """
 
     part: str
@@ -73,6 +75,7 @@ class LedgerEntry:
     failed: str = ""
     content: str = ""
     making: str = ""
+    flags: dict[str, int] | None = None
 
     @property
     def rows(self) -> int:
@@ -86,6 +89,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "size": int,
     "classes": dict,
     "statuses": dict,
+    "flags": (dict, NoneType),
     "finished": (int, float),
     "seconds": (int, float),
 }
@@ -212,7 +216,8 @@ def _entry(line: bytes) -> LedgerEntry | None:
         # What a later version adds is of no use here.
         said = {name: value for name, value in json.loads(line).items() if name in NAMES}
         kinds = all(isinstance(value, KINDS.get(name, str)) for name, value in said.items())
-        counts = [*said.get("classes", {}).values(), *said.get("statuses", {}).values()]
+        of_kinds = (said.get(name) or {} for name in ("classes", "statuses", "flags"))
+        counts = [count for of_kind in of_kinds for count in of_kind.values()]
         return LedgerEntry(**said) if kinds and all(isinstance(count, int) for count in counts) else None
     except (ValueError, AttributeError, TypeError, RecursionError):
         return None

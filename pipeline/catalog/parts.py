@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.conformal import set_names
 from hiwl_core.errors import UserError
-from hiwl_core.flags import FLAG_DESCRIPTIONS
+from hiwl_core.flags import FLAG_DESCRIPTIONS, FLAGS
 from hiwl_core.statuses import NOT_FINITE, OK, STATUSES
 from hiwl_core.taxonomy import Taxonomy, probability_column
 from pipeline import storage
@@ -39,6 +39,7 @@ __all__ = [
     "class_columns",
     "content_in",
     "counted",
+    "counted_flags",
     "encode_part",
     "list_parts",
     "making_in",
@@ -398,3 +399,15 @@ def counted(table: pa.Table, column: str) -> Counter[str]:
     """How often each value stands in a column; nulls do not count."""
     counts = pc.value_counts(table[column].drop_null()).to_pylist()
     return Counter({entry["values"]: entry["counts"] for entry in counts})
+
+
+def counted_flags(table: pa.Table) -> dict[str, int]:
+    """How many rows have each flag; flags that none has are left out."""
+    if "flags" not in table.column_names:
+        return {}
+    counts = Counter[str]()
+    for bits, count in zip(*table["flags"].drop_null().value_counts().flatten(), strict=True):
+        counts.update(
+            dict.fromkeys((name for bit, name in FLAGS.items() if bits.as_py() & bit), count.as_py())
+        )
+    return dict(counts)

@@ -72,6 +72,8 @@ class CatalogSummary(InNotebooks):
         Parts of the shards that were asked for.
     classes, statuses : Counter
         Rows of each label and of each status, in all of `parts`.
+    flags : Counter or None
+        Rows with each flag; None if not all parts have told, as those of an older catalog.
     computed : int
         Rows classified by this call.
     skipped_parts : int
@@ -97,6 +99,7 @@ class CatalogSummary(InNotebooks):
     parts: list[str]
     classes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] | None = field(default_factory=Counter)
     computed: int = 0
     skipped_parts: int = 0
     seconds: float = 0.0
@@ -113,6 +116,10 @@ class CatalogSummary(InNotebooks):
             self.failed.append(entry.failed)
         self.classes.update(entry.classes)
         self.statuses.update(entry.statuses)
+        if entry.flags is None and not entry.failed:
+            self.flags = None
+        elif self.flags is not None:
+            self.flags.update(entry.flags or {})
 
 
 def classify(

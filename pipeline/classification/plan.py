@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
-from pipeline.catalog.parts import PartRecord, check_part_record, content_in, counted, list_parts, read_part
+from pipeline.catalog.parts import (
+    PartRecord,
+    check_part_record,
+    content_in,
+    counted,
+    counted_flags,
+    list_parts,
+    read_part,
+)
 from pipeline.catalog.plan import (
     NEXT_STEPS,
     CatalogPlan,
@@ -305,6 +313,7 @@ def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
         sha256=hashlib.sha256(content).hexdigest(),
         classes=dict(counted(table, "label")),
         statuses=dict(counted(table, "status")),
+        flags=counted_flags(table),
         finished=time.time(),
         content=content_in(table.schema.metadata),
         making=record.making,

@@ -15,7 +15,7 @@ from hiwl_core.cascade import CascadePrediction
 from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, encode_part, part_table
+from pipeline.catalog.parts import TRUE_LABEL, PartRecord, counted, counted_flags, encode_part, part_table
 from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
@@ -163,6 +163,7 @@ class ShardWork:
             sha256=hashlib.sha256(content).hexdigest(),
             classes=dict(counted(table, "label")),
             statuses=dict(counted(table, "status")),
+            flags=counted_flags(table),
             seconds=self.seconds,
             content=of_shard,
         )

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from hiwl_core.errors import UserError
+from hiwl_core.flags import FLAGS
 from hiwl_core.taxonomy import GALAXY_ZOO
+from jobs.cli import main
 from pipeline.catalog.plan import MODEL_FACTS
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
@@ -98,6 +101,19 @@ def test_its_columns_say_what_they_should(catalog: Path) -> None:
     assert facts["classes"] == list(GALAXY_ZOO.classes)
     assert np.array(facts["validation"]["confusion"]).sum() == 150
     assert facts["reference"]["rows"] == 150
+
+
+def test_the_end_of_a_run_tells_the_flags(calibrated_model: str, sky: Path, catalog: Path) -> None:
+    bits = read(catalog)["flags"]
+    expected = {name: int((bits & bit > 0).sum()) for bit, name in FLAGS.items()}
+    expected = {name: count for name, count in expected.items() if count}
+    assert expected
+    # From the ledger alone: all parts are there.
+    done = CliRunner().invoke(main, ["classify", calibrated_model, str(sky / "three"), str(catalog)])
+    assert done.exit_code == 0, done.output
+    told = [line.split() for line in done.stdout.splitlines() if line.startswith("  flag ")]
+    assert {name.rstrip(":"): int(count) for _, name, count in told} == expected
+    assert f"hiwl sample {catalog} odd.html --where \"status <> 'ok' OR flags > 0\"" in done.stdout
 
 
 def test_eight_views_in_float32_give_the_label_of_before(

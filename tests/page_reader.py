@@ -23,6 +23,8 @@ class Reader(HTMLParser):
         Of each section the cards, as their pieces of text.
     files : dict of bytes
         Those that can be saved, by name.
+    links : list of str
+        Addresses elsewhere.
     images : list of (str, bytes)
         What is said of them, and their content.
     headings : list of int
@@ -37,11 +39,13 @@ class Reader(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.cards: dict[str, list[list[str]]] = {}
         self.files: dict[str, bytes] = {}
+        self.links: list[str] = []
         self.images: list[tuple[str, bytes]] = []
         self.headings: list[int] = []
         self.tags: list[str] = []
         self._open: list[str] = []
         self._section = ""
+        self._hidden = False
         self.feed(page)
         assert not self._open, self._open
 
@@ -65,15 +69,20 @@ class Reader(HTMLParser):
         if tag == "img":
             assert attributes["alt"]
             self.images.append((attributes["alt"], _content(attributes["src"])))
-        if "href" in attributes and not attributes["href"].startswith("#"):
+        # For the eyes alone, such as the words of a scale bar, which the picture's say too.
+        self._hidden = attributes.get("aria-hidden") == "true"
+        if attributes.get("href", "").startswith("https:"):
+            self.links.append(attributes["href"])
+        elif "href" in attributes and not attributes["href"].startswith("#"):
             self.files[attributes["download"]] = _content(attributes["href"])
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
+        self._hidden = False
 
     def handle_data(self, data: str) -> None:
         words = " ".join(data.split())
-        if not words or "style" in self._open:
+        if not words or "style" in self._open or self._hidden:
             return
         self.text.append(words)
         if "article" in self._open:

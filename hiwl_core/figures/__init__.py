@@ -7,7 +7,7 @@ try:
 except ImportError:
     raise UserError("figures need the package matplotlib: pip install 'hiwl[figures]'") from None
 
-from hiwl_core.figures.attention_grid import AttentionExample, draw_attention_grid
+from hiwl_core.figures.attention_grid import AttentionExample, draw_attention_grid, heated
 from hiwl_core.figures.augmentation_steps import draw_augmentation_steps
 from hiwl_core.figures.confusion_heat_map import draw_confusion_heat_map
 from hiwl_core.figures.embedding_map import EmbeddingPanel, draw_embedding_map
@@ -24,4 +24,5 @@ __all__ = [
     "draw_embedding_map",
     "draw_learning_curves",
     "figure_files",
+    "heated",
 ]

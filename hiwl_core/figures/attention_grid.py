@@ -16,7 +16,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.explanation.explained_model import HeatMap
 from hiwl_core.figures.style import bare, class_colors, in_style
 
-__all__ = ["AttentionExample", "draw_attention_grid"]
+__all__ = ["AttentionExample", "draw_attention_grid", "heated"]
 
 HEAT = colormaps["inferno"]
 # How much of the color of a place is heat, and how much galaxy.
@@ -125,7 +125,7 @@ def _check(examples: Sequence[AttentionExample], models: Sequence[str], classes:
 
 
 def _draw_example(tiles: Sequence[Axes], example: AttentionExample, models: Sequence[str]) -> None:
-    images = [example.cutout, *(_heated(example.maps[model]) for model in models)]
+    images = [example.cutout, *(heated(example.maps[model]) for model in models)]
     for axes, image in zip(tiles, images, strict=True):
         axes.imshow(image, interpolation="antialiased", aspect="auto")
         bare(axes)
@@ -134,7 +134,7 @@ def _draw_example(tiles: Sequence[Axes], example: AttentionExample, models: Sequ
     )
 
 
-def _heated(found: HeatMap) -> np.ndarray:
+def heated(found: HeatMap) -> np.ndarray:
     """The galaxy in gray under the heat, float, shape (side, side, 3).
 
     In gray, since a galaxy's colors would be taken for heat; and brighter than it is, or its outskirts would

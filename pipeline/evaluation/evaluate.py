@@ -21,25 +21,18 @@ from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.evaluation.galaxies import (
-    confident_mistakes,
-    galaxy_cards,
-    read_galaxies,
-    read_pictures,
-    scored,
-)
+from pipeline.evaluation.galaxies import read_galaxies, scored
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
+from pipeline.evaluation.shown_galaxies import ShownGalaxies, class_notes, read_shown
 from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.in_notebooks import InNotebooks
-from pipeline.pages.cards import Card
 from pipeline.shards.cutout_shards import Columns, ends_of, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Evaluation", "evaluate"]
 
-MISTAKES_SHOWN, THUMBNAIL_PIXELS = 14, 256
 TABLES = (
     "confusion_matrix.csv",
     "metrics.csv",
@@ -77,6 +70,8 @@ class Evaluation(InNotebooks):
     catalog : CatalogSummary
     galaxies : pandas.DataFrame
         All rows of the catalog; see `pipeline.evaluation.galaxies.read_galaxies`.
+    shown : ShownGalaxies
+        Those that the page shows.
     """
 
     in_notebooks = ("out", "confusion", "metrics", "left_out")
@@ -90,6 +85,7 @@ class Evaluation(InNotebooks):
     out: str
     catalog: CatalogSummary
     galaxies: pd.DataFrame
+    shown: ShownGalaxies
 
     def files(self) -> dict[str, bytes]:
         """The tables as CSV, by file name; those that there is nothing to say in are left out."""
@@ -157,11 +153,9 @@ def evaluate(
             f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
             f"{summary.failed[0]}"
         )
-    evaluation = _score(read_galaxies(summary.parts, shards, bundle.taxonomy), bundle, out, summary)
-    shown = confident_mistakes(evaluation.galaxies, MISTAKES_SHOWN)
-    pictures = read_pictures(shown, columns)
-    cards = galaxy_cards(shown, pictures, bundle.taxonomy, bundle.rgb, THUMBNAIL_PIXELS)
-    _write(evaluation, bundle, shards_path, cards)
+    galaxies = read_galaxies(summary.parts, shards, bundle.taxonomy)
+    evaluation = _score(galaxies, bundle, out, summary, columns)
+    _write(evaluation, bundle, shards_path)
     return evaluation
 
 
@@ -174,7 +168,9 @@ def _check_own(out: str) -> None:
             raise UserError(f"{out}/{name} was not made by `hiwl evaluate`: choose another folder with --out")
 
 
-def _score(rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSummary) -> Evaluation:
+def _score(
+    rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSummary, columns: Columns
+) -> Evaluation:
     taxonomy, plan = bundle.taxonomy, read_plan(summary.catalog)
     labeled, known = rows[rows[TRUE_LABEL].notna()], scored(rows)
     left_out = {
@@ -192,10 +188,11 @@ def _score(rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSu
         [ends_of(shard.fingerprint) for shard in plan.shards.values()],
     )
     by_map = confusion_matrix(truth, probabilities.most_probable, len(taxonomy.classes))
+    confusion = pd.DataFrame(
+        matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)
+    )
     return Evaluation(
-        confusion=pd.DataFrame(
-            matrix, index=pd.Index(taxonomy.classes, name="true"), columns=list(taxonomy.classes)
-        ),
+        confusion=confusion,
         metrics=class_table(matrix, taxonomy.classes),
         metrics_label_map=class_table(by_map, taxonomy.classes),
         stages=stage_tables(truth, predicted, taxonomy),
@@ -204,10 +201,11 @@ def _score(rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSu
         out=out,
         catalog=summary,
         galaxies=rows,
+        shown=read_shown(rows, confusion, bundle, columns),
     )
 
 
-def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistakes: list[Card]) -> None:
+def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str) -> None:
     for name, content in evaluation.files().items():
         storage.write_bytes(f"{evaluation.out}/{name}", content)
     report: dict[str, Any] = {
@@ -233,14 +231,16 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str, mistak
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
     ]
+    of_class = {str(name): int(count) for name, count in evaluation.confusion.sum(axis=1).items()}
     page = render_page(
         "How good is the model?",
         facts,
+        class_notes(bundle.taxonomy, evaluation.shown, {"Scored": of_class}),
         evaluation.confusion,
         evaluation.metrics,
         evaluation.metrics_label_map,
         evaluation.probabilities,
-        mistakes,
+        evaluation.shown,
     )
     storage.write_bytes(f"{evaluation.out}/{PAGE}", page.encode())
 

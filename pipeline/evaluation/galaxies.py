@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from hiwl_core.decoding import Cutout
 from hiwl_core.recipe import RgbSettings
-from hiwl_core.statuses import OK, UnreadableCutout
+from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy, probability_column
 from pipeline import storage
 from pipeline.catalog.parts import TRUE_LABEL, read_part, stage2_columns
-from pipeline.pages.cards import Card, thumbnail
-from pipeline.querying.sample_images import read_images
+from pipeline.pages.cards import Card, try_thumbnail
+from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 
 __all__ = [
@@ -94,7 +95,7 @@ def least_certain(galaxies: pd.DataFrame, count: int) -> pd.DataFrame:
     return scored(galaxies).sort_values(["confidence", "object_id"]).head(count)
 
 
-def read_pictures(galaxies: pd.DataFrame, columns: Columns) -> dict[Any, bytes | None]:
+def read_pictures(galaxies: pd.DataFrame, columns: Columns) -> dict[Any, Cutout | None]:
     """The cutouts of some galaxies, by their index in the table; only their shards are read.
 
     Parameters
@@ -102,23 +103,23 @@ def read_pictures(galaxies: pd.DataFrame, columns: Columns) -> dict[Any, bytes |
     galaxies : pandas.DataFrame
         Rows of `read_galaxies`.
     columns : Columns
-        What the id and the image are called in the shards.
+        What the id, the image and the pixel scale are called in the shards.
     """
     groups = list(galaxies.groupby(SHARD, sort=False))
 
-    def read(item: tuple[Any, pd.DataFrame]) -> list[bytes | None]:
+    def read(item: tuple[Any, pd.DataFrame]) -> list[Cutout | None]:
         shard, rows = item
-        return read_images(str(shard), columns, list(zip(rows["object_id"], rows["status"], strict=True)))
+        return read_cutouts(str(shard), columns, list(zip(rows["object_id"], rows["status"], strict=True)))
 
-    found: dict[Any, bytes | None] = {}
-    for (_, rows), images in zip(groups, storage.in_threads(read, groups), strict=True):
-        found.update(zip(rows.index, images, strict=True))
+    found: dict[Any, Cutout | None] = {}
+    for (_, rows), cutouts in zip(groups, storage.in_threads(read, groups), strict=True):
+        found.update(zip(rows.index, cutouts, strict=True))
     return found
 
 
 def galaxy_cards(
     galaxies: pd.DataFrame,
-    pictures: Mapping[Any, bytes | None],
+    pictures: Mapping[Any, Cutout | None],
     taxonomy: Taxonomy,
     rgb: RgbSettings,
     pixels: int,
@@ -144,12 +145,9 @@ def galaxy_cards(
 
 
 def _card(
-    row: Mapping[Any, Any], encoded: bytes | None, taxonomy: Taxonomy, rgb: RgbSettings, pixels: int
+    row: Mapping[Any, Any], cutout: Cutout | None, taxonomy: Taxonomy, rgb: RgbSettings, pixels: int
 ) -> Card:
-    try:
-        image, words = (thumbnail(encoded, pixels, rgb), "") if encoded else (None, "no picture of it")
-    except UnreadableCutout as error:
-        image, words = None, str(error)
+    shown, words = try_thumbnail(cutout, pixels, "no picture of it", rgb)
     return Card(
         object_id=str(row["object_id"]),
         label=row["label"],
@@ -158,8 +156,9 @@ def _card(
         ra=row["ra"],
         dec=row["dec"],
         status=row["status"],
-        image=image,
+        image=shown and shown.image,
         words=words,
+        arcsec=shown and shown.arcsec,
         truth=row[TRUE_LABEL],
         stages=_stage_lines(row, taxonomy),
     )

@@ -1,4 +1,4 @@
-"""The scores as one page to look at: confusion matrix, figures with intervals, the most confident mistakes.
+"""The scores as one page to look at: what the classes are, which are confused, figures with intervals.
 
 The page is a single HTML file with its pictures inside: it can be mailed, or put beside a paper.
 """
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.evaluation.probabilities import ProbabilityEvaluation
-from pipeline.pages.cards import Card
+from pipeline.evaluation.shown_galaxies import ShownGalaxies
+from pipeline.pages.class_notes import ClassNote
 from pipeline.pages.probability_tables import SIDE, shown_probabilities
 from pipeline.pages.score_tables import figure_table, matrix_rows
 from pipeline.pages.templates import render
@@ -21,11 +22,12 @@ __all__ = ["render_page"]
 def render_page(
     title: str,
     facts: Sequence[str],
+    classes: Sequence[ClassNote],
     confusion: pd.DataFrame,
     metrics: pd.DataFrame,
     metrics_label_map: pd.DataFrame,
     probabilities: ProbabilityEvaluation,
-    mistakes: Sequence[Card],
+    galaxies: ShownGalaxies,
 ) -> str:
     """The page as HTML.
 
@@ -34,23 +36,26 @@ def render_page(
     title : str
     facts : sequence of str
         Lines under the title: which model, which data, what was left out.
+    classes : sequence of ClassNote
     confusion : pandas.DataFrame
         True classes by row, predicted by column.
     metrics, metrics_label_map : pandas.DataFrame
         See `hiwl_core.metrics.class_table`; of `label` and of `label_map`.
     probabilities : ProbabilityEvaluation
-    mistakes : sequence of Card
+    galaxies : ShownGalaxies
     """
     return render(
         "evaluation.html",
         verb="evaluate",
         title=title,
         facts=facts,
-        confusion=matrix_rows(confusion),
+        classes=classes,
+        confusion=matrix_rows(confusion, galaxies.anchors),
+        cells=galaxies.cells,
         figures=figure_table(metrics),
         figures_label_map=figure_table(metrics_label_map),
         probabilities=probabilities,
         shown=shown_probabilities(probabilities.scores),
         side=SIDE,
-        cards=mistakes,
+        cards=galaxies.mistakes,
     )

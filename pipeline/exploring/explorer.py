@@ -16,6 +16,7 @@ from pipeline.exploring.images import Images
 from pipeline.exploring.labels import NO_CLASS, Labels
 from pipeline.exploring.places import Place
 from pipeline.lease import Lease
+from pipeline.pages.sky_viewers import sky_viewers
 
 __all__ = ["Explorer"]
 
@@ -209,6 +210,7 @@ class Explorer:
             "status": row.get("status", "ok"),
             "model_id": row.get("model_id"),
             "why": row.get("_why"),
+            "viewers": [one._asdict() for one in sky_viewers(row.get("ra"), row.get("dec"))],
             "more": {name: _plain(value) for name, value in row.items() if name not in shown},
         }
 

@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.statuses import STATUSES, UnreadableCutout
+from hiwl_core.statuses import STATUSES
 from pipeline import storage
 from pipeline.exploring.places import Place
-from pipeline.pages.cards import thumbnail
+from pipeline.pages.cards import try_thumbnail
 from pipeline.querying.origin import Origin, find_origin
 
 __all__ = ["Images", "find_images"]
@@ -87,15 +88,15 @@ class Images:
         try:
             if shard is None:
                 raise UserError(f"no shard is known of {part}")
-            images = origin.images(shard, [(place.object_id, status) for place, status in rows])
+            cutouts = origin.cutouts(shard, [(place.object_id, status) for place, status in rows])
         except Exception as error:
             # Whatever it is: the page waits for an answer.
             words = f"{(shard or part).rsplit('/', 1)[-1]} was not read: {' '.join(str(error).split())}"
             for future in futures:
                 future.set_result(words)
             return
-        for future, image, (_, status) in zip(futures, images, rows, strict=True):
-            future.set_result(_small(image, status, shard.rsplit("/", 1)[-1]))
+        for future, cutout, (_, status) in zip(futures, cutouts, rows, strict=True):
+            future.set_result(_small(cutout, status, shard.rsplit("/", 1)[-1]))
 
 
 def find_images(
@@ -136,11 +137,8 @@ def find_images(
     return Images(origin)
 
 
-def _small(image: bytes | None, status: str, shard: str) -> bytes | str:
-    try:
-        if image is not None:
-            return thumbnail(image, PIXELS)
-        words = f"no picture of it in {shard}"
-    except UnreadableCutout as error:
-        words = str(error)
+def _small(cutout: Cutout | None, status: str, shard: str) -> bytes | str:
+    shown, words = try_thumbnail(cutout, PIXELS, f"no picture of it in {shard}")
+    if shown is not None:
+        return shown.image
     return words if status == "ok" else f"{status}: {STATUSES.get(status, '')}".rstrip(": ")

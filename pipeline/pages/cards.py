@@ -1,17 +1,26 @@
-"""A galaxy as a card: the cutout, the label, and the probabilities as bars."""
+"""A galaxy as a card: the cutout with its scale, the label, the probabilities as bars, links to the sky."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from PIL import Image
-
-from hiwl_core.decoding import DEFAULT_RGB, decode_cutout
+from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_image
 from hiwl_core.recipe import RgbSettings
+from hiwl_core.statuses import UnreadableCutout
+from pipeline.pages.embedded_files import small_jpeg
+from pipeline.pages.scale_bars import ScaleBar, scale_bar
+from pipeline.pages.sky_viewers import SkyViewer, sky_viewers
 
-__all__ = ["Card", "thumbnail"]
+__all__ = ["Card", "Thumbnail", "thumbnail", "try_thumbnail"]
+
+
+class Thumbnail(NamedTuple):
+    """A small JPEG, and how much of the sky is on its longer side in arcsec; None if that is not known."""
+
+    image: bytes
+    arcsec: float | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Card:
         The class that people gave it, if that is known.
     stages : sequence of str
         What the stages said on their own, a line each.
+    arcsec : float or None
+        On the longer side of the image, if that is known.
     """
 
     object_id: str
@@ -49,6 +60,7 @@ class Card:
     words: str = ""
     truth: str | None = None
     stages: Sequence[str] = ()
+    arcsec: float | None = None
 
     def is_label(self, name: str) -> bool:
         """Whether a class, as the catalog's columns or the taxonomy write it, is the label."""
@@ -58,14 +70,24 @@ class Card:
         """The same of the true class."""
         return self.truth is not None and name.upper() == self.truth.upper()
 
+    @property
+    def scale(self) -> ScaleBar | None:
+        """A scale bar for the image."""
+        return scale_bar(self.arcsec)
 
-def thumbnail(encoded: bytes, pixels: int, rgb: RgbSettings = DEFAULT_RGB) -> bytes:
+    @property
+    def viewers(self) -> list[SkyViewer]:
+        """Where its place on the sky is to be seen."""
+        return sky_viewers(self.ra, self.dec)
+
+
+def thumbnail(cutout: Cutout, pixels: int, rgb: RgbSettings = DEFAULT_RGB) -> Thumbnail:
     """A small JPEG, whatever the cutout is.
 
     Parameters
     ----------
-    encoded : bytes
-        JPEG, PNG or FITS.
+    cutout : Cutout
+        JPEG, PNG or FITS, with its pixel scale; a FITS image's WCS says it where that is not given.
     pixels : int
         On the longer side, at most.
     rgb : RgbSettings
@@ -76,8 +98,27 @@ def thumbnail(encoded: bytes, pixels: int, rgb: RgbSettings = DEFAULT_RGB) -> by
     UnreadableCutout
         See `hiwl_core.decoding.decode_image`.
     """
-    image = decode_cutout(encoded, rgb)
-    image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80, optimize=True)
-    return buffer.getvalue()
+    decoded = decode_image(cutout.image or b"", rgb)
+    image, own = decoded.image, cutout.pixel_scale
+    scale = decoded.pixel_scale if own is None else own
+    return Thumbnail(small_jpeg(image, pixels), None if scale is None else scale * max(image.size))
+
+
+def try_thumbnail(
+    cutout: Cutout | None, pixels: int, otherwise: str, rgb: RgbSettings = DEFAULT_RGB
+) -> tuple[Thumbnail | None, str]:
+    """As `thumbnail`; without a cutout, or of one that cannot be read, nothing and words for a placeholder.
+
+    Parameters
+    ----------
+    cutout, pixels, rgb
+        See `thumbnail`.
+    otherwise : str
+        What is to be said if there is no cutout.
+    """
+    if cutout is None:
+        return None, otherwise
+    try:
+        return thumbnail(cutout, pixels, rgb), ""
+    except UnreadableCutout as error:
+        return None, str(error)

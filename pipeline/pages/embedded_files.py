@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-__all__ = ["Picture", "data_uri"]
+__all__ = ["Picture", "data_uri", "small_jpeg"]
 
-CSS_PIXELS_PER_INCH = 96
 MEDIA_TYPES = {
     "csv": "text/csv;charset=utf-8",
     "jpg": "image/jpeg",
@@ -31,18 +30,15 @@ class Picture:
     files : mapping of bytes
         All its files, by name; those beside a page.
     shown : str
-        The file that is looked at: the URI of its content.
+        The file that is looked at: the URI of its content. Empty if the page shows it otherwise.
     saved : sequence of str
         Names of the files that are in the page, to save.
-    width : int, optional
-        In CSS pixels, of a picture that does not say it itself.
     """
 
     alt: str
     files: Mapping[str, bytes]
     shown: str
     saved: Sequence[str]
-    width: int | None = None
 
     @classmethod
     def drawn(cls, name: str, alt: str, files: Mapping[str, bytes]) -> Picture:
@@ -50,18 +46,19 @@ class Picture:
         return cls(alt, files, data_uri(files[f"{name}.svg"], "svg"), list(files))
 
     @classmethod
-    def of_pixels(cls, name: str, alt: str, files: Mapping[str, bytes]) -> Picture:
-        """A figure of images, which are large: a JPEG of it is looked at, and only its PNG file is saved."""
-        png = f"{name}.png"
-        small, smaller = io.BytesIO(), io.BytesIO()
+    def to_save(cls, files: Mapping[str, bytes]) -> Picture:
+        """A figure that the page shows otherwise."""
+        return cls("", files, "", list(files))
+
+    @classmethod
+    def of_pixels(cls, name: str, files: Mapping[str, bytes]) -> Picture:
+        """A figure of images, which are large: only its PNG file is saved, and the page shows its parts."""
+        png, small = f"{name}.png", io.BytesIO()
         with Image.open(io.BytesIO(files[png])) as image:
             resolution = image.info["dpi"]
             opaque = image.convert("RGB")
         opaque.save(small, "PNG", optimize=True, dpi=resolution)
-        opaque.save(smaller, "JPEG", quality=80, optimize=True)
-        width = round(opaque.width * CSS_PIXELS_PER_INCH / resolution[0])
-        shown = data_uri(smaller.getvalue(), "jpg")
-        return cls(alt, {**files, png: small.getvalue()}, shown, [png], width)
+        return cls("", {**files, png: small.getvalue()}, "", [png])
 
 
 def data_uri(content: bytes, name: str) -> str:
@@ -74,3 +71,12 @@ def data_uri(content: bytes, name: str) -> str:
         Of the file, or its ending alone: csv, jpg, png or svg.
     """
     return f"data:{MEDIA_TYPES[name.rsplit('.', 1)[-1]]};base64,{base64.b64encode(content).decode()}"
+
+
+def small_jpeg(image: Image.Image, pixels: int) -> bytes:
+    """A JPEG of an RGB image, made smaller if its longer side has more pixels."""
+    small = image.copy()
+    small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80, optimize=True)
+    return buffer.getvalue()

@@ -21,6 +21,7 @@ TITLES = {
     "mean_recall": "mean recall",
     "images_per_second": "images/s",
 }
+WHOLE = ("images_per_second", "seconds", "workers", "input_size")
 RECALL = re.compile("^(val_)?recall_")
 
 
@@ -69,6 +70,6 @@ def _text(name: str, value: object) -> str:
         return str(value)
     if name == "learning_rate":
         return f"{value:.1e}"
-    if name.endswith("epoch") or name in ("images_per_second", "seconds", "workers"):
+    if name.endswith("epoch") or name in WHOLE:
         return f"{value:,.0f}"
     return "" if value != value else f"{value:.4f}"

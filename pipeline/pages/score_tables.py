@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from pipeline.pages.confusion_cells import anchor
 
 __all__ = ["Figure", "FigureRow", "FigureTable", "MatrixCell", "MatrixRow", "figure_table", "matrix_rows"]
 
@@ -17,11 +19,13 @@ DEEP = 0.85
 
 
 class MatrixCell(NamedTuple):
-    """How many galaxies of a class were called so, and their share of the class."""
+    """How many galaxies of a class were called so, their share of the class, and where some are shown."""
 
+    called: str
     galaxies: int
     share: float
     right: bool
+    anchor: str
 
     @property
     def deep(self) -> bool:
@@ -60,15 +64,29 @@ class FigureTable(NamedTuple):
     accuracy: Figure
 
 
-def matrix_rows(confusion: pd.DataFrame) -> list[MatrixRow]:
-    """The rows of a confusion matrix, true classes by row."""
+def matrix_rows(confusion: pd.DataFrame, anchors: Collection[str] = ()) -> list[MatrixRow]:
+    """The rows of a confusion matrix.
+
+    Parameters
+    ----------
+    confusion : pandas.DataFrame
+        True classes by row.
+    anchors : collection of str
+        Of the cells of which galaxies are on the page; see `pipeline.pages.confusion_cells`.
+    """
     counts = confusion.to_numpy()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [
         MatrixRow(
             str(name),
             [
-                MatrixCell(int(count), float(share), place == index)
+                MatrixCell(
+                    str(confusion.columns[place]),
+                    int(count),
+                    float(share),
+                    place == index,
+                    anchor(index, place) if anchor(index, place) in anchors else "",
+                )
                 for place, (count, share) in enumerate(zip(counts[index], shares[index], strict=True))
             ],
         )

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from pipeline.catalog.parts import part_name
 from pipeline.catalog.plan import is_catalog, read_plan
-from pipeline.querying.sample_images import read_images
+from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns, list_shards
 
 __all__ = ["Origin", "find_origin"]
@@ -33,8 +34,8 @@ class Origin:
     columns: Columns
     cutting: Mapping[str, Any] | None
 
-    def images(self, shard: str, rows: Sequence[tuple[object, str]]) -> list[bytes | None]:
-        """The images of some rows of a shard, or of a shard of positions, which has none, from the tiles.
+    def cutouts(self, shard: str, rows: Sequence[tuple[object, str]]) -> list[Cutout | None]:
+        """The cutouts of some rows of a shard, or of a shard of positions, which has none, from the tiles.
 
         Parameters
         ----------
@@ -44,7 +45,7 @@ class Origin:
 
         Returns
         -------
-        list of bytes or None, length N
+        list of Cutout or None, length N
 
         Raises
         ------
@@ -52,11 +53,13 @@ class Origin:
             If the shard cannot be read.
         """
         if self.cutting is None:
-            return read_images(shard, self.columns, rows)
+            return read_cutouts(shard, self.columns, rows)
         # Here, since catalogs of shards do without what it brings.
         from pipeline.cutouts.position_images import cut_images
 
-        return cut_images(shard, [one for one, _ in rows], self.cutting)
+        images = cut_images(shard, [one for one, _ in rows], self.cutting)
+        # FITS images, which tell their scale themselves.
+        return [None if image is None else Cutout(image) for image in images]
 
 
 def find_origin(
@@ -84,7 +87,9 @@ def find_origin(
     if is_catalog(catalog):
         plan = read_plan(catalog)
         noted = plan.settings.get("columns", {})
-        columns = replace(columns, **{key: noted[key] for key in ("id", "image") if key in noted})
+        columns = replace(
+            columns, **{key: noted[key] for key in ("id", "image", "pixel_scale") if key in noted}
+        )
         of_part = {part: planned.shard for part, planned in plan.shards.items()}
         cutting = plan.settings.get("cutting")
     elif shards is None:

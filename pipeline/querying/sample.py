@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.statuses import STATUSES, UnreadableCutout
+from hiwl_core.statuses import STATUSES
 from pipeline import storage
+from pipeline.catalog.class_names import class_words, classes_in
 from pipeline.in_notebooks import InNotebooks
-from pipeline.pages.cards import Card, thumbnail
+from pipeline.pages.cards import Card, try_thumbnail
+from pipeline.pages.class_notes import ClassNote, class_sentence
 from pipeline.pages.own_page import check_own_page
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
-from pipeline.querying.files import PART_COLUMN, find_catalog
+from pipeline.querying.files import PART_COLUMN, find_catalog, scan
 from pipeline.querying.gallery_page import MARKER, render_gallery
 from pipeline.querying.origin import find_origin
 from pipeline.querying.query import ROWS, ask, open_catalog
@@ -100,6 +105,8 @@ def sample(
             f"{catalog} is published, in another order than its shards: give the catalog it came from"
         )
     origin = find_origin(catalog, shards, id_column, image_column)
+    schema = scan(replace(files, paths=files.paths[:1], beside=[]))[0].schema
+    classes = classes_in(schema) or _by_name(schema)
     rows, matching = _choose(catalog, where, cone, count, order, seed)
 
     wanted: dict[str | None, list[int]] = {}
@@ -114,14 +121,18 @@ def sample(
         try:
             if shard is None:
                 raise UserError(f"no shard is known of {chosen[0][PART_COLUMN]}")
-            images = origin.images(shard, [(row["object_id"], row["status"]) for row in chosen])
+            cutouts = origin.cutouts(shard, [(row["object_id"], row["status"]) for row in chosen])
             place, fault = f"no picture of it in {shard.rsplit('/', 1)[-1]}", ""
         except (UserError, OSError, ValueError) as error:
-            images = [None] * len(chosen)
+            cutouts = [None] * len(chosen)
             name = shard or str(chosen[0][PART_COLUMN])
             place = f"{name.rsplit('/', 1)[-1]} was not read"
             fault = f"{name}: {' '.join(str(error).split())}"
-        return indices, [_card(row, image, place) for row, image in zip(chosen, images, strict=True)], fault
+        return (
+            indices,
+            [_card(row, cutout, place, classes) for row, cutout in zip(chosen, cutouts, strict=True)],
+            fault,
+        )
 
     with progress("reading cutouts", len(rows)) as advance:
         for indices, made, fault in storage.in_threads(read, list(wanted.items())):
@@ -130,7 +141,9 @@ def sample(
             advance(len(indices))
     ordered = [cards[index] for index in range(len(rows))]
     facts = _facts(where, cone, order, seed, len(rows), matching)
-    storage.write_bytes(out, render_gallery(f"Galaxies of {catalog}", facts, ordered).encode())
+    storage.write_bytes(
+        out, render_gallery(f"Galaxies of {catalog}", facts, ordered, _notes(schema, ordered)).encode()
+    )
     without = sum(card.image is None for card in ordered)
     return SampleSummary(out, matching, len(rows), without, len(wanted), unread)
 
@@ -151,30 +164,40 @@ def _choose(
     return rows.to_pylist(), int(matching)
 
 
-def _card(row: Mapping[str, Any], encoded: bytes | None, otherwise: str) -> Card:
-    """A card, with a placeholder that says `otherwise` if there is no image."""
+def _card(row: Mapping[str, Any], cutout: Cutout | None, otherwise: str, classes: Mapping[str, str]) -> Card:
+    """A card, with a placeholder that says `otherwise` if there is no image; columns by class."""
     status = row["status"]
-    try:
-        image, words = (thumbnail(encoded, THUMBNAIL_PIXELS), "") if encoded else (None, otherwise)
-    except UnreadableCutout as error:
-        image, words = None, str(error)
-    if image is None and status != "ok":
+    shown, words = try_thumbnail(cutout, THUMBNAIL_PIXELS, otherwise)
+    if shown is None and status != "ok":
         words = f"{status}: {STATUSES.get(status, '')}".rstrip(": ")
     return Card(
         object_id=str(row["object_id"]),
         label=row["label"],
         confidence=row["confidence"],
-        probabilities={
-            name[2:].upper(): value
-            for name, value in row.items()
-            if name.startswith("p_") and not name.startswith("p_stage")
-        },
+        probabilities={name: row[column] for name, column in classes.items()},
         ra=row["ra"],
         dec=row["dec"],
         status=status,
-        image=image,
+        image=shown and shown.image,
         words=words,
+        arcsec=shown and shown.arcsec,
     )
+
+
+def _by_name(schema: pa.Schema) -> dict[str, str]:
+    """As `classes_in`, of a catalog whose columns do not say what they are of."""
+    columns = [name for name in schema.names if name.startswith("p_") and not name.startswith("p_stage")]
+    return {name[2:].upper(): name for name in columns}
+
+
+def _notes(schema: pa.Schema, cards: Sequence[Card]) -> list[ClassNote]:
+    """What the classes are, each with the card that has the highest probability of it."""
+    notes = []
+    for name, words in class_words(schema).items():
+        sure = [card for card in cards if card.image is not None and card.probabilities[name] is not None]
+        best = max(sure, key=lambda card: card.probabilities[name] or 0.0, default=None)
+        notes.append(ClassNote(name, class_sentence(words), best, {}))
+    return notes
 
 
 def _facts(

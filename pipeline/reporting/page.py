@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.shown_galaxies import class_notes
 from pipeline.pages.cards import Card
 from pipeline.pages.number_tables import NumberTable, number_table
 from pipeline.pages.numbers import count_word
-from pipeline.pages.probability_tables import shown_probabilities
+from pipeline.pages.probability_tables import SIDE, shown_probabilities
 from pipeline.pages.score_tables import FigureTable, figure_table, matrix_rows
 from pipeline.pages.templates import render
-from pipeline.reporting.facts import class_facts, headline, run_facts, stage_settings, tiles, which_data
+from pipeline.reporting.facts import headline, run_facts, stage_settings, tiles, which_data
 from pipeline.reporting.finished_run import FinishedRun
 from pipeline.reporting.pictures import Drawings
 
@@ -77,16 +78,20 @@ def render_report(contents: Contents) -> str:
         data_note=which_data(run, contents.scored, contents.fingerprints),
         facts=run_facts(run, contents.scored, contents.fingerprints),
         settings=stage_settings(run.recipe),
-        classes=class_facts(run, evaluation.confusion),
+        classes=class_notes(
+            run.taxonomy, evaluation.shown, {"Trained on": run.class_counts, "Scored": _scored(evaluation)}
+        ),
         epochs={stage: _epochs(run, stage) for stage in run.epochs},
         pairs=_pairs(run),
         candidates=f"{count_word(len(run.pairs))} {'pairs' if run.taxonomy.combined else 'candidates'}",
-        confusion=matrix_rows(evaluation.confusion),
+        confusion=matrix_rows(evaluation.confusion, evaluation.shown.anchors),
+        cells=evaluation.shown.cells,
         confusion_files={CONFUSION: contents.tables[CONFUSION], **contents.drawings.confusion.files},
         figures=figure_table(evaluation.metrics),
         figures_label_map=figure_table(evaluation.metrics_label_map),
         probabilities=evaluation.probabilities,
         shown=shown_probabilities(evaluation.probabilities.scores),
+        side=SIDE,
         stages=_stages(run, evaluation.stages),
         # An only stage needs no name.
         stage_names={
@@ -94,6 +99,10 @@ def render_report(contents: Contents) -> str:
         },
         mistakes_in_all=wrong,
     )
+
+
+def _scored(evaluation: Evaluation) -> dict[str, int]:
+    return {str(name): int(count) for name, count in evaluation.confusion.sum(axis=1).items()}
 
 
 def _epochs(run: FinishedRun, stage: str) -> NumberTable:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
@@ -21,15 +22,15 @@ from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.galaxies import scored
 from pipeline.pages.embedded_files import Picture
 from pipeline.progress import say
+from pipeline.reporting.attention import EXPLAINED_PER_CLASS, Attention, encoded_images, explain
 from pipeline.reporting.finished_run import FinishedRun
 
 __all__ = ["Drawings", "Examples", "check_drawing", "choose_examples", "draw"]
 
 # Imported as, installed as.
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "pytorch_grad_cam": "grad-cam"}
-MAPPED_GALAXIES, ATTENTION_PER_CLASS = 1000, 3
+MAPPED_GALAXIES = 1000
 FEWEST_MAPPED = 12
-METHOD = "Grad-CAM"
 SEED = 0
 
 
@@ -59,7 +60,7 @@ class Drawings:
     confusion : Picture
     reliability : Picture or None
         None if nothing is known of the probabilities.
-    attention : Picture
+    attention : Attention
     embedding : Picture or None
         None if there are too few galaxies for a map.
     purity, silhouette : float
@@ -73,7 +74,7 @@ class Drawings:
     learning_curves: dict[str, Picture]
     confusion: Picture
     reliability: Picture | None
-    attention: Picture
+    attention: Attention
     embedding: Picture | None
     purity: float
     silhouette: float
@@ -86,7 +87,7 @@ class Drawings:
             *self.learning_curves.values(),
             self.confusion,
             self.reliability,
-            self.attention,
+            self.attention.picture,
             self.embedding,
         ]
         return [picture for picture in drawn if picture is not None]
@@ -120,12 +121,12 @@ def choose_examples(galaxies: pd.DataFrame, taxonomy: Taxonomy) -> Examples:
     shuffled = rows.sample(frac=1, random_state=SEED)
     # Of a class that the model rarely finds, the galaxies that it missed.
     right_first = shuffled.loc[(shuffled[TRUE_LABEL] != shuffled["label"]).sort_values(kind="stable").index]
-    explained = right_first.groupby(TRUE_LABEL, sort=False).head(ATTENTION_PER_CLASS)
+    explained = right_first.groupby(TRUE_LABEL, sort=False).head(EXPLAINED_PER_CLASS)
     return Examples(mapped, explained)
 
 
 def draw(
-    run: FinishedRun, evaluation: Evaluation, examples: Examples, pictures: Mapping[Any, bytes | None]
+    run: FinishedRun, evaluation: Evaluation, examples: Examples, pictures: Mapping[Any, Cutout | None]
 ) -> Drawings:
     """Draw all figures.
 
@@ -135,7 +136,7 @@ def draw(
     evaluation : Evaluation
         Of its bundle.
     examples : Examples
-    pictures : mapping of bytes
+    pictures : mapping of Cutout
         The cutouts of the examples, by index in the table of galaxies.
     """
     from hiwl_core.explanation import ExplainedModel, separation, tsne
@@ -149,11 +150,11 @@ def draw(
     classes = run.taxonomy.classes
     model = ExplainedModel(run.bundle)
     say(f"heat maps of {len(examples.explained)} galaxies")
-    attention = _attention(run, model, examples.explained, pictures)
+    attention = explain(run, model, examples.explained, pictures)
     embedding, purity, silhouette, tables = None, np.nan, np.nan, {}
     if len(examples.mapped) >= FEWEST_MAPPED:
         say(f"features of {len(examples.mapped):,} galaxies, and their map")
-        features = model.features([pictures[index] or b"" for index in examples.mapped.index])
+        features = model.features(encoded_images(examples.mapped, pictures))
         truth = run.taxonomy.encode(examples.mapped[TRUE_LABEL].to_numpy())
         points, apart = tsne(features, seed=SEED), separation(features, truth)
         purity, silhouette = apart.purity, apart.silhouette
@@ -174,7 +175,7 @@ def draw(
     heat_map = draw_confusion_heat_map(evaluation.confusion.to_numpy(), classes)
     return Drawings(
         learning_curves=_learning_curves(run),
-        confusion=Picture.drawn("confusion_matrix", "", figure_files(heat_map, "confusion_matrix")),
+        confusion=Picture.to_save(figure_files(heat_map, "confusion_matrix")),
         reliability=_reliability(evaluation),
         attention=attention,
         embedding=embedding,
@@ -213,31 +214,5 @@ def _reliability(evaluation: Evaluation) -> Picture | None:
     scores = evaluation.probabilities.scores
     if scores is None:
         return None
-    errors = scores.table.set_index("metric").loc["ece", ["before", "after"]].dropna()
-    said = " and ".join(f"{error:.4f} {side} calibration" for side, error in errors.items())
-    alt = (
-        "Share of the galaxies that are of a class against its probability, for the most probable class and "
-        f"for each class; the calibration error is {said}"
-    )
     figure = draw_reliability_diagram(scores.curves)
-    return Picture.drawn("reliability", alt, figure_files(figure, "reliability"))
-
-
-def _attention(
-    run: FinishedRun, model: Any, explained: pd.DataFrame, pictures: Mapping[Any, bytes | None]
-) -> Picture:
-    from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
-
-    labels = explained[TRUE_LABEL].tolist()
-    images = [pictures[index] or b"" for index in explained.index]
-    maps = model.heat_maps(images, run.taxonomy.encode(labels))
-    examples = [
-        AttentionExample(label, heat.cutout, {METHOD: heat}, caption=str(object_id))
-        for label, heat, object_id in zip(labels, maps, explained["object_id"], strict=True)
-    ]
-    figure = draw_attention_grid(examples, [METHOD], run.taxonomy.classes)
-    alt = (
-        f"Grad-CAM heat maps over {ATTENTION_PER_CLASS} galaxies of each class: where the stage that decides "
-        "on the class finds it"
-    )
-    return Picture.of_pixels("grad_cam", alt, figure_files(figure, "grad_cam"))
+    return Picture.to_save(figure_files(figure, "reliability"))

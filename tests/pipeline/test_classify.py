@@ -24,6 +24,7 @@ from pipeline.shards.cutout_shards import fingerprint
 from tests.bundles import random_bundle
 from tests.conftest import TinyData
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
+from tests.page_reader import Reader
 
 PROBABILITIES = ["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -329,10 +330,14 @@ def test_evaluate_scores_the_catalog_that_classify_writes(
     # What it was before is what the catalog has of the networks themselves.
     before = found.scores.curves.query("side == 'before' and `class` == 'all'")
     assert before["count"].sum() == len(scored)
-    page = (tmp_path / "scores" / "evaluation.html").read_text()
+    page = Reader((tmp_path / "scores" / "evaluation.html").read_text())
     wrong = (scored["true_label"] != scored["label"]).sum()
-    assert page.count("<figure>") == min(wrong, 14)
-    assert f"{accuracy['value']:.4f}" in page
+    assert len(page.cards["mistakes"]) == min(wrong, 14)
+    for place in zip(*expected.to_numpy().nonzero(), strict=True):
+        cards = page.cards["cell-{}-{}-name".format(*place)]
+        assert len(cards) == min(expected.to_numpy()[place], 6)
+        assert {(card[3], card[0]) for card in cards} == {(CLASSES[place[0]], CLASSES[place[1]])}
+    assert f"{accuracy['value']:.4f}" in page.text
 
 
 def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: str, tmp_path: Path) -> None:
@@ -352,7 +357,10 @@ def test_a_damaged_shard_is_named_and_the_others_are_classified(random_model: st
     assert (status.parts_done, list(status.failed)) == (2, [str(damaged)])
     assert verify(str(tmp_path / "catalog")).counts == {"parts": 1}
     damaged.write_bytes(whole)
-    assert CliRunner().invoke(main, [*command, "--update"]).exit_code == 0
+    done = CliRunner().invoke(main, [*command, "--update"])
+    assert done.exit_code == 0
+    assert "  classified: 30" in done.stdout.splitlines()
+    assert f"to look through all of it: hiwl explore {command[-1]}" in done.stdout
     assert verify(str(tmp_path / "catalog")).passed
 
 

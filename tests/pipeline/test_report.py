@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from hiwl_core.methods import METHODS, method_name, method_overrides
 from hiwl_core.recipe import load_recipe
 from jobs.cli import main
 from pipeline import storage
+from pipeline.drift import drift
 from pipeline.lease import Lease
 from pipeline.pages.numbers import duration
 from pipeline.querying.sample import sample
@@ -29,7 +31,7 @@ from pipeline.reporting.facts import run_facts, which_data
 from pipeline.reporting.finished_run import read_run
 from pipeline.reporting.report import report
 from pipeline.shards.cutout_shards import fingerprint, list_shards
-from tests.browser import chromium, open_browser
+from tests.browser import Browser, chromium, open_browser
 from tests.conftest import TinyData
 from tests.drawings import CLASSES
 from tests.object_store import ObjectStore
@@ -118,6 +120,10 @@ def test_the_figures_are_those_of_the_evaluation(page: Reader, shown: Path) -> N
     rows = {row[0]: row[1:] for row in page.table("Class", "Precision", "Recall", "F1")}
     assert rows["SPI"][1].split()[0] == f"{figures['SPI', 'recall']['value']:.4f}"
     assert rows["accuracy"][0].split()[0] == f"{figures['all', 'accuracy']['value']:.4f}"
+    for place in np.ndindex(5, 5):
+        cards = page.cards.get("cell-{}-{}-name".format(*place), [])
+        assert len(cards) == min(matrix[place[0]][place[1]], 6)
+        assert {(card[3], card[0]) for card in cards} <= {(CLASSES[place[0]], CLASSES[place[1]])}
     assert {"Stage 1 alone", "Stage 2 alone, on the galaxies that stage 1 routed right"} <= set(page.text)
 
 
@@ -143,7 +149,7 @@ def test_it_is_said_how_far_the_probabilities_can_be_trusted(
     sets = {row[0]: row[1:] for row in page.table("Class", "Coverage")}
     assert sets["all"][0].split()[0] == f"{sum(in_set) / 50:.4f}"
     assert sets["all"][1:] == [f"{catalog['class_set'].str.split('|').str.len().mean():.2f}", "50"]
-    assert any("the calibration error is" in alt for alt, _ in page.images)
+    assert 'aria-label="Reliability of CSS, calibration error ' in (shown / "report.html").read_text()
     for name in ("probabilities.csv", "reliability.csv", "coverage.csv", "metrics_label_map.csv"):
         assert page.files[name] == (shown / "evaluation" / name).read_bytes()
 
@@ -229,6 +235,7 @@ def test_the_page_is_whole_and_in_order(page: Reader, shown: Path) -> None:
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert len(page.links) == 3 * (sum(map(len, page.cards.values())) + 15)
     for _, image in page.images:
         if b"<svg" not in image[:2000]:
             Image.open(io.BytesIO(image)).load()
@@ -377,12 +384,14 @@ def test_run_shards_and_report_in_object_storage(
 @pytest.fixture(scope="module")
 def pages(shown: Path) -> dict[str, Path]:
     """All pages that are made with the same pieces."""
-    gallery = shown / "gallery.html"
-    sample(str(shown / "evaluation" / "catalog"), str(gallery))
+    catalog = str(shown / "evaluation" / "catalog")
+    sample(catalog, str(shown / "gallery.html"))
+    drift(catalog, reference=catalog, out=str(shown / "drift.html"))
     return {
         "report": shown / "report.html",
         "evaluation": shown / "evaluation" / "evaluation.html",
-        "gallery": gallery,
+        "gallery": shown / "gallery.html",
+        "drift": shown / "drift.html",
     }
 
 
@@ -391,7 +400,7 @@ def pages(shown: Path) -> dict[str, Path]:
 def test_pages_in_a_browser(pages: dict[str, Path], tmp_path: Path) -> None:
     with open_browser(tmp_path) as browser:
         for name, path in pages.items():
-            for width, dark in ((375, False), (1280, True), (375, True), (1280, False)):
+            for width, dark in ((390, False), (1280, True), (390, True), (1280, False)):
                 opened = browser.open(path, width, dark)
                 case: Any = (name, width, dark)
                 assert opened.messages == [], case
@@ -400,6 +409,45 @@ def test_pages_in_a_browser(pages: dict[str, Path], tmp_path: Path) -> None:
                 assert (seen["overflow"], seen["wide"], seen["clipped"], seen["broken"]) == (0, [], [], []), (
                     case
                 )
-                assert seen["images"], case
+                assert seen["images"] or name == "drift", case
                 ratio, where = opened.contrast()
                 assert ratio >= 4.5, (case, where)
+        look_at_a_confusion(browser, pages["report"])
+        look_at_bars(browser, pages["gallery"])
+
+
+def look_at_a_confusion(browser: Browser, path: Path) -> None:
+    """By keyboard alone: to the last cell with galaxies, into it, and to the first link of its first card."""
+    opened = browser.open(path, 390)
+    shown = "[...document.querySelectorAll('.cell')].filter(e => e.checkVisibility()).map(e => e.id)"
+    first = opened.run("document.querySelector('.cell.first').id")
+    assert opened.run(shown) == [first]
+    opened.run("[...document.querySelectorAll('.matrix a')].at(-2).focus()")
+    opened.press("Tab", windowsVirtualKeyCode=9)
+    style = "(style => [style.outlineStyle, style.outlineWidth])(getComputedStyle(document.activeElement))"
+    assert opened.run(style) == ["solid", "3px"]
+    chosen = opened.run("document.activeElement.hash").removeprefix("#")
+    opened.press("Enter", windowsVirtualKeyCode=13, text="\r")
+    opened.wait(f"location.hash === '#{chosen}'")
+    assert opened.run(shown) == [chosen] != [first]
+    assert opened.look()["overflow"] == 0
+    opened.press("Tab", windowsVirtualKeyCode=9)
+    assert opened.run("document.activeElement.closest('.cell').id") == chosen
+    assert opened.run("document.activeElement.href").startswith("https://www.legacysurvey.org/viewer?ra=")
+    # On paper, of a reader by night: dark on white, and all mistakes are there.
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.call("Emulation.setEmulatedMedia", opened.session, media="print", features=dark)
+    assert opened.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    wrong = opened.run("[...document.querySelectorAll('.cell:not(.right)')].map(e => e.id)")
+    assert opened.run(shown) == wrong
+
+
+def look_at_bars(browser: Browser, path: Path) -> None:
+    """The drawings have 80 pixels of 0.4 arcsec: ten arcsec are 10 / 32 of a side."""
+    opened = browser.open(path, 1280)
+    wide = "e => e.getBoundingClientRect().width"
+    shares = opened.run(
+        f"[...document.querySelectorAll('.bar')].map(e => ({wide})(e) / ({wide})(e.parentElement))"
+    )
+    assert len(shares) == 50
+    assert all(abs(share - 10 / 32) < 0.005 for share in shares)

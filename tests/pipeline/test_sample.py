@@ -22,7 +22,7 @@ from jobs.cli import main
 from pipeline import storage
 from pipeline.querying.cone import Cone
 from pipeline.querying.sample import sample
-from pipeline.querying.sample_images import read_images
+from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore
@@ -41,16 +41,25 @@ class Cards(HTMLParser):
         super().__init__()
         self.cards: list[dict[str, Any]] = []
         self.links: list[str] = []
+        self.classes: list[Image.Image] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
         if tag == "article":
-            self.cards.append({"text": [], "image": None})
+            self.cards.append({"text": [], "image": None, "links": []})
         if tag == "img":
             kind, data = str(attributes["src"]).split(",", 1)
             assert kind == "data:image/jpeg;base64"
-            self.cards[-1]["image"] = Image.open(io.BytesIO(base64.b64decode(data)))
+            image = Image.open(io.BytesIO(base64.b64decode(data)))
+            if self.cards:
+                self.cards[-1]["image"] = image
+            else:
+                self.classes.append(image)
+        elif tag == "a":
+            # For people to follow, and telling nobody where they come from.
+            assert attributes["rel"] == "noopener noreferrer"
+            self.cards[-1]["links"].append(attributes["href"])
         elif "src" in attributes or "href" in attributes:
             self.links.append(tag)
 
@@ -63,7 +72,8 @@ def cards(page: Path) -> list[dict[str, Any]]:
     text = page.read_text()
     seen = Cards(text)
     assert not seen.links
-    assert not re.search(r"url\(|https?:|<script|<link", text)
+    assert not re.search(r"url\(|http:|<script|<link", text)
+    assert set(re.findall(r".{6}https:", text)) <= {'href="https:'}
     return seen.cards
 
 
@@ -79,6 +89,9 @@ def check_pictures(sky: Sky, shown: list[dict[str, Any]]) -> None:
             for name in ("crs", "ibs", "css", "eo", "spi"):
                 assert f"{row['p_' + name]:.3f}" in card["text"]
         assert f"{row['ra']:.5f}° {row['dec']:+.5f}°".replace("-", "−") in card["text"]
+        assert len(card["links"]) == 3
+        for link in card["links"][:2]:
+            assert f"?ra={row['ra']:.6f}&dec={row['dec']:.6f}&" in link
 
 
 def test_each_galaxy_has_its_own_picture(sky: Sky, tmp_path: Path) -> None:
@@ -90,6 +103,9 @@ def test_each_galaxy_has_its_own_picture(sky: Sky, tmp_path: Path) -> None:
     assert (summary.matching, summary.without_image, summary.shards) == (len(matching), 0, 2)
     check_pictures(sky, shown)
     assert {card["text"][0] for card in shown} == {"SPI"}
+    page = Cards((tmp_path / "look.html").read_text())
+    assert len(page.classes) == 5
+    assert "A disk with spiral arms, seen from above or at a slant." in (tmp_path / "look.html").read_text()
 
 
 def test_orders(sky: Sky, tmp_path: Path) -> None:
@@ -169,8 +185,8 @@ def test_a_repeated_id_has_the_picture_of_its_own_row(sky: Sky, tmp_path: Path) 
     ids = [5, 6, 5, None]
     pq.write_table(pa.table({"object_id": ids, "image": [picture(n) for n in range(4)]}), shard)
     rows = [(5, "duplicate_id"), (6, "ok"), (5, "ok"), (None, "no_id"), (7, "ok")]
-    images = read_images(str(shard), Columns(), rows)
-    assert images == [picture(2), picture(1), picture(0), None, None]
+    cutouts = read_cutouts(str(shard), Columns(), rows)
+    assert [one and one.image for one in cutouts] == [picture(2), picture(1), picture(0), None, None]
 
 
 def test_tars_text_ids_and_missing_positions(tmp_path: Path) -> None:
@@ -193,6 +209,8 @@ def test_tars_text_ids_and_missing_positions(tmp_path: Path) -> None:
     for card in shown:
         number = next(int(text[-4:]) for text in card["text"] if text.startswith("J0-"))
         assert np.abs(np.array(card["image"])[32, 32].astype(int) - color(number)).max() <= 6
+    # The third is at a declination of 91 degrees.
+    assert sum(not card["links"] for card in shown) == 3
     assert sum("no position" in card["text"] for card in shown) == 2
 
 

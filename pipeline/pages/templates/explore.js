@@ -162,6 +162,9 @@ function drawCurrent() {
   const id = make('p'); id.append(make('b', row.id));
   $('facts').append(id);
   if (row.ra !== null && row.dec !== null) $('facts').append(make('p', `${row.ra.toFixed(5)}° ${row.dec >= 0 ? '+' : '−'}${Math.abs(row.dec).toFixed(5)}°`));
+  const viewers = make('p', null, { className: 'viewers' });
+  viewers.append(...row.viewers.map(one => make('a', one.name, { href: one.url, title: one.title, target: '_blank', rel: 'noopener noreferrer' })));
+  if (row.viewers.length) $('facts').append(viewers);
   if ($('shown').checked) {
     const bars = make('dl');
     for (const [name, value] of Object.entries(row.probabilities)) {

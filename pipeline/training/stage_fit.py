@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -100,6 +101,17 @@ def waited_for(stage: str, setup: StageSetup) -> list[str]:
     return [f"{stage} waits for nodes: {setup.workers} workers want {each} each"] if waiting else []
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer, which leaves the signals to the verb.
+
+    Its own handler of SIGINT waits for its controller, without end if that is not well, and ends the process
+    with the code of success.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Nothing."""
+
+
 def stage_trainer(
     function: Callable[[dict[str, StageJob]], None], job: StageJob, folder: RunFolder, setup: StageSetup
 ) -> TorchTrainer:
@@ -112,7 +124,7 @@ def stage_trainer(
     """
     # Ray keeps checkpoints by pyarrow: a store's endpoint is for us to tell it.
     filesystem, place = storage.arrow_path(folder.path)
-    return TorchTrainer(
+    return _Trainer(
         function,
         train_loop_config={"job": job},
         torch_config=CheckedTorchConfig(backend="nccl" if setup.gpu else "gloo"),

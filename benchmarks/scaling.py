@@ -37,6 +37,7 @@ from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, encode_shard
 __all__ = ["own_cpu", "write_files"]
 
 ROWS_A_FILE = 4
+READERS = 2
 MEGABYTE = 1e6
 
 
@@ -52,6 +53,7 @@ def main() -> None:
     dispatch.add_argument("--images-a-second", type=float, default=8192.0, help="of a worker's network")
     dispatch.add_argument("--megabytes-a-second", type=float, default=100.0, help="from the store, a worker")
     dispatch.add_argument("--kilobytes", type=float, default=6.0, help="of an image")
+    dispatch.add_argument("--fed", action="store_true", help="others read for the workers")
     dispatch.add_argument("--profile", action="store_true", help="print where the driver's time goes")
     plan = verbs.add_parser("plan", help="plan a catalog, and once more as a resume does")
     plan.add_argument("--shards", type=int, default=50_000)
@@ -89,14 +91,17 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
     plan = [PlannedShard(path, Path(path).name, arguments.rows, size, "", "") for path in paths]
     settings = catalog_settings(Columns())
     work = StandInWork(Columns(), settings, arguments.rows, seconds_network, seconds_store)
-    ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="ERROR")
+    # Others that read are another operator if a worker takes other resources.
+    cpus = workers if not arguments.fed else 2 * workers + READERS
+    actors = StageActors(2 if arguments.fed else 1, 0, workers, workers, fed=arguments.fed)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
     profile = cProfile.Profile() if arguments.profile else contextlib.nullcontext()
     try:
         started = time.monotonic()
         own_started = own_cpu()
         times: list[float] = []
         with Ledger(str(arguments.work / "catalog"), shards) as ledger, profile:
-            for entry in classify_shards(work, plan, StageActors(1, 0, workers, workers), StandInStage):  # type: ignore[arg-type]
+            for entry in classify_shards(work, plan, actors, StandInStage):  # type: ignore[arg-type]
                 ledger.add(entry)
                 times.append(time.monotonic() - started)
                 if len(times) == 1:

@@ -32,6 +32,8 @@ class StandInWork(NamedTuple):
         Galaxies that a shard stands for, though the file in its place may be small.
     seconds_network, seconds_store : float
         For each shard.
+    reader : None
+        As there: nothing is decoded.
     """
 
     columns: Columns
@@ -39,6 +41,7 @@ class StandInWork(NamedTuple):
     rows: int
     seconds_network: float
     seconds_store: float
+    reader: None = None
 
 
 class StandInStage:

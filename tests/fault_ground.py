@@ -95,6 +95,8 @@ class Ground:
         run = self.start(str(calm))
         if run.wait(PATIENCE):
             raise RuntimeError(f"it does not work undisturbed: {run.said}")
+        if self.way == "separate" and "all nodes read and decode for the GPU workers" not in run.said:
+            raise RuntimeError(f"nobody else read: {run.said}")
         self.seconds = time.monotonic() - started
         self.expected = content(str(calm))
 

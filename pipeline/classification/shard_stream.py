@@ -115,7 +115,8 @@ def shard_stream(
     expected = actors.expected
     one = actors.number == 1 and not actors.fed
     groups = group_shards(shards, 1 if one else GROUPS_AN_ACTOR * expected)
-    groups = join_groups(groups, PLENTY_AN_ACTOR * actors.number)
+    # What has no room in a table is read by the actor, which is not to read where it is fed.
+    groups = groups if actors.fed else join_groups(groups, PLENTY_AN_ACTOR * actors.number)
     size = min(len(groups), actors.number)
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
     ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected

@@ -42,7 +42,7 @@ from pipeline.classification.model_settings import (
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.small_work import ThisProcess, classify_here, is_small
-from pipeline.classification.stage_actors import AUTO, StageActors
+from pipeline.classification.stage_actors import ALL_NODES, AUTO, GPU_NODES, StageActors
 from pipeline.cluster import ClusterResources, connected, resources_now
 from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
@@ -206,7 +206,8 @@ def classify(
     lease = Lease(folder, "hiwl classify")
     required = ["object_id", *(["image"] if positions is None else []), *(["label"] if keep_truth else [])]
     if positions is not None:
-        _check_cut(update, keep_truth, model)
+        _check_cut(update, keep_truth, model, decode_on)
+        decode_on = GPU_NODES
     with ExitStack() as stack:
         here = False
 
@@ -331,7 +332,7 @@ def _options(
     return CutoutOptions(positions.path, names, settings, scale, positions.mask_planes)
 
 
-def _check_cut(update: bool, keep_truth: bool, model: ModelSettings) -> None:
+def _check_cut(update: bool, keep_truth: bool, model: ModelSettings, decode_on: str) -> None:
     """Check that nothing is asked for which tables of positions cannot give."""
     if update:
         raise UserError("--update: other tiles or positions make another catalog, leave the option out")
@@ -339,6 +340,10 @@ def _check_cut(update: bool, keep_truth: bool, model: ModelSettings) -> None:
         raise UserError("a table of positions has no labels: cut it by `hiwl cutouts` first")
     if model.prior == ESTIMATE:
         raise UserError("--prior estimate: there are no shards to estimate it from; give class shares")
+    if decode_on == ALL_NODES:
+        raise UserError(
+            f"--decode-on {ALL_NODES}: who classifies cuts from tiles itself, leave the option out"
+        )
 
 
 def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from hiwl_core.errors import UserError
 from pipeline.cluster import ClusterResources
 
-__all__ = ["DECODE_ON", "MAX_ACTORS", "StageActors"]
+__all__ = ["ALL_NODES", "AUTO", "GPU_NODES", "StageActors"]
 
 MAX_ACTORS = 64
 AUTO, GPU_NODES, ALL_NODES = "auto", "gpu-nodes", "all-nodes"
-DECODE_ON = (AUTO, GPU_NODES, ALL_NODES)
 # As many as feed a GPU with what has to be resampled, at 2 ms an image: each is a process.
 READERS_AN_ACTOR = 12
 

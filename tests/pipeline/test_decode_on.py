@@ -15,11 +15,13 @@ from hiwl_core.errors import UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.attempts import Attempts, start_attempts
 from pipeline.classification.cascade_stage import entries_of
+from pipeline.classification.classify import classify
 from pipeline.classification.seen_rows import images_of, with_seen
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import classify_shards, shard_stream
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources
+from pipeline.cutouts.position_shards import Positions
 from pipeline.shards.cutout_shards import Columns, iter_rows
 from pipeline.shards.shard_groups import ShardToRead
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
@@ -72,6 +74,13 @@ def test_workers_that_could_wait_for_ever_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         StageActors.on(cluster, "auto", None, gpu, "all-nodes")
+
+
+def test_who_cuts_from_tiles_is_not_fed(random_model: str, tmp_path: Path) -> None:
+    tiles, catalog = str(tmp_path / "tiles"), str(tmp_path / "catalog")
+    with pytest.raises(UserError, match="cuts from tiles itself, leave the option out"):
+        classify(random_model, tiles, catalog, positions=Positions("sky.parquet", ()), decode_on="all-nodes")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tries_of_a_group_that_others_read_are_bounded() -> None:

@@ -73,7 +73,7 @@ def start_ray(num_cpus: int) -> None:
         raise IncompleteError(
             f"Ray has no room for its logs and sockets: free are {room_at([place])}; make room, or set TMPDIR"
         )
-    in_lines()
+    in_lines(alone=True)
     try:
         with _quiet_backend(), _own_signals(), _loopback():
             ray.init(

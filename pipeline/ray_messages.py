@@ -6,6 +6,7 @@ Of a node that is lost that is the end of its log, twenty lines of the state of 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from ray._private import worker
@@ -22,23 +23,30 @@ LOST = re.compile(
 LONGEST = 300
 
 
-def line_of(message: str) -> str:
-    """A message in a line; empty if it says nothing that another does not say."""
+def line_of(message: str, alone: bool = False) -> str:
+    """A message in a line; empty if it says nothing that another does not say.
+
+    Parameters
+    ----------
+    message : str
+    alone : bool
+        Whether there is but one node, whose end is the work's: see `pipeline.ray_watch`.
+    """
     message = message.strip()
     if not message or message.startswith(LAST_WORDS):
         return ""
     if lost := LOST.search(message):
-        return f"Ray lost the node {lost['address']}: what it was at is done again elsewhere"
+        return "" if alone else f"Ray lost the node {lost['address']}: what it was at is done again elsewhere"
     return f"Ray: {message.splitlines()[0][:LONGEST]}"
 
 
-def in_lines() -> None:
+def in_lines(alone: bool = False) -> None:
     """Have this process print the messages of Ray's servers as `line_of` has them, on standard error."""
     # Ray has no switch for them: those of `log_to_driver` and of its logger are for others.
-    worker.print_to_stdstream = _print
+    worker.print_to_stdstream = partial(_print, alone)
 
 
-def _print(data: dict[str, Any], ignore_prefix: bool) -> None:
+def _print(alone: bool, data: dict[str, Any], ignore_prefix: bool) -> None:
     for message in data["lines"]:
-        if line := line_of(message):
+        if line := line_of(message, alone):
             say(line)

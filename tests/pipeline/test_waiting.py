@@ -51,4 +51,4 @@ def test_a_lost_node_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert said.out == ""
     lost = "Ray lost the node 10.0.0.7: what it was at is done again elsewhere"
     assert said.err.splitlines() == [lost, "Ray: a task cannot be scheduled"]
-    assert line_of("") == ""
+    assert line_of("") == line_of(LOST, alone=True) == ""

@@ -139,7 +139,7 @@ function drawGrid() {
 
 function drawWords(index) {
   const row = state.rows[index], line = $('grid').children[index].querySelector('p');
-  const model = $('shown').checked ? `${row.class || row.status} ${share(row.confidence)}` : '';
+  const model = $('shown').checked ? `${row.class || row.status} ${share(row.probabilities[row.class] ?? row.confidence)}` : '';
   line.replaceChildren(make('span', model, { className: 'soft' }), make('span', row.mine || '', { className: 'mine' }));
 }
 

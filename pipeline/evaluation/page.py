@@ -51,11 +51,10 @@ def render_page(
         facts=facts,
         classes=classes,
         confusion=matrix_rows(confusion, galaxies.anchors),
-        cells=galaxies.cells,
         figures=figure_table(metrics),
         figures_label_map=figure_table(metrics_label_map),
         probabilities=probabilities,
         shown=shown_probabilities(probabilities.scores),
         side=SIDE,
-        cards=galaxies.mistakes,
+        galaxies=galaxies,
     )

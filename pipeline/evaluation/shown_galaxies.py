@@ -20,6 +20,13 @@ __all__ = ["ShownGalaxies", "class_notes", "read_shown", "typical"]
 
 MISTAKES, MISTAKE_PIXELS = 14, 256
 IN_A_CELL, CELL_PIXELS = 6, 160
+# Completed by what is known of the galaxies; see `typical`.
+HOW_CHOSEN = (
+    "The picture of a class is of a galaxy that the model calls right, {}; if it calls none right, of one "
+    "that it missed."
+)
+LIKEST = "with a confidence above that of half of them and most like those that it was trained on"
+SUREST = "with the highest confidence"
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,15 @@ class ShownGalaxies:
         The most confident ones.
     examples : dict of Card
         By class a typical one of it; see `typical`.
+    how_chosen : str
+        How these were.
     cells : list of ConfusionCell
         Of the confusion matrix.
     """
 
     mistakes: list[Card]
     examples: dict[str, Card]
+    how_chosen: str
     cells: list[ConfusionCell]
 
     @property
@@ -87,7 +97,8 @@ def read_shown(
         for (row, column), rows in zip(places, in_cells, strict=True)
     ]
     of_class = dict(zip(examples[TRUE_LABEL], cards(examples, CELL_PIXELS), strict=True))
-    return ShownGalaxies(cards(mistakes, MISTAKE_PIXELS), of_class, cells)
+    how = HOW_CHOSEN.format(LIKEST if ordered["ood_score"].notna().any() else SUREST)
+    return ShownGalaxies(cards(mistakes, MISTAKE_PIXELS), of_class, how, cells)
 
 
 def typical(galaxies: pd.DataFrame) -> pd.DataFrame:

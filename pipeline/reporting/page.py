@@ -85,7 +85,6 @@ def render_report(contents: Contents) -> str:
         pairs=_pairs(run),
         candidates=f"{count_word(len(run.pairs))} {'pairs' if run.taxonomy.combined else 'candidates'}",
         confusion=matrix_rows(evaluation.confusion, evaluation.shown.anchors),
-        cells=evaluation.shown.cells,
         confusion_files={CONFUSION: contents.tables[CONFUSION], **contents.drawings.confusion.files},
         figures=figure_table(evaluation.metrics),
         figures_label_map=figure_table(evaluation.metrics_label_map),

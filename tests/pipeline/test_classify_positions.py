@@ -126,6 +126,8 @@ def test_a_row_for_each_position_and_no_cutout_on_the_way(
     assert "3 parts were there already" in again.output
     shown = sample(str(catalog), str(tmp_path / "page.html"), count=50)
     assert (shown.shown, shown.without_image, shown.unread) == (len(PLACES) + 2, 2, [])
+    # What is cut knows its scale.
+    assert (tmp_path / "page.html").read_text().count('class="bar"') == len(PLACES)
 
     for more, words in (
         (["--scale", "0.3"], "--scale is not the same"),

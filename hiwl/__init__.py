@@ -1,4 +1,4 @@
-"""HIWL in Python: each verb is a function here, and what it returns shows itself in a notebook.
+"""HIWL in Python: the verbs as functions, and what they return shows itself in a notebook.
 
 ::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import version
 
 import click
@@ -11,6 +12,10 @@ from hiwl_core.near_names import meant
 from jobs.typed import remember
 
 __all__ = ["main"]
+
+# Ray, which is yet to be imported, reads it then: a call of a thread that comes after its end, as it may after
+# Ctrl-C, is not to start another one.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 # In the order of the data's way, which is the order of `hiwl --help`.
 VERBS = {
@@ -93,7 +98,8 @@ def main(log_json: bool) -> None:
       hiwl evaluate run/bundle 'data/test-*.parquet'
       hiwl classify run/bundle sky/cutouts catalog
 
-    RAY_ADDRESS names a running Ray cluster to use; without it each verb starts Ray on this machine.
+    RAY_ADDRESS names a running Ray cluster to use; without it a verb starts Ray on this machine, if there is
+    enough to do for it.
     In bash, `eval "$(_HIWL_COMPLETE=bash_source hiwl)"` completes verbs and options; zsh and fish likewise.
     """
     # Here, since `hiwl --help` need not wait for it.

@@ -83,7 +83,8 @@ def ending_of(error: BaseException, parameters: Mapping[str, Any], command: str 
     """
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
-        typed = f": {command}" if command else ""
+        # One that cannot be typed as it is printed is none to print.
+        typed = f": {command}" if command and one_line(command) == command else ""
         return Ending(f"stopped by {SIGNALS[signal.Signals(number)]}; {KEPT}{typed}", 128 + number)
     # What a Ray task raises comes wrapped, with the whole remote traceback in its text.
     words = str(getattr(error, "cause", error))

@@ -13,8 +13,12 @@ KEY = "hiwl.typed"
 
 
 def remember(ctx: click.Context, args: Sequence[str]) -> None:
-    """Keep what was typed after ``hiwl``, for the verb that it calls."""
-    ctx.meta[KEY] = shlex.join(["hiwl", *args])
+    """Keep what was typed after ``hiwl``, for the verb that it calls.
+
+    Not the command of ``--notify``, which may hold a token.
+    """
+    if not any(word.startswith("--notify") for word in args):
+        ctx.meta[KEY] = shlex.join(["hiwl", *args])
 
 
 def typed(ctx: click.Context) -> str:

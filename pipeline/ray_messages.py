@@ -46,7 +46,14 @@ def in_lines(alone: bool = False) -> None:
     worker.print_to_stdstream = partial(_print, alone)
 
 
+_print_as_ray_does = worker.print_to_stdstream
+
+
 def _print(alone: bool, data: dict[str, Any], ignore_prefix: bool) -> None:
+    if data.get("pid") != "raylet":
+        # What the user's own workers print, where they want it.
+        _print_as_ray_does(data, ignore_prefix)
+        return
     for message in data["lines"]:
         if line := line_of(message, alone):
             say(line)

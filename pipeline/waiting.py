@@ -41,4 +41,5 @@ def waiting_lines(look: Callable[[], Sequence[str] | None]) -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        thread.join()
+        # It may be asking a head that does not answer any more.
+        thread.join(timeout=1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import ray
 import torch
 
-from hiwl_core.errors import IncompleteError
+from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
@@ -23,9 +25,9 @@ from pipeline.cores import usable_cores
 
 __all__ = ["ThisProcess", "classify_here", "is_small"]
 
-# Some five thousand JPEG cutouts, which take two cores as long as Ray takes to begin.
+# Some five thousand JPEG cutouts, which the model in the box takes as long to classify on two cores as Ray
+# takes to begin.
 MOST_BYTES = 32 * 2**20
-MOST_THREADS = 8
 # An entry for each of so many rows or more, for the progress.
 ROWS_AT_ONCE = 1024
 
@@ -34,7 +36,7 @@ class ThisProcess(ClusterResources):
     """What this process has, in the place of a cluster."""
 
     def __init__(self) -> None:
-        super().__init__(min(usable_cores(), MOST_THREADS), 0, grows=False)
+        super().__init__(usable_cores(), 0, grows=False)
 
     def cpus_an_actor(self, use_gpu: bool) -> int:
         """All of them."""
@@ -42,7 +44,8 @@ class ThisProcess(ClusterResources):
 
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
         """Call a function here."""
-        return function(argument)
+        with _own_threads():
+            return function(argument)
 
 
 def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | None) -> bool:
@@ -55,6 +58,9 @@ def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | N
         As asked for.
     """
     if workers is not None or gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
+        return False
+    # That of a notebook, say: the precision would be chosen for another machine than those of later nights.
+    if ray.is_initialized() and ray.cluster_resources().get("GPU"):
         return False
     return sum(shard.size for shard in shards) <= MOST_BYTES
 
@@ -80,20 +86,32 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
         If the networks fail; whole parts are kept.
     """
     try:
-        classifier = ShardClassifier(
-            work.bundle_path, work.model_id, work.columns, work.settings, cpus, False, work.engine
-        )
-        for group in _groups(shards):
-            yield from classifier.classify(
-                [work.task(shard.shard, shard.fingerprint, None) for shard in group]
+        with _own_threads():
+            classifier = ShardClassifier(
+                work.bundle_path, work.model_id, work.columns, work.settings, cpus, False, work.engine
             )
+            for group in _groups(shards):
+                tasks = [work.task(shard.shard, shard.fingerprint, None) for shard in group]
+                yield from classifier.classify(tasks)
+    except (UserError, storage.StoreError):
+        raise
     # Damage of shards is none of these: it comes back as entries.
-    except RuntimeError as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise IncompleteError(
             f"the classification broke off ({type(error).__name__}: {reason}); whole parts are kept: start "
             "the same command again, which then takes Ray's workers"
         ) from error
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give PyTorch its threads back, which a notebook may have set, after a ``with`` block."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _groups(shards: Sequence[PlannedShard]) -> Iterator[list[PlannedShard]]:

@@ -68,8 +68,9 @@ class StageActors:
         cpus = cluster.cpus_an_actor(use_gpu)
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
         fed = _fed(cluster, use_gpu, decode_on)
-        if fed and cluster.cpus_a_gpu:
-            cpus = min(cpus, cluster.cpus_a_gpu - 1)
+        if fed:
+            # Of nodes that are yet to come nothing is known but that they must leave one too.
+            cpus = min(cpus, cluster.cpus_a_gpu - 1) if cluster.cpus_a_gpu else max(1, cpus - 1)
         return cls(cpus, int(use_gpu), room, workers, cluster.grows, fed)
 
     @property
@@ -96,14 +97,16 @@ class StageActors:
             return ""
         if self.fed:
             return "all nodes read and decode for the GPU workers (--decode-on gpu-nodes: only these)"
-        return "each GPU worker reads and decodes for itself (--decode-on all-nodes: all nodes do)"
+        return "each GPU worker reads and decodes for itself"
 
 
 def _fed(cluster: ClusterResources, use_gpu: bool, decode_on: str) -> bool:
     """Whether other tasks are to decode for the actors."""
     if decode_on == AUTO:
-        # Fewer would be a help that is hardly felt, and each image would cross the network twice for it.
-        return use_gpu and cluster.cpus_a_gpu > 1 and cluster.gpus <= cluster.cpus_without_gpu
+        # They take the place of the threads of the actors, which would decode nothing then.
+        readers = cluster.cpus_without_gpu + cluster.gpus
+        enough = readers >= cluster.gpus * cluster.cpus_an_actor(use_gpu)
+        return use_gpu and cluster.cpus_a_gpu > 1 and enough
     if decode_on == ALL_NODES and not use_gpu:
         raise UserError(
             f"--decode-on {ALL_NODES}: no worker takes a GPU, so that all nodes decode anyway: leave it out"

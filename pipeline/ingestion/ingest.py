@@ -215,8 +215,16 @@ def _write(
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
     missing = sum(shard.rows for shard in shards)
-    written = _in_this_process(shards, job) if here else _on_ray(shards, job)
-    with progress("ingesting", objects, objects - missing) as advance:
+    with ExitStack() as stack:
+        if here:
+            written = _in_this_process(shards, job)
+        else:
+            # Here, since it takes a second to import, which small sources need not wait for.
+            from pipeline.cluster import connected
+
+            stack.enter_context(connected())
+            written = _on_ray(shards, job)
+        advance = stack.enter_context(progress("ingesting", objects, objects - missing))
         for shard, record, error in written:
             lease.check()
             if record is None:
@@ -239,25 +247,21 @@ def _in_this_process(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator
 
 
 def _on_ray(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator[Written]:
-    # Here, since it takes a second, which small sources need not wait for.
     import ray
     import ray.exceptions
 
-    from pipeline.cluster import connected
-
-    with connected():
-        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
-        shared = ray.put(job)
-        waiting: dict[ray.ObjectRef, PlannedShard] = {}
-        coming = iter(shards)
-        # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
-        while waiting := waiting | {
-            task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
-        }:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            shard = waiting.pop(done)
-            try:
-                record, error = ray.get(done)
-            except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
-                record, error = None, f"{shard.name}: {type(failure).__name__}"
-            yield shard, record, error
+    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
+    shared = ray.put(job)
+    waiting: dict[ray.ObjectRef, PlannedShard] = {}
+    coming = iter(shards)
+    # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+    while waiting := waiting | {
+        task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
+    }:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        shard = waiting.pop(done)
+        try:
+            record, error = ray.get(done)
+        except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
+            record, error = None, f"{shard.name}: {type(failure).__name__}"
+        yield shard, record, error

@@ -78,6 +78,9 @@ class Answer:
     def _table(self) -> pa.Table:
         return pa.Table.from_batches(list(self.batches()), self.schema)
 
+    def __repr__(self) -> str:
+        return f"<Answer: {', '.join(self.schema.names)}>"
+
     def _repr_html_(self) -> str:
         more = len(self._table) - ROWS_SHOWN
         rows = self._table.slice(0, ROWS_SHOWN).to_pandas().to_html(border=0, index=False)

@@ -23,6 +23,8 @@ from pipeline.storage.s3_store import S3Store, shared_store
 
 __all__ = ["Entry", "file_meant", "find_files", "hidden", "is_pattern", "iter_entries", "list_files"]
 
+MOST_BESIDE = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -92,7 +94,9 @@ def file_meant(path: str) -> str:
         return ""
     folder, name = os.path.split(path.rstrip("/"))
     with suppress(OSError):
-        return or_meant(name, sorted(os.listdir(folder or ".")))
+        beside = sorted(os.listdir(folder or "."))
+        # To compare a million names takes a minute.
+        return or_meant(name, beside) if len(beside) <= MOST_BESIDE else ""
     return ""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util import placement_group_table
@@ -62,7 +64,7 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     """
     trainer = stage_trainer(train_stage, job, folder, setup)
     try:
-        with waiting_lines(partial(waited_for, job.stage, setup)):
+        with waiting_lines(partial(waited_for, job.stage, setup)), trainer.ended_with_this():
             result = trainer.fit()
     # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
     except Exception as error:
@@ -93,9 +95,12 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
 def waited_for(stage: str, setup: StageSetup) -> list[str]:
     """In words what the workers of a stage want, while there is no room for them."""
     wanted = [setup.resources] * setup.workers
+    # The id of a group ends with that of the job that wants it.
+    job = ray.get_runtime_context().get_job_id()
     waiting = any(
         group["state"] in ("PENDING", "RESCHEDULING") and list(group["bundles"].values()) == wanted
-        for group in placement_group_table().values()
+        for name, group in placement_group_table().items()
+        if name.endswith(job)
     )
     each = "1 CPU and 1 GPU" if setup.gpu else "1 CPU"
     return [f"{stage} waits for nodes: {setup.workers} workers want {each} each"] if waiting else []
@@ -108,13 +113,25 @@ class _Trainer(TorchTrainer):
     with the code of success.
     """
 
+    _controller: Any = None
+
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Nothing."""
+        self._controller = controller
+
+    @contextmanager
+    def ended_with_this(self) -> Iterator[None]:
+        """End the training, if it goes on, with whatever ends a ``with`` block: Ray may go on after it."""
+        try:
+            yield
+        except BaseException:
+            if self._controller is not None:
+                ray.kill(self._controller)
+            raise
 
 
 def stage_trainer(
     function: Callable[[dict[str, StageJob]], None], job: StageJob, folder: RunFolder, setup: StageSetup
-) -> TorchTrainer:
+) -> _Trainer:
     """Ray Train's workers for one stage, each of which calls the function.
 
     Parameters

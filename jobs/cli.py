@@ -13,8 +13,8 @@ from jobs.typed import remember
 
 __all__ = ["main"]
 
-# Ray reads it when it is imported: a call of a thread that comes after its end, as it may after Ctrl-C, is not
-# to start another one.
+# Ray reads it when it is imported: a call that a thread makes after its end, as after Ctrl-C, is not to start
+# another one.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 # In the order of the data's way, which is the order of `hiwl --help`.

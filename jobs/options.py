@@ -223,7 +223,7 @@ decode_on_option = click.option(
     default="auto",
     show_default=True,
     help="Where cutouts are read and decoded for workers with GPUs: by these, or on all nodes; auto: on all "
-    "nodes if those without GPUs have a CPU for each. Without GPUs all nodes do.",
+    "nodes if those without GPUs have the CPUs for it. Without GPUs all nodes do.",
 )
 
 

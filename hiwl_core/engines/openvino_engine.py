@@ -86,19 +86,21 @@ class OpenVinoEngine:
         self._compiled = core.compile_model(model, "CPU", settings)
         self.in_flight = 2 * self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = itertools.cycle(
-            [self._compiled.create_infer_request() for _ in range(self.in_flight)]
+            enumerate([self._compiled.create_infer_request() for _ in range(self.in_flight)])
         )
+        # What each request reads while it computes. Here, where a signal that breaks off whoever waits for it
+        # does not free it; after the requests, which wait for themselves when they go.
+        self._read: dict[int, np.ndarray] = {}
         self._tensor = openvino.Tensor
 
     def submit(self, pixels: np.ndarray, symmetry: int = 0) -> Pending:
         """As `Engine.submit`."""
-        request = next(self._requests)
-        # Kept in the closure below, since the request reads the array while it computes.
-        seen = np.ascontiguousarray(turned(pixels, symmetry))
-        request.set_input_tensor(self._tensor(seen, shared_memory=True))
+        number, request = next(self._requests)
+        self._read[number] = np.ascontiguousarray(turned(pixels, symmetry))
+        request.set_input_tensor(self._tensor(self._read[number], shared_memory=True))
         request.start_async()
 
-        def result(_read: np.ndarray = seen) -> Answer:
+        def result() -> Answer:
             request.wait()
             # Copies: the request's next batch writes to the same memory.
             return Answer(*(np.array(request.get_output_tensor(index).data) for index in range(2)))

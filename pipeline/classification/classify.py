@@ -178,7 +178,7 @@ def classify(
         those of its table.
     decode_on : {"auto", "gpu-nodes", "all-nodes"}
         Whether workers with GPUs read and decode for themselves, or all nodes do for them; default: these, if
-        there are nodes without GPUs that have a CPU for each.
+        the nodes without GPUs have as many CPUs as the workers leave idle then.
 
     Raises
     ------

@@ -32,8 +32,8 @@ from tests.stand_in_stages import PoisonedStage
 
 # A CPU beside the worker's, for a task that reads.
 FED = StageActors(2, 0, 1, 1, fed=True)
-# Two nodes with two GPUs and eight CPUs each, and four CPUs elsewhere.
-MIXED = ClusterResources(cpus=20, gpus=4, cpus_a_gpu=4, cpus_without_gpu=4)
+# Two nodes with two GPUs and eight CPUs each, and twelve CPUs elsewhere: what the workers would leave idle.
+MIXED = ClusterResources(cpus=28, gpus=4, cpus_a_gpu=4, cpus_without_gpu=12)
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ MIXED = ClusterResources(cpus=20, gpus=4, cpus_a_gpu=4, cpus_without_gpu=4)
         (MIXED, None, "auto", True, 3),
         (MIXED, None, "gpu-nodes", False, 4),
         (MIXED, False, "auto", False, 2),
-        (replace(MIXED, cpus_without_gpu=3), None, "auto", False, 4),
+        (replace(MIXED, cpus_without_gpu=11), None, "auto", False, 4),
         (replace(MIXED, cpus_without_gpu=0), None, "all-nodes", True, 3),
         (replace(MIXED, cpus_a_gpu=1), None, "auto", False, 1),
         # More than a worker uses is there anyway.
         (ClusterResources(cpus=128, gpus=2, cpus_a_gpu=64), None, "all-nodes", True, 12),
         # Nothing yet: an autoscaled cluster starts what is asked for.
         (ClusterResources(cpus=0, gpus=0), True, "auto", False, 2),
-        (ClusterResources(cpus=0, gpus=0), True, "all-nodes", True, 2),
+        (ClusterResources(cpus=0, gpus=0), True, "all-nodes", True, 1),
     ],
 )
 def test_who_decodes(

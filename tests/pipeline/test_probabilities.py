@@ -25,6 +25,7 @@ from pipeline.catalog.parts import TRUE_LABEL, part_table
 from pipeline.classification.model_settings import ModelSettings
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
+from pipeline.evaluation.shown_galaxies import ShownGalaxies
 from tests.page_reader import Reader
 
 FREQUENCIES = np.array([0.13, 0.87])
@@ -32,6 +33,7 @@ SHARES = np.array([0.29, 0.28, 0.03, 0.14, 0.26])
 COUNTS = dict(zip(GALAXY_ZOO.classes, (8434, 8069, 578, 3903, 7806), strict=True))
 SETTINGS = ModelSettings(views=1, precision="float32", coverage=0.9)
 VAL = "0123456789abcdef"
+NOTHING_SHOWN = ShownGalaxies([], {}, "", [])
 
 
 def said(count: int, seed: int, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -238,7 +240,7 @@ def shown_page(bundle: ModelBundle, shards: list[str]) -> tuple[Reader, Probabil
     tables = [confusion_matrix(truth, called, 5) for called in (labels, found.most_probable)]
     metrics = [class_table(matrix, GALAXY_ZOO.classes, resamples=20) for matrix in tables]
     confusion = pd.DataFrame(tables[0], index=list(GALAXY_ZOO.classes), columns=list(GALAXY_ZOO.classes))
-    return Reader(render_page("Scores", [], confusion, *metrics, found, [])), found
+    return Reader(render_page("Scores", [], [], confusion, *metrics, found, NOTHING_SHOWN)), found
 
 
 def test_a_page_shows_both_sides_the_sets_and_a_curve_of_each_class() -> None:

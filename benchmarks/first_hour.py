@@ -75,7 +75,7 @@ def main() -> None:
 
 def draw_images(folder: Path, count: int) -> dict[str, str]:
     """Folders of images by class, and one of those that nobody has sorted; the classes of the latter."""
-    run(folder, "simulate", "sky", "--count", str(count), "--seed", "7", "--size", "192")
+    run(folder, "simulate", "sky", "--count", str(count), "--seed", "7")
     with (folder / "sky" / "votes.csv").open() as file:
         classes = {row["GalaxyID"]: class_of(row) for row in csv.DictReader(file)}
     unsorted: dict[str, str] = {}

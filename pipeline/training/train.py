@@ -274,7 +274,11 @@ def load_stores(plan: TrainingPlan) -> Stores:
         windows = "" if store.blocks else f", read in {len(store.windows())} windows in each epoch"
         say(f"{part}: {len(store)} galaxies in {len(labeled.shards)} shards ({counts}){windows}{note}")
         if not len(store):
-            raise UserError(f"no readable cutout of {smallest[part]} px or more among the {part} shards")
+            smaller = "--set stage1.center_crop=64 --set stage1.augmentation.center_crop=64"
+            raise UserError(
+                f"no readable cutout of {smallest[part]} px or more among the {part} shards{note}: smaller "
+                f"ones want a smaller crop, as by {smaller}"
+            )
     return stores
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -43,9 +43,9 @@ class ThisProcess(ClusterResources):
         return self.cpus
 
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
-        """Call a function here."""
-        with _own_threads():
-            return function(argument)
+        """Call a function here, for which see `_beside`."""
+        with _beside() as thread:
+            return thread.submit(function, argument).result()
 
 
 def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | None) -> bool:
@@ -86,13 +86,12 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
         If the networks fail; whole parts are kept.
     """
     try:
-        with _own_threads():
-            classifier = ShardClassifier(
-                work.bundle_path, work.model_id, work.columns, work.settings, cpus, False, work.engine
-            )
+        with _beside() as thread:
+            settings = (work.columns, work.settings, cpus, False, work.engine)
+            classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
             for group in _groups(shards):
                 tasks = [work.task(shard.shard, shard.fingerprint, None) for shard in group]
-                yield from classifier.classify(tasks)
+                yield from thread.submit(classifier.classify, tasks).result()
     except (UserError, storage.StoreError):
         raise
     # Damage of shards is none of these: it comes back as entries.
@@ -104,14 +103,14 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
         ) from error
 
 
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """Give PyTorch its threads back, which a notebook may have set, after a ``with`` block."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _beside() -> ThreadPoolExecutor:
+    """A thread for the networks.
+
+    So Ctrl-C comes to a thread that waits: what is under way ends in order, and no engine is broken off. Some
+    kernels also end a process when a signal comes to a thread that has used the matrix registers of its CPU.
+    And how many threads PyTorch takes is each thread's own, and stays what a notebook has set.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="networks")
 
 
 def _groups(shards: Sequence[PlannedShard]) -> Iterator[list[PlannedShard]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CPUS_AN_ACTOR",
     "ClusterResources",
+    "abandon_own_ray",
     "beside_driver",
     "connected",
     "ordered_streams",
@@ -125,6 +126,15 @@ def resources_now(grows: bool = True) -> ClusterResources:
     return ClusterResources(cpus, gpus, min(shares, default=0), grows, int(without))
 
 
+_watches: set[RayWatch] = set()
+
+
+def abandon_own_ray() -> None:
+    """Have `connected` end a Ray of this process's own without its leave: other threads still call it."""
+    for watch in _watches:
+        watch.abandoned = True
+
+
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
@@ -156,6 +166,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
         else:
             join_ray()
     watch = RayWatch(ray._private.worker._global_node) if here else None
+    if watch is not None:
+        _watches.add(watch)
     done = False
     try:
         with watch or nullcontext():
@@ -169,6 +181,8 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
             raise
         raise mistake from error
     finally:
-        left_out = watch is not None and bool(watch.lost) and watch.end(done)
+        if watch is not None:
+            _watches.discard(watch)
+        left_out = watch is not None and (bool(watch.lost) or watch.abandoned) and watch.end(done)
         if started and not left_out:
             ray.shutdown()

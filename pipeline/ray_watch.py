@@ -66,6 +66,12 @@ class RayWatch:
     ----------
     node : ray._private.node.Node
         Of a Ray that this process started.
+
+    Attributes
+    ----------
+    abandoned : bool
+        Whether it is to be ended like one that lost something: other threads are in the midst of calls to it,
+        over which Ray's own end would end this process.
     """
 
     def __init__(self, node: Any) -> None:
@@ -77,6 +83,7 @@ class RayWatch:
         self._node = node
         self._stopped = threading.Event()
         self._lost = ""
+        self.abandoned = False
         self._before: Any = None
         self._in_main = threading.current_thread() is threading.main_thread()
 

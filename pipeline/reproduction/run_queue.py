@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import ray
 
 from hiwl_core.errors import IncompleteError, UserError
-from pipeline.cluster import connected
+from pipeline.cluster import abandon_own_ray, connected
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.progress import lines_of, say
 from pipeline.reproduction.grid import GridRun
@@ -144,6 +144,9 @@ def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str
                 else:
                     failed[one.folder] = _reason(error)
                     say(f"failed: {name} ({failed[one.folder]})")
+        except KeyboardInterrupt:
+            abandon_own_ray()
+            raise
         finally:
             # When the user ends all, what waits must not begin: Ray is gone, and would be started again.
             ended.set()

@@ -17,6 +17,8 @@ __all__ = ["NOTEBOOKS", "execute"]
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 SECONDS_A_CELL = 600
+# Of the forms of an output the first is shown.
+SHOWN = ("text/html", "image/jpeg", "image/png", "text/plain")
 PROGRESS = "application/vnd.jupyter.widget-view+json"
 
 
@@ -41,12 +43,21 @@ def execute(notebook: Path, folder: Path) -> nbformat.NotebookNode:
     for cell in book.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if output.output_type != "stream" and PROGRESS not in output.get("data", {})
-            ]
+            cell.outputs = [_tidy(output, folder) for output in cell.outputs if _is_kept(output)]
     return book
+
+
+def _is_kept(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is neither progress nor a warning."""
+    return output.output_type != "stream" and PROGRESS not in output.get("data", {})
+
+
+def _tidy(output: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """An output in the form that a reader sees, with places as they are named in the notebook."""
+    kind = next(kind for kind in SHOWN if kind in output.data)
+    shown = output.data[kind]
+    output.data = {kind: shown.replace(f"{folder}/", "") if kind.startswith("text/") else shown}
+    return output
 
 
 def main() -> None:

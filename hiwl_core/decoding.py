@@ -37,6 +37,8 @@ FORMATS = ("JPEG", "PNG")
 # Instead of Pillow's words, which have an address in memory, another one each time.
 NO_PICTURE = "neither a JPEG nor a PNG file"
 JPEG_START = b"\xff\xd8\xff"
+SIGNATURES = (JPEG_START, b"\x89PNG\r\n\x1a\n")
+"""With which JPEG and PNG files begin."""
 # Memory of one large image is given back.
 KEPT_BYTES = 16 * 2**20
 # What JPEG files of cameras and surveys have; CMYK and the odd are left to Pillow.

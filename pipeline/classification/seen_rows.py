@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from hiwl_core.decoding import Cutout
+from hiwl_core.decoding import SIGNATURES, Cutout
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SEEN_COLUMN", "images_of", "with_seen"]
 
 SEEN_COLUMN = "_seen"
-PLAIN = (b"\xff\xd8\xff", b"\x89PNG")
 # Of a group; the images for which there is no room are decoded by the actor.
 MOST_SEEN_BYTES = 256 * 2**20
 SEEN = pa.struct(
@@ -76,7 +75,7 @@ def _seen(group: pa.Table, reader: Callable[[], CutoutReader], scale: WantedScal
 
 def _is_dear(image: bytes | Cutout | None) -> bool:
     encoded = image.image if isinstance(image, Cutout) else image
-    return encoded is not None and (isinstance(image, Cutout) or not encoded.startswith(PLAIN))
+    return encoded is not None and (isinstance(image, Cutout) or not encoded.startswith(SIGNATURES))
 
 
 def _facts(read: ReadCutout) -> dict[str, Any]:

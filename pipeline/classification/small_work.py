@@ -22,13 +22,14 @@ from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.cluster import ClusterResources
 from pipeline.cores import usable_cores
+from pipeline.shards.shard_groups import ShardToRead, group_shards
 
 __all__ = ["ThisProcess", "classify_here", "is_small"]
 
 # Some five thousand JPEG cutouts, which the model in the box takes as long to classify on two cores as Ray
 # takes to begin.
 MOST_BYTES = 32 * 2**20
-# An entry for each of so many rows or more, for the progress.
+# In a group, about: the progress goes on after each.
 ROWS_AT_ONCE = 1024
 
 
@@ -85,12 +86,14 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
     IncompleteError
         If the networks fail; whole parts are kept.
     """
+    to_read = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in shards]
+    rows = sum(shard.rows or 0 for shard in shards)
     try:
         with _beside() as thread:
             settings = (work.columns, work.settings, cpus, False, work.engine)
             classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
-            for group in _groups(shards):
-                tasks = [work.task(shard.shard, shard.fingerprint, None) for shard in group]
+            for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
+                tasks = [work.task(shard.path, shard.fingerprint, None) for shard in group]
                 yield from thread.submit(classifier.classify, tasks).result()
     except (UserError, storage.StoreError):
         raise
@@ -111,17 +114,3 @@ def _beside() -> ThreadPoolExecutor:
     And how many threads PyTorch takes is each thread's own, and stays what a notebook has set.
     """
     return ThreadPoolExecutor(1, thread_name_prefix="networks")
-
-
-def _groups(shards: Sequence[PlannedShard]) -> Iterator[list[PlannedShard]]:
-    """Shards that are one stream of images; a tar may hold any number of rows."""
-    group: list[PlannedShard] = []
-    rows = 0
-    for shard in shards:
-        group.append(shard)
-        rows += ROWS_AT_ONCE if shard.rows is None else shard.rows
-        if rows >= ROWS_AT_ONCE:
-            yield group
-            group, rows = [], 0
-    if group:
-        yield group

@@ -87,6 +87,11 @@ class Evaluation(InNotebooks):
     galaxies: pd.DataFrame
     shown: ShownGalaxies
 
+    @property
+    def scored(self) -> dict[str, int]:
+        """Galaxies of each true class."""
+        return {str(name): int(count) for name, count in self.confusion.sum(axis=1).items()}
+
     def files(self) -> dict[str, bytes]:
         """The tables as CSV, by file name; those that there is nothing to say in are left out."""
         tables = {
@@ -231,11 +236,10 @@ def _write(evaluation: Evaluation, bundle: ModelBundle, shards_path: str) -> Non
         f"Model {bundle.model_id} on {shards_path}: {int(evaluation.confusion.to_numpy().sum()):,} galaxies.",
         *(f"Not in any figure, {reason}: {count:,}." for reason, count in evaluation.left_out.items()),
     ]
-    of_class = {str(name): int(count) for name, count in evaluation.confusion.sum(axis=1).items()}
     page = render_page(
         "How good is the model?",
         facts,
-        class_notes(bundle.taxonomy, evaluation.shown, {"Scored": of_class}),
+        class_notes(bundle.taxonomy, evaluation.shown, {"Scored": evaluation.scored}),
         evaluation.confusion,
         evaluation.metrics,
         evaluation.metrics_label_map,

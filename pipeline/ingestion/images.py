@@ -14,15 +14,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from hiwl_core.compressed import is_packed, unpacked
-from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, NO_PICTURE, decode_image
+from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, NO_PICTURE, SIGNATURES, decode_image
 from hiwl_core.fits_cutouts import SkyImage, fits_position, is_fits, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE
 
 __all__ = ["PackedImage", "pack_bands", "pack_image"]
-
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 class PackedImage(NamedTuple):

@@ -79,7 +79,7 @@ def render_report(contents: Contents) -> str:
         facts=run_facts(run, contents.scored, contents.fingerprints),
         settings=stage_settings(run.recipe),
         classes=class_notes(
-            run.taxonomy, evaluation.shown, {"Trained on": run.class_counts, "Scored": _scored(evaluation)}
+            run.taxonomy, evaluation.shown, {"Trained on": run.class_counts, "Scored": evaluation.scored}
         ),
         epochs={stage: _epochs(run, stage) for stage in run.epochs},
         pairs=_pairs(run),
@@ -98,10 +98,6 @@ def render_report(contents: Contents) -> str:
         },
         mistakes_in_all=wrong,
     )
-
-
-def _scored(evaluation: Evaluation) -> dict[str, int]:
-    return {str(name): int(count) for name, count in evaluation.confusion.sum(axis=1).items()}
 
 
 def _epochs(run: FinishedRun, stage: str) -> NumberTable:

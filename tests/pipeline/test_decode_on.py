@@ -18,7 +18,7 @@ from pipeline.classification.cascade_stage import entries_of
 from pipeline.classification.classify import classify
 from pipeline.classification.seen_rows import images_of, with_seen
 from pipeline.classification.shard_classifier import read_bundle
-from pipeline.classification.shard_stream import classify_shards, shard_stream
+from pipeline.classification.shard_stream import shard_stream
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources
 from pipeline.cutouts.position_shards import Positions
@@ -27,11 +27,8 @@ from pipeline.shards.shard_groups import ShardToRead
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from tests.broken_inputs import fits_file
 from tests.drawings import draw_galaxy
-from tests.pipeline.test_shard_stream import planned
-from tests.stand_in_stages import PoisonedStage
+from tests.pipeline.test_shard_stream import FED, planned
 
-# A CPU beside the worker's, for a task that reads.
-FED = StageActors(2, 0, 1, 1, fed=True)
 # Two nodes with two GPUs and eight CPUs each, and twelve CPUs elsewhere: what the workers would leave idle.
 MIXED = ClusterResources(cpus=28, gpus=4, cpus_a_gpu=4, cpus_without_gpu=12)
 
@@ -179,16 +176,3 @@ def test_a_stream_for_workers_with_gpus_can_be_made(random_model: str, tmp_path:
     shards = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in plan.shards.values()]
     # Ray Data looks at what is asked for, and raises, before there is a GPU.
     shard_stream(work, shards, StageActors(2, 1, 1, 1, fed=fed), None)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_shard_over_which_fed_workers_die_is_named_after_four_deaths(
-    random_model: str, tmp_path: Path
-) -> None:
-    work, plan = planned(random_model, tmp_path, 3)
-    entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), FED, PoisonedStage)}
-    assert sorted(entries) == list(plan.shards)
-    failed = {part: entry.failed for part, entry in entries.items() if entry.failed}
-    died = f"{tmp_path}/sky/01.parquet: its worker died 4 times, for lack of memory perhaps"
-    assert failed == {"01.parquet": died}

@@ -26,6 +26,8 @@ from tests.drawings import write_labeled_shard
 from tests.stand_in_stages import HopelessStage, PoisonedStage, SickStage
 
 ONE, TWO = StageActors(2, 0, 1, 1), StageActors(1, 0, 2, 2)
+# A CPU beside the worker's, for a task that reads.
+FED = StageActors(2, 0, 1, 1, fed=True)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +165,12 @@ def test_a_process_that_raises_for_ever_costs_no_shard(random_model: str, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_a_shard_over_which_workers_die_is_named_after_four_deaths(random_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("actors", [TWO, FED], ids=["alone", "fed"])
+def test_a_shard_over_which_workers_die_is_named_after_four_deaths(
+    random_model: str, tmp_path: Path, actors: StageActors
+) -> None:
     work, plan = planned(random_model, tmp_path, 3)
-    entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), TWO, PoisonedStage)}
+    entries = {e.part: e for e in classify_shards(work, list(plan.shards.values()), actors, PoisonedStage)}
     assert sorted(entries) == list(plan.shards)
     failed = {part: entry.failed for part, entry in entries.items() if entry.failed}
     died = f"{tmp_path}/sky/01.parquet: its worker died 4 times, for lack of memory perhaps"

@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from measuring import versions_of
 
 from hiwl_core.bundle import ModelBundle, load_bundle
 from hiwl_core.cascade import CascadePrediction, run_cascade
-from hiwl_core.engines import StageGraph, choose_engine, create_engine, probabilities
+from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.views import MOST_VIEWS
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 
@@ -119,16 +120,18 @@ def predict(bundle: ModelBundle, pixels: list[np.ndarray]) -> CascadePrediction:
     """What the bundle says of images as its networks see them, in torch eager."""
     images, choice = np.stack(pixels), choose_engine("torch")
 
-    def stage_of(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    @cache
+    def engine_of(name: str) -> Engine:
         stage = bundle.stages[name]
         classes = len(bundle.taxonomy.stage_classes(name))
-        graph = StageGraph(lambda: stage.network(classes), stage.preprocessing)
-        engine = create_engine(graph, choice)
-        views = bundle.views if isinstance(bundle.views, int) else MOST_VIEWS
-        return lambda rows: probabilities(engine, images[rows], views)
+        return create_engine(StageGraph(lambda: stage.network(classes), stage.preprocessing), choice)
 
+    views = bundle.views if isinstance(bundle.views, int) else MOST_VIEWS
     return run_cascade(
-        stage_of("stage1"), stage_of("stage2"), len(pixels), bundle.member_frequencies, bundle.taxonomy
+        lambda name, rows: probabilities(engine_of(name), images[rows], views),
+        len(pixels),
+        bundle.member_frequencies,
+        bundle.taxonomy,
     )
 
 

@@ -110,9 +110,10 @@ def classified(classifier: CascadeClassifier, images: list[bytes]) -> CascadePre
         if set(statuses) != {OK}:
             raise SystemExit("a cutout could not be read: give shards of which all can")
         parts.append(prediction)
-    names = ("class_indices", "probabilities", "combined", "stage2", "views")
+    names = ("class_indices", "probabilities", "views")
     return CascadePrediction(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+        stages={name: np.concatenate([part.stages[name] for part in parts]) for name in parts[0].stages},
     )
 
 

@@ -74,15 +74,15 @@ class Cascade:
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
         """Labels; both stages' probabilities; and how far from a tie the label is in the stage it is from."""
         first = self.stage1(images).softmax(1)
-        second = torch.full((len(images), len(self.taxonomy.stage2_classes)), torch.nan)
+        second = torch.full((len(images), len(self.taxonomy.stage_classes("stage2"))), torch.nan)
         chosen = first.argmax(1)
-        labels = np.array(self.taxonomy.stage1_classes, dtype=object)[chosen.numpy()]
+        labels = np.array(self.taxonomy.stage_classes("stage1"), dtype=object)[chosen.numpy()]
         margins = lead(first)
-        combined = chosen == self.taxonomy.combined_index
+        combined = chosen == self.taxonomy.sent_by("stage2")[1]
         if combined.any():
             found = self.stage2(images[combined]).softmax(1)
             second[combined] = found
-            names = np.array(self.taxonomy.stage2_classes, dtype=object)
+            names = np.array(self.taxonomy.stage_classes("stage2"), dtype=object)
             labels[combined.numpy()] = names[found.argmax(1).numpy()]
             margins[combined] = torch.minimum(margins[combined], lead(found))
         return {

@@ -28,7 +28,9 @@ def agreement(catalog: pd.DataFrame, peer: pd.DataFrame, bundle: ModelBundle) ->
     both = catalog.drop_duplicates("path").merge(peer, on="path", suffixes=("", "_peer"), validate="1:1")
     columns = [f"p_{name.lower()}" for name in bundle.taxonomy.classes]
     theirs = combine_stages(
-        np.stack(both["stage1"]), np.stack(both["stage2"]), bundle.member_frequencies, bundle.taxonomy
+        {name: np.stack(both[name]) for name in bundle.taxonomy.stages},
+        bundle.member_frequencies,
+        bundle.taxonomy,
     )
     change = np.abs(both[columns].to_numpy() - theirs.probabilities).max(axis=1)
     other = (both["label"] != both["label_peer"]).to_numpy()
@@ -74,7 +76,7 @@ def facts_of(bundle: ModelBundle, images: list[Path], catalog: pd.DataFrame) -> 
     """What was run on what."""
     stage = bundle.stages["stage1"]
     size = stage.preprocessing.input_size
-    network = stage.network(len(bundle.taxonomy.stage1_classes))
+    network = stage.network(len(bundle.taxonomy.stage_classes("stage1")))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, size, size))
     return {

@@ -17,7 +17,13 @@ from safetensors.torch import load, save
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.box import box_models, box_place, in_the_box
-from hiwl_core.bundle_description import DESCRIPTION, WEIGHT_FILES, StageDescription, read_description
+from hiwl_core.bundle_description import (
+    DESCRIPTION,
+    SECOND_STAGE,
+    StageDescription,
+    read_description,
+    weights_file,
+)
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.fitted import ADAPTIVE, Fitted, Setting, ValidatedSetting, Views, checked
@@ -75,8 +81,8 @@ class ModelBundle:
     taxonomy : Taxonomy
     stages : dict of StageModel
         Under each of ``taxonomy.stages``.
-    member_frequencies : numpy.ndarray of float64, shape (M,)
-        Shares of stage 2's classes among the training galaxies.
+    member_frequencies : dict of numpy.ndarray of float64, shape (M,)
+        Shares of each later stage's classes among the training galaxies of its group.
     views : {1, 2, 4, 8, "adaptive"}
         Flips and quarter turns averaged at prediction; see `hiwl_core.fitted.Views`.
     rgb : RgbSettings
@@ -96,7 +102,7 @@ class ModelBundle:
 
     taxonomy: Taxonomy
     stages: dict[str, StageModel]
-    member_frequencies: np.ndarray
+    member_frequencies: dict[str, np.ndarray]
     views: Views
     rgb: RgbSettings = field(default_factory=RgbSettings)
     scale: dict[str, Any] | None = None
@@ -136,7 +142,7 @@ class ModelBundle:
             If stage 2 is to run on every galaxy and there is none; for adaptive views without their margins;
             for another prior without calibrated probabilities to move.
         """
-        if always_stage2 and not self.taxonomy.combined:
+        if always_stage2 and not self.taxonomy.groups:
             raise UserError(
                 "--stage2 always: this model has no stage 2, its one network tells all classes apart and the "
                 "probabilities are exact without it; leave the option out"
@@ -171,7 +177,7 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
 
     The description comes last: a folder without it is not a bundle.
     """
-    files = {WEIGHT_FILES[name]: save(stage.weights) for name, stage in bundle.stages.items()}
+    files = {weights_file(name): save(stage.weights) for name, stage in bundle.stages.items()}
     fitted = bundle.fitted.files()
     description = {
         "format_version": FORMAT_VERSION,
@@ -181,12 +187,12 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
                 "backbone": stage.backbone,
                 "preprocessing": stage.preprocessing.to_dict(),
                 "label_smoothing": stage.label_smoothing,
-                "weights": WEIGHT_FILES[name],
-                "sha256": hashlib.sha256(files[WEIGHT_FILES[name]]).hexdigest(),
+                "weights": weights_file(name),
+                "sha256": hashlib.sha256(files[weights_file(name)]).hexdigest(),
             }
             for name, stage in bundle.stages.items()
         },
-        "member_frequencies": [float(share) for share in bundle.member_frequencies],
+        "member_frequencies": _written_frequencies(bundle),
         "views": bundle.views,
         "rgb": bundle.rgb.model_dump(mode="json"),
         **({} if bundle.scale is None else {"scale": bundle.scale}),
@@ -197,6 +203,12 @@ def bundle_files(bundle: ModelBundle) -> dict[str, bytes]:
     files |= fitted
     files[DESCRIPTION] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _written_frequencies(bundle: ModelBundle) -> list[float] | dict[str, list[float]]:
+    """Those of an only later stage as older versions read them."""
+    shares = {stage: [float(share) for share in of] for stage, of in bundle.member_frequencies.items()}
+    return shares if len(shares) > 1 else shares.get(SECOND_STAGE, [])
 
 
 def load_bundle(folder: str | Path) -> ModelBundle:
@@ -247,7 +259,9 @@ def bundle_from_files(read: Any, place: str) -> ModelBundle:
     return ModelBundle(
         taxonomy=taxonomy,
         stages={name: _read_stage(read, stage, place) for name, stage in data.stages.items()},
-        member_frequencies=np.array(data.member_frequencies, dtype=np.float64),
+        member_frequencies={
+            stage: np.array(shares, dtype=np.float64) for stage, shares in data.frequencies.items()
+        },
         views=data.views,
         rgb=data.rgb,
         scale=None if data.scale is None else data.scale.model_dump(),

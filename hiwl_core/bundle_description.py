@@ -21,27 +21,22 @@ __all__ = [
     "DESCRIPTION",
     "GRAPH_FILES",
     "READABLE_VERSIONS",
+    "SECOND_STAGE",
     "UNLIKENESS_FILE",
-    "WEIGHT_FILES",
     "BundleDescription",
     "StageDescription",
     "read_description",
     "read_json",
+    "weights_file",
 ]
 
 # The first knew nothing that is fitted after training.
 READABLE_VERSIONS = (1, 2)
 DESCRIPTION = "bundle.json"
-WEIGHT_FILES = {"stage1": "stage1.safetensors", "stage2": "stage2.safetensors"}
+# Where there is no third, what is said of it stands for all.
+SECOND_STAGE = "stage2"
 CALIBRATION_FILE, UNLIKENESS_FILE = "calibration.json", "unlikeness.safetensors"
 GRAPH_FILES = ("{stage}.int8.xml", "{stage}.int8.bin")
-FITTED_FILES = frozenset(
-    (
-        CALIBRATION_FILE,
-        UNLIKENESS_FILE,
-        *(name.format(stage=stage) for stage in WEIGHT_FILES for name in GRAPH_FILES),
-    )
-)
 # No network here sees more, and no cutout that is decoded is larger.
 MOST_PIXELS = 4096
 MOST_CLASSES = 1000
@@ -72,13 +67,21 @@ class StageDescription(pydantic.BaseModel):
     sha256: Sha256
 
 
+class GroupDescription(pydantic.BaseModel):
+    """Classes that look alike; see `hiwl_core.taxonomy.Group`."""
+
+    name: Name
+    members: list[Name] = Field(max_length=MOST_CLASSES)
+
+
 class TaxonomyDescription(pydantic.BaseModel):
     """The classes; see `hiwl_core.taxonomy.Taxonomy`, which checks how they fit together."""
 
     name: str
     classes: list[Name] = Field(max_length=MOST_CLASSES)
-    combined: list[Name] = Field(max_length=MOST_CLASSES)
-    combined_name: Name
+    combined: list[Name] = Field(default=[], max_length=MOST_CLASSES)
+    combined_name: Name = ""
+    groups: list[GroupDescription] = Field(default=[], max_length=MOST_CLASSES)
     descriptions: list[str] = []
 
 
@@ -101,7 +104,7 @@ class BundleDescription(pydantic.BaseModel):
 
     stages: dict[str, StageDescription]
     taxonomy: TaxonomyDescription
-    member_frequencies: list[Share]
+    member_frequencies: list[Share] | dict[str, list[Share]]
     views: Literal[1, 2, 4, 8, "adaptive"]
     # Bundles made before FITS cutouts were read do not have it.
     rgb: RgbSettings = RgbSettings()
@@ -119,16 +122,33 @@ class BundleDescription(pydantic.BaseModel):
             named = ", ".join(sorted(self.stages))
             raise ValueError(f"the stages are {named}, not the taxonomy's {', '.join(taxonomy.stages)}")
         for name, stage in self.stages.items():
-            if stage.weights != WEIGHT_FILES[name]:
-                raise ValueError(f"the weights of {name} are in {WEIGHT_FILES[name]}, not {stage.weights!r}")
-        if strange := self.fitted.keys() - FITTED_FILES:
+            if stage.weights != weights_file(name):
+                raise ValueError(f"the weights of {name} are in {weights_file(name)}, not {stage.weights!r}")
+        fitted = {CALIBRATION_FILE, UNLIKENESS_FILE}
+        fitted |= {name.format(stage=stage) for stage in self.stages for name in GRAPH_FILES}
+        if strange := self.fitted.keys() - fitted:
             raise ValueError(f"{min(strange)!r} is no file of a bundle")
-        shares = self.member_frequencies
-        if len(shares) != len(taxonomy.combined) or (shares and abs(sum(shares) - 1) > 0.01):
+        if set(self.frequencies) != set(taxonomy.later_stages):
             raise ValueError(
-                f"member_frequencies must be {len(taxonomy.combined)} shares that sum to 1, not {shares}"
+                f"member_frequencies must be those of {', '.join(taxonomy.later_stages) or 'none'}"
             )
+        for name, shares in self.frequencies.items():
+            members = len(taxonomy.stage_classes(name))
+            if len(shares) != members or abs(sum(shares) - 1) > 0.01:
+                raise ValueError(f"member_frequencies must be {members} shares that sum to 1, not {shares}")
         return self
+
+    @property
+    def frequencies(self) -> dict[str, list[float]]:
+        """The frequencies of members under the names of the later stages."""
+        if isinstance(self.member_frequencies, dict):
+            return self.member_frequencies
+        return {SECOND_STAGE: self.member_frequencies} if self.member_frequencies else {}
+
+
+def weights_file(stage: str) -> str:
+    """The file of a stage's weights."""
+    return f"{stage}.safetensors"
 
 
 def read_json(content: bytes, name: str, place: str) -> Any:

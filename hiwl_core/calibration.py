@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from hiwl_core.cascade import combine_stages
+from hiwl_core.cascade import StageOutputs, combine_stages
 from hiwl_core.errors import UserError
 from hiwl_core.stage_calibration import StageCalibration, fit_stage, offsets, sampling_log_ratio
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
 __all__ = ["Calibration", "cross_fitted", "fit_calibration", "folds", "sampling_log_ratios"]
 
@@ -37,20 +37,15 @@ class Calibration:
     stages: dict[str, StageCalibration]
     galaxies: int
 
-    def apply(self, stage1: np.ndarray, stage2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Calibrated probabilities of both stages, float64, to be combined by the product rule.
+    def apply(self, outputs: StageOutputs) -> dict[str, np.ndarray]:
+        """Calibrated probabilities of all stages, float64, to be combined by the product rule.
 
         Parameters
         ----------
-        stage1 : numpy.ndarray of float, shape (N, K1)
-        stage2 : numpy.ndarray of float, shape (N, M)
-            NaN in rows where stage 2 did not run, which stay so; M is 0 with a flat taxonomy.
+        outputs : mapping of numpy.ndarray
+            See `hiwl_core.cascade.StageOutputs`. Rows in which a stage did not run stay NaN.
         """
-        told_apart = self.stages.get("stage2")
-        return (
-            self.stages["stage1"].apply(stage1),
-            np.asarray(stage2, dtype=np.float64) if told_apart is None else told_apart.apply(stage2),
-        )
+        return {name: stage.apply(outputs[name]) for name, stage in self.stages.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a bundle's JSON; `from_dict` is its inverse."""
@@ -78,25 +73,23 @@ class Calibration:
 
 
 def fit_calibration(
-    stage1: np.ndarray,
-    stage2: np.ndarray,
+    outputs: StageOutputs,
     truth: np.ndarray,
     taxonomy: Taxonomy,
     prior_log_ratios: Mapping[str, np.ndarray] | None,
 ) -> Calibration:
     """Calibration of a cascade, each stage on the galaxies that are its own.
 
-    By the product rule, -log p(member) = -log p1(combined) - log p2(member), the negative log likelihood of
-    all classes is that of stage 1 over all galaxies plus that of stage 2 over the galaxies of the combined
-    class that it saw; where it did not run, the frequencies in its place are constants. No parameter is in
-    both sums, so to fit each stage alone is to fit the whole.
+    By the product rule, -log p(member) = -log p(group) - log p(member | group); so the negative log
+    likelihood of all classes is that of stage 1 over all galaxies plus that of each later stage over the
+    galaxies of its group that it saw; where it did not run, the frequencies in its place are constants. No
+    parameter is in two sums, so to fit each stage alone is to fit the whole.
 
     Parameters
     ----------
-    stage1 : numpy.ndarray of float, shape (N, K1)
-        Rows with a NaN, of cutouts that could not be read, are left out.
-    stage2 : numpy.ndarray of float, shape (N, M)
-        NaN in rows where stage 2 did not run; M is 0 with a flat taxonomy.
+    outputs : mapping of numpy.ndarray
+        See `hiwl_core.cascade.StageOutputs`. Rows with a NaN of stage 1, of cutouts that could not be read,
+        are left out.
     truth : numpy.ndarray of int, shape (N,)
         Positions in the taxonomy's classes.
     taxonomy : Taxonomy
@@ -107,7 +100,7 @@ def fit_calibration(
     Raises
     ------
     UserError
-        If there is no galaxy or a true class out of range. A stage 2 that saw none of its galaxies is no
+        If there is no galaxy or a true class out of range. A later stage that saw none of its galaxies is no
         mistake: its calibration is what is known without any, the offsets that undo its sampling.
     """
     truth = np.asarray(truth)
@@ -116,17 +109,18 @@ def fit_calibration(
             f"class indices must be in [0, {len(taxonomy.classes)}), not {truth.min()} to {truth.max()}: "
             "leave out the galaxies without a label"
         )
-    outputs = {"stage1": np.asarray(stage1), "stage2": np.asarray(stage2)}
+    read = {name: np.isfinite(outputs[name]).all(axis=1) for name in taxonomy.stages}
     stages: dict[str, StageCalibration] = {}
     for name in taxonomy.stages:
         targets = taxonomy.stage_targets(name, truth)
-        own = (targets >= 0) & np.isfinite(outputs[name]).all(axis=1)
+        own = (targets >= 0) & read[name]
         prior = (prior_log_ratios or {}).get(name)
-        if name == "stage2" and not own.any():
-            stages[name] = StageCalibration(1.0, tuple(offsets(prior, len(taxonomy.combined)).tolist()))
+        if name != FIRST_STAGE and not own.any():
+            kinds = len(taxonomy.stage_classes(name))
+            stages[name] = StageCalibration(1.0, tuple(offsets(prior, kinds).tolist()))
         else:
-            stages[name] = fit_stage(outputs[name][own], targets[own], prior)
-    return Calibration(stages, galaxies=int(np.isfinite(outputs["stage1"]).all(axis=1).sum()))
+            stages[name] = fit_stage(np.asarray(outputs[name])[own], targets[own], prior)
+    return Calibration(stages, galaxies=int(read[FIRST_STAGE].sum()))
 
 
 def folds(truth: np.ndarray, k: int = 5, seed: int = 0) -> np.ndarray:
@@ -163,10 +157,9 @@ def folds(truth: np.ndarray, k: int = 5, seed: int = 0) -> np.ndarray:
 
 
 def cross_fitted(
-    stage1: np.ndarray,
-    stage2: np.ndarray,
+    outputs: StageOutputs,
     truth: np.ndarray,
-    member_frequencies: np.ndarray,
+    member_frequencies: Mapping[str, np.ndarray],
     taxonomy: Taxonomy,
     prior_log_ratios: Mapping[str, np.ndarray] | None,
     k: int = 5,
@@ -178,9 +171,9 @@ def cross_fitted(
 
     Parameters
     ----------
-    stage1, stage2, truth, taxonomy, prior_log_ratios
+    outputs, truth, taxonomy, prior_log_ratios
         See `fit_calibration`.
-    member_frequencies : numpy.ndarray of float, shape (M,)
+    member_frequencies : mapping of numpy.ndarray of float, shape (M,)
         See `hiwl_core.cascade.combine_stages`.
     k, seed : int
         See `folds`.
@@ -195,14 +188,17 @@ def cross_fitted(
     UserError
         As `fit_calibration` and `folds` do.
     """
-    stage1, stage2, truth = np.asarray(stage1), np.asarray(stage2), np.asarray(truth)
-    fold = folds(truth, k, seed)
+    truth, fold = np.asarray(truth), folds(truth, k, seed)
+
+    def some(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(values)[rows] for name, values in outputs.items()}
+
     probabilities = np.empty((len(truth), len(taxonomy.classes)))
     for index in range(k):
-        held_out, others = fold == index, fold != index
-        fitted = fit_calibration(stage1[others], stage2[others], truth[others], taxonomy, prior_log_ratios)
-        calibrated = fitted.apply(stage1[held_out], stage2[held_out])
-        probabilities[held_out] = combine_stages(*calibrated, member_frequencies, taxonomy).probabilities
+        held_out = fold == index
+        fitted = fit_calibration(some(~held_out), truth[~held_out], taxonomy, prior_log_ratios)
+        calibrated = fitted.apply(some(held_out))
+        probabilities[held_out] = combine_stages(calibrated, member_frequencies, taxonomy).probabilities
     return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 

@@ -1,26 +1,30 @@
-"""The cascade at prediction: routing, and the probabilities of all classes from one or two stages.
+"""The cascade at prediction: routing, and the probabilities of all classes from the stages that ran.
 
 The label follows the paper's hard routing (Ma et al. 2023, MNRAS 519, 4765): an image goes through stage 1,
-and only if that calls it *combined* does stage 2 see it. The probabilities follow the product rule,
-p(member) = p1(combined) * p2(member); where stage 2 did not run, p1(combined) is divided by the frequencies
-of the members among the training galaxies. With a flat taxonomy nothing is routed, and the probabilities are
-stage 1's own.
+and only if that calls it of a group does the group's stage see it, and so on down the tree of stages. The
+probabilities follow the product rule, p(member) = p(group) * p(member | group); where a stage did not run,
+its group's probability is divided by the frequencies of the members among the training galaxies. With a flat
+taxonomy nothing is routed, and the probabilities are stage 1's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
 if TYPE_CHECKING:  # which uses this module
     from hiwl_core.calibration import Calibration
 
-__all__ = ["CascadePrediction", "combine_stages", "routed", "run_cascade"]
+__all__ = ["CascadePrediction", "StageOutputs", "combine_stages", "route", "routed", "run_cascade"]
+
+StageOutputs = Mapping[str, np.ndarray]
+"""Probabilities of N galaxies by each stage of a taxonomy, under its name: floats of shape (N, K), in the
+order of `Taxonomy.stage_classes`; NaN in rows where a later stage did not run."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,8 @@ class CascadePrediction:
         The label, as a position in the taxonomy's classes.
     probabilities : numpy.ndarray of float32, shape (N, C)
         In the taxonomy's class order; rows sum to 1.
-    combined : numpy.ndarray of float32, shape (N,)
-        Stage 1's probability of the combined class; NaN if there is none.
-    stage2 : numpy.ndarray of float32, shape (N, M)
-        Stage 2's probabilities of the members; NaN where it did not run.
+    stages : dict of numpy.ndarray of float32
+        What each stage says, before calibration; see `StageOutputs`.
     sets : numpy.ndarray of bool, shape (N, C), optional
         Classes that each may be of; see `hiwl_core.conformal`.
     views : numpy.ndarray of int8, shape (N,), optional
@@ -49,12 +51,33 @@ class CascadePrediction:
 
     class_indices: np.ndarray
     probabilities: np.ndarray
-    combined: np.ndarray
-    stage2: np.ndarray
+    stages: dict[str, np.ndarray]
     sets: np.ndarray | None = None
     views: np.ndarray | None = None
     ood_scores: np.ndarray | None = None
     flags: np.ndarray | None = None
+
+    def of_rows(self, rows: np.ndarray) -> CascadePrediction:
+        """What is said of some of the galaxies.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int or bool
+            Positions, or one truth value a galaxy.
+        """
+
+        def some(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return CascadePrediction(
+            self.class_indices[rows],
+            self.probabilities[rows],
+            {name: values[rows] for name, values in self.stages.items()},
+            some(self.sets),
+            some(self.views),
+            some(self.ood_scores),
+            some(self.flags),
+        )
 
     @property
     def most_probable(self) -> np.ndarray:
@@ -68,38 +91,61 @@ class CascadePrediction:
         return self.probabilities[rows, self.class_indices]
 
 
-def routed(stage1: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
-    """Which rows stage 1 sends on to stage 2.
+def routed(sender: np.ndarray, taxonomy: Taxonomy, stage: str) -> np.ndarray:
+    """Which rows a later stage is sent.
 
     Parameters
     ----------
-    stage1 : numpy.ndarray of float, shape (N, K1)
+    sender : numpy.ndarray of float, shape (N, K)
+        Probabilities of the stage that sends them; see `Taxonomy.sent_by`. A row with a NaN is not sent on.
+    taxonomy : Taxonomy
+    stage : str
 
     Returns
     -------
     numpy.ndarray of bool, shape (N,)
     """
-    return stage1.argmax(axis=1) == taxonomy.combined_index
+    _, place = taxonomy.sent_by(stage)
+    return np.asarray((sender.argmax(axis=1) == place) & ~np.isnan(sender).any(axis=1))
 
 
-def combine_stages(
-    stage1: np.ndarray,
-    stage2: np.ndarray,
-    member_frequencies: np.ndarray,
-    taxonomy: Taxonomy,
-    calibration: Calibration | None = None,
-) -> CascadePrediction:
-    """Label and probabilities from both stages' outputs.
+def route(outputs: StageOutputs, taxonomy: Taxonomy) -> dict[str, np.ndarray]:
+    """What stages would have said that are asked only for what is sent to them.
 
     Parameters
     ----------
-    stage1 : numpy.ndarray of float, shape (N, K1)
-        Probabilities in the order of `Taxonomy.stage1_classes`.
-    stage2 : numpy.ndarray of float, shape (N, M)
-        Probabilities in the order of `Taxonomy.stage2_classes`; NaN in rows where stage 2 did not run.
-    member_frequencies : numpy.ndarray of float, shape (M,)
-        Shares of the members within the combined class, summing to 1; they stand in for a stage 2 that did
-        not run.
+    outputs : mapping of numpy.ndarray
+        See `StageOutputs`; of later stages there may be more rows than are sent to them.
+    taxonomy : Taxonomy
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        The same, where all other rows of later stages are NaN.
+    """
+    left = {FIRST_STAGE: outputs[FIRST_STAGE]}
+    # A stage comes after the one that sends it its rows.
+    for stage in taxonomy.later_stages:
+        sender, _ = taxonomy.sent_by(stage)
+        left[stage] = np.where(routed(left[sender], taxonomy, stage)[:, None], outputs[stage], np.nan)
+    return left
+
+
+def combine_stages(
+    outputs: StageOutputs,
+    member_frequencies: Mapping[str, np.ndarray],
+    taxonomy: Taxonomy,
+    calibration: Calibration | None = None,
+) -> CascadePrediction:
+    """Label and probabilities from the outputs of all stages.
+
+    Parameters
+    ----------
+    outputs : mapping of numpy.ndarray
+        See `StageOutputs`.
+    member_frequencies : mapping of numpy.ndarray of float, shape (M,)
+        For each later stage the shares of its classes within their group, summing to 1; they stand in for a
+        stage that did not run. See `Taxonomy.member_frequencies`.
     taxonomy : Taxonomy
     calibration : Calibration, optional
         Of the probabilities. The label, the routing and the stages' own probabilities are not changed by it.
@@ -108,63 +154,82 @@ def combine_stages(
     -------
     CascadePrediction
     """
-    stage1 = np.asarray(stage1, dtype=np.float64)
+    own = {name: np.asarray(values, dtype=np.float64) for name, values in outputs.items()}
     # float32 networks sum to 1 within their own rounding; the catalog promises better.
-    stage1 = stage1 / stage1.sum(axis=1, keepdims=True)
-    stage2 = np.asarray(stage2, dtype=np.float64)
-    ran = ~np.isnan(stage2).any(axis=1)
+    own[FIRST_STAGE] = own[FIRST_STAGE] / own[FIRST_STAGE].sum(axis=1, keepdims=True)
+    ran = {stage: np.isfinite(own[stage]).all(axis=1) for stage in taxonomy.later_stages}
 
-    def of_members(seen: np.ndarray) -> np.ndarray:
-        members = np.where(ran[:, None], seen, member_frequencies)
-        return members / members.sum(axis=1, keepdims=True)
+    def complete(seen: StageOutputs) -> dict[str, np.ndarray]:
+        """The same, with the frequencies of members where a stage did not run."""
+        whole = {FIRST_STAGE: seen[FIRST_STAGE]}
+        for stage, rows in ran.items():
+            members = np.where(np.asarray(rows)[:, None], seen[stage], member_frequencies[stage])
+            whole[stage] = members / members.sum(axis=1, keepdims=True)
+        return whole
 
-    stage1_label, own_members = stage1.argmax(axis=1), of_members(stage2)
-    first, second = (stage1, stage2) if calibration is None else calibration.apply(stage1, stage2)
-    members = of_members(second)
-    probabilities = np.empty((len(stage1), len(taxonomy.classes)))
-    labels = np.empty(len(stage1), dtype=np.int64)
-    for index, name in enumerate(taxonomy.classes):
-        if name in taxonomy.combined:
-            member = taxonomy.combined.index(name)
-            probabilities[:, index] = first[:, taxonomy.combined_index] * members[:, member]
-            labels[(stage1_label == taxonomy.combined_index) & (own_members.argmax(axis=1) == member)] = index
-        else:
-            position = taxonomy.stage1_classes.index(name)
-            probabilities[:, index] = first[:, position]
-            labels[stage1_label == position] = index
-    combined = stage1[:, taxonomy.combined_index] if taxonomy.combined else np.full(len(stage1), np.nan)
+    labels = _labels({stage: values.argmax(axis=1) for stage, values in complete(own).items()}, taxonomy)
+    probabilities = _product(complete(own if calibration is None else calibration.apply(own)), taxonomy)
     return CascadePrediction(
         class_indices=labels,
         probabilities=probabilities.astype(np.float32),
-        combined=combined.astype(np.float32),
-        stage2=stage2.astype(np.float32),
+        stages={name: values.astype(np.float32) for name, values in own.items()},
     )
 
 
+def _labels(chosen: Mapping[str, np.ndarray], taxonomy: Taxonomy) -> np.ndarray:
+    """The class at the end of each galaxy's way down the tree, by the position that each stage chose."""
+    labels = np.full(len(chosen[FIRST_STAGE]), -1, dtype=np.int64)
+    on_the_way = {FIRST_STAGE: np.ones(len(labels), dtype=bool)}
+    for stage in taxonomy.stages:
+        if stage != FIRST_STAGE:
+            sender, place = taxonomy.sent_by(stage)
+            on_the_way[stage] = on_the_way[sender] & (chosen[sender] == place)
+        # Groups among the stage's classes are the later stages' to tell.
+        of_position = np.array(
+            [
+                taxonomy.classes.index(name) if name in taxonomy.classes else -1
+                for name in taxonomy.stage_classes(stage)
+            ]
+        )
+        labels[on_the_way[stage]] = of_position[chosen[stage][on_the_way[stage]]]
+    return labels
+
+
+def _product(whole: StageOutputs, taxonomy: Taxonomy) -> np.ndarray:
+    """Probabilities of the classes by the product rule, float64 of shape (N, C)."""
+    found: dict[str, np.ndarray] = {}
+    for stage in taxonomy.stages:
+        above = 1.0 if stage == FIRST_STAGE else found[taxonomy.group(stage).name][:, None]
+        found |= zip(taxonomy.stage_classes(stage), (above * whole[stage]).T, strict=True)
+    return np.stack([found[name] for name in taxonomy.classes], axis=1)
+
+
 def run_cascade(
-    stage1_probabilities: Callable[[np.ndarray], np.ndarray],
-    stage2_probabilities: Callable[[np.ndarray], np.ndarray],
+    stage_probabilities: Callable[[str, np.ndarray], np.ndarray],
     num_objects: int,
-    member_frequencies: np.ndarray,
+    member_frequencies: Mapping[str, np.ndarray],
     taxonomy: Taxonomy,
     always: bool = False,
 ) -> CascadePrediction:
-    """Run the stages, the second only on the rows that are routed to it.
+    """Run the stages, the later ones only on the rows that are routed to them.
 
     Parameters
     ----------
-    stage1_probabilities, stage2_probabilities : callable
-        From row numbers, int64 of shape (n,), to probabilities of shape (n, K).
+    stage_probabilities : callable
+        From the name of a stage and row numbers, int64 of shape (n,), to its probabilities, shape (n, K).
     num_objects : int
         N.
-    member_frequencies : numpy.ndarray of float, shape (M,)
+    member_frequencies : mapping of numpy.ndarray of float, shape (M,)
+        See `combine_stages`.
     taxonomy : Taxonomy
     always : bool
-        Run stage 2 on every row: exact probabilities at the price of a second network.
+        Run all stages on every row: exact probabilities at the price of more networks.
     """
-    stage1 = stage1_probabilities(np.arange(num_objects))
-    stage2 = np.full((num_objects, len(taxonomy.stage2_classes)), np.nan)
-    rows = np.arange(num_objects) if always else np.flatnonzero(routed(stage1, taxonomy))
-    if rows.size:
-        stage2[rows] = stage2_probabilities(rows)
-    return combine_stages(stage1, stage2, member_frequencies, taxonomy)
+    outputs = {FIRST_STAGE: stage_probabilities(FIRST_STAGE, np.arange(num_objects))}
+    for stage in taxonomy.later_stages:
+        sender, _ = taxonomy.sent_by(stage)
+        sent = np.ones(num_objects, dtype=bool) if always else routed(outputs[sender], taxonomy, stage)
+        outputs[stage] = np.full((num_objects, len(taxonomy.stage_classes(stage))), np.nan)
+        if sent.any():
+            outputs[stage][sent] = stage_probabilities(stage, np.flatnonzero(sent))
+    return combine_stages(outputs, member_frequencies, taxonomy)

@@ -1,17 +1,18 @@
-"""A stream of images through decoding, stage 1 and stage 2, each of which is kept busy with full batches.
+"""A stream of images through decoding and the stages, each of which is kept busy with full batches.
 
 Threads decode some batches ahead of the engines. A stage looks once at each image, and again, from the other
-sides, at those that it is not sure of; what stage 1 routes on goes to stage 2. Both are gathered over as many
-batches as fill one. So an engine waits only where input does not come fast enough, and how many images come
-at a time makes no difference.
+sides, at those that it is not sure of; what it routes on goes to a later stage. Both are gathered over as
+many batches as fill one. So an engine waits only where input does not come fast enough, and how many images
+come at a time makes no difference.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,6 +22,7 @@ from hiwl_core.decoding import Cutout
 from hiwl_core.engines import Answer
 from hiwl_core.looks import Gathered, Looks, Settled, Stage
 from hiwl_core.statuses import NOT_FINITE, OK
+from hiwl_core.taxonomy import FIRST_STAGE
 
 __all__ = ["CascadeStream", "DecodedBatch", "Image", "SeenBatch"]
 
@@ -30,8 +32,8 @@ Image = bytes | Cutout | ReadCutout | None
 # Images after which what is gathered goes on in batches that are not full, so that no part of a catalog waits
 # for the rows of many others, and no pixels stay in memory.
 MOST_WAITING = 1024
-# What a `SeenBatch` says of each row.
-ARRAYS = ("stage1", "stage2", "views", "disagree", "scores", "flags")
+# What a `SeenBatch` says of each row, beside what the stages do.
+ARRAYS = ("flags", "views", "disagree", "scores")
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,15 @@ class DecodedBatch:
     Parameters
     ----------
     statuses : list of str, length n
-    stage1, stage2 : numpy.ndarray of uint8, shape (batch_size, H, W, 3)
-        What each stage sees, with n <= batch_size; one array where they see the same. Rows that are not OK
-        hold anything.
+    pixels : dict of numpy.ndarray of uint8, shape (batch_size, H, W, 3)
+        What each stage sees, under its name, with n <= batch_size; one array where stages see the same. Rows
+        that are not OK hold anything.
     flags : numpy.ndarray of int32, shape (n,)
         What the pixels show; see `hiwl_core.flags`.
     """
 
     statuses: list[str]
-    stage1: np.ndarray
-    stage2: np.ndarray
+    pixels: dict[str, np.ndarray]
     flags: np.ndarray
 
 
@@ -61,14 +62,13 @@ class SeenBatch:
     ----------
     statuses : list of str, length n
     flags : numpy.ndarray of int32, shape (n,)
-    num_classes, num_members : int
-        Classes of stage 1 and of stage 2.
+    classes : mapping of int
+        How many each stage tells apart.
 
     Attributes
     ----------
-    stage1 : numpy.ndarray of float32, shape (n, num_classes)
-    stage2 : numpy.ndarray of float32, shape (n, num_members)
-        NaN where stage 2 did not run.
+    outputs : dict of numpy.ndarray of float32, shape (n, K)
+        See `hiwl_core.cascade.StageOutputs`.
     views : numpy.ndarray of int8, shape (n,)
         Views of the stage that took most.
     disagree : numpy.ndarray of bool, shape (n,)
@@ -77,62 +77,70 @@ class SeenBatch:
         How unlike the training galaxies an image is; see `hiwl_core.unlikeness`.
     """
 
-    def __init__(self, statuses: list[str], flags: np.ndarray, num_classes: int, num_members: int) -> None:
+    def __init__(self, statuses: list[str], flags: np.ndarray, classes: Mapping[str, int]) -> None:
         rows = len(statuses)
-        self.statuses, self.flags = statuses, flags
-        self.stage1 = np.full((rows, num_classes), np.nan, np.float32)
-        self.stage2 = np.full((rows, num_members), np.nan, np.float32)
+        self.statuses, self.flags, self._classes = statuses, flags, classes
+        self.outputs = {stage: np.full((rows, kinds), np.nan, np.float32) for stage, kinds in classes.items()}
         self.views = np.ones(rows, np.int8)
         self.disagree = np.zeros(rows, bool)
         self.scores = np.full(rows, np.nan, np.float32)
-        # Rows that are not settled.
+        # Stages that have yet to say something of a row, over all rows.
         self.waiting = sum(status == OK for status in statuses)
 
     def part(self, start: int, stop: int) -> SeenBatch:
         """Some of the rows, when all are settled."""
-        return self._of(self.statuses[start:stop], [getattr(self, name)[start:stop] for name in ARRAYS])
+        rows = slice(start, stop)
+        return self._of(
+            self.statuses[rows],
+            {name: getattr(self, name)[rows] for name in ARRAYS},
+            {stage: values[rows] for stage, values in self.outputs.items()},
+        )
 
     def joined(self, others: Sequence[SeenBatch]) -> SeenBatch:
         """These rows and those of others, when all are settled."""
         parts = [self, *others]
-        statuses = [status for part in parts for status in part.statuses]
         return self._of(
-            statuses, [np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS]
+            [status for part in parts for status in part.statuses],
+            {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
+            {stage: np.concatenate([part.outputs[stage] for part in parts]) for stage in self.outputs},
         )
 
-    @staticmethod
-    def _of(statuses: list[str], arrays: Sequence[np.ndarray]) -> SeenBatch:
-        of_them = dict(zip(ARRAYS, arrays, strict=True))
-        batch = SeenBatch(statuses, of_them["flags"], of_them["stage1"].shape[1], of_them["stage2"].shape[1])
-        for name, values in of_them.items():
+    def _of(
+        self, statuses: list[str], arrays: Mapping[str, np.ndarray], outputs: dict[str, np.ndarray]
+    ) -> SeenBatch:
+        batch = SeenBatch(statuses, arrays["flags"], self._classes)
+        batch.outputs = outputs
+        for name, values in arrays.items():
             setattr(batch, name, values)
         return batch
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An image on its way: where its results go, and what stage 2 is to see of it."""
+    """An image on its way: where its results go, and what later stages are to see of it."""
 
     seen: SeenBatch
     index: int
-    stage2_pixels: np.ndarray
+    pixels: Mapping[str, np.ndarray]
 
 
 class CascadeStream:
-    """One pass of images through both stages.
+    """One pass of images through all stages.
 
     Parameters
     ----------
     decode : callable
-        From up to ``stage1.engine.batch_size`` images to a `DecodedBatch`; called in threads.
+        From up to ``batch_size`` images of stage 1's engine to a `DecodedBatch`; called in threads.
     threads : ThreadPoolExecutor
     num_threads : int
         Of `threads`.
-    stage1, stage2 : Stage
+    stages : mapping of Stage
+        By name, stage 1 first.
     send_on : callable
-        From stage 1's probabilities, shape (n, K), to which rows stage 2 is to see, bool of shape (n,).
-    num_classes, num_members : int
-        Classes of stage 1 and of stage 2.
+        From a stage and its probabilities, shape (n, K), to which rows each later stage is to see: a dict of
+        bool arrays of shape (n,), under the names of those that may see any.
+    classes : mapping of int
+        How many each stage tells apart.
     score : callable, optional
         From stage 1's features of images, shape (n, F), and their pixels, shape (n, H, W, 3), to how unlike
         the training galaxies they are, shape (n,).
@@ -143,36 +151,44 @@ class CascadeStream:
         decode: Callable[[Sequence[Image]], DecodedBatch],
         threads: ThreadPoolExecutor,
         num_threads: int,
-        stage1: Stage,
-        stage2: Stage,
-        send_on: Callable[[np.ndarray], np.ndarray],
-        num_classes: int,
-        num_members: int,
+        stages: Mapping[str, Stage],
+        send_on: Callable[[str, np.ndarray], Mapping[str, np.ndarray]],
+        classes: Mapping[str, int],
         score: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self._decode, self._threads = decode, threads
-        self._send_on, self._score = send_on, score
-        self._num_classes, self._num_members = num_classes, num_members
-        self._batch_size = stage1.engine.batch_size
-        self._most_waiting = max(2 * stage1.engine.in_flight + 4, MOST_WAITING // self._batch_size)
+        self._send_on, self._score, self._classes = send_on, score, classes
+        engine = stages[FIRST_STAGE].engine
+        self._batch_size = engine.batch_size
+        self._most_waiting = max(2 * engine.in_flight + 4, MOST_WAITING // self._batch_size)
         # While each thread decodes a batch, the engine has its fill of others, and the next is ready.
-        self._ahead = num_threads + stage1.engine.in_flight + 1
-        self._stage1 = Looks(stage1, self._settle_stage1, self._note_first_look)
-        self._stage2 = Looks(stage2, self._settle_stage2)
-        self._sent_on = Gathered(stage2.engine.batch_size, self._stage2.look)
+        self._ahead = num_threads + engine.in_flight + 1
+        self._looks = {
+            name: Looks(
+                stage,
+                partial(self._settle, name),
+                *([self._note_first_look] if name == FIRST_STAGE else []),
+            )
+            for name, stage in stages.items()
+        }
+        self._sent_on = {
+            name: Gathered(stage.engine.batch_size, self._looks[name].look)
+            for name, stage in stages.items()
+            if name != FIRST_STAGE
+        }
 
     def run(self, images: Iterable[Image]) -> Iterator[SeenBatch]:
-        """Batches of all images, in order; each as soon as both stages have seen it and those before."""
+        """Batches of all images, in order; each as soon as all stages have seen it and those before."""
         order: deque[SeenBatch] = deque()
         try:
             for decoded in self._decoded(images):
-                seen = SeenBatch(decoded.statuses, decoded.flags, self._num_classes, self._num_members)
+                seen = SeenBatch(decoded.statuses, decoded.flags, self._classes)
                 order.append(seen)
                 rows = [
-                    _Row(seen, index, decoded.stage2[index]) if status == OK else None
+                    _Row(seen, index, decoded.pixels) if status == OK else None
                     for index, status in enumerate(decoded.statuses)
                 ]
-                self._stage1.look(decoded.stage1, rows)
+                self._looks[FIRST_STAGE].look(decoded.pixels[FIRST_STAGE], rows)
                 if len(order) > self._most_waiting and order[0].waiting:
                     self._finish()
                 while order and order[0].waiting == 0:
@@ -181,14 +197,16 @@ class CascadeStream:
             yield from order
         finally:
             # Whatever broke off, the engines must not still read arrays that are gone.
-            self._stage1.abandon()
-            self._stage2.abandon()
+            for looks in self._looks.values():
+                looks.abandon()
 
     def _finish(self) -> None:
         """Settle all rows that are on their way."""
-        self._stage1.finish()
-        self._sent_on.send()
-        self._stage2.finish()
+        # A stage comes after the one that sends it its rows.
+        for name, looks in self._looks.items():
+            if name in self._sent_on:
+                self._sent_on[name].send()
+            looks.finish()
 
     def _decoded(self, images: Iterable[Image]) -> Iterator[DecodedBatch]:
         under_way: deque[Future[DecodedBatch]] = deque()
@@ -205,22 +223,17 @@ class CascadeStream:
             for row, score in zip(rows, self._score(answer.features, pixels), strict=True):
                 row.seen.scores[row.index] = score
 
-    def _settle_stage1(self, rows: Sequence[_Row], found: Settled) -> None:
+    def _settle(self, stage: str, rows: Sequence[_Row], found: Settled) -> None:
         self._note_views(rows, found)
         sound = self._note_sound(rows, found)
-        sent_on = self._send_on(found.probabilities) & sound
-        for row, values, goes_on in zip(rows, found.probabilities, sent_on, strict=True):
-            row.seen.stage1[row.index] = values
-            if goes_on:
-                self._sent_on.add(row.stage2_pixels, row)
-            else:
-                row.seen.waiting -= 1
-
-    def _settle_stage2(self, rows: Sequence[_Row], found: Settled) -> None:
-        self._note_views(rows, found)
-        self._note_sound(rows, found)
         for row, values in zip(rows, found.probabilities, strict=True):
-            row.seen.stage2[row.index] = values
+            row.seen.outputs[stage][row.index] = values
+        for later, wanted in self._send_on(stage, found.probabilities).items():
+            for place in np.flatnonzero(wanted & sound).tolist():
+                row = rows[place]
+                row.seen.waiting += 1
+                self._sent_on[later].add(row.pixels[later][row.index], row)
+        for row in rows:
             row.seen.waiting -= 1
 
     @staticmethod

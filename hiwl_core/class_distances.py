@@ -72,12 +72,12 @@ def class_distances(taxonomy: Taxonomy, given: Distances) -> np.ndarray:
 def stage_distances(taxonomy: Taxonomy, stage: str, given: Distances) -> np.ndarray:
     """Distances of the classes that a stage tells apart.
 
-    The combined class is as far from another as its members are on average.
+    A group is as far from another as its members are on average.
 
     Parameters
     ----------
     taxonomy : Taxonomy
-    stage : {"stage1", "stage2"}
+    stage : str
     given : mapping of mapping of float
         See `class_distances`.
 

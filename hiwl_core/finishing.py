@@ -13,7 +13,7 @@ import numpy as np
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.calibration import cross_fitted, fit_calibration, sampling_log_ratios
-from hiwl_core.cascade import combine_stages
+from hiwl_core.cascade import StageOutputs, combine_stages
 from hiwl_core.conformal import ConformalScores
 from hiwl_core.cutouts import Cutout, EvalTransform, seen_pixels
 from hiwl_core.device import ComputePlan, choose_compute, cpu_has_bfloat16
@@ -25,7 +25,7 @@ from hiwl_core.pixel_statistics import pixel_statistics
 from hiwl_core.reference import reference_histograms
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.seen_galaxies import margin_of_views, see, stage_engine, stage_graph
-from hiwl_core.taxonomy import probability_column
+from hiwl_core.taxonomy import FIRST_STAGE, probability_column
 from hiwl_core.unlikeness import Unlikeness
 from hiwl_core.views import MOST_VIEWS
 
@@ -97,7 +97,7 @@ def finish(
     taxonomy, pixels = bundle.taxonomy, _pixels(bundle, val.images)
 
     exact = see(bundle, pixels, "float32", compute, threads)
-    margins = {name: margin_of_views(getattr(exact, name), len(val.truth)) for name in taxonomy.stages}
+    margins = {name: margin_of_views(exact.stages[name], len(val.truth)) for name in taxonomy.stages}
     settings: dict[str, ValidatedSetting] = {}
     held_out: dict[str, np.ndarray] = {}
     notes: dict[str, str] = {}
@@ -106,14 +106,14 @@ def finish(
         made = {}
         for views in SETTINGS_VIEWS:
             name = str(Setting(views, precision))
-            made[name], held_out[name] = _validated(bundle, seen.outputs(views, margins, bundle), val.truth)
+            made[name], held_out[name] = _validated(bundle, seen.outputs(views, margins, taxonomy), val.truth)
         accepted, notes[precision] = _accepted(precision, held_out, val.truth)
         say(notes[precision])
         settings |= made if accepted else {}
 
-    unlikeness, scores, flags = _unlikeness(bundle, train, pixels["stage1"], compute, threads)
+    unlikeness, scores, flags = _unlikeness(bundle, train, pixels[FIRST_STAGE], compute, threads)
     routed_as = combine_stages(
-        *exact.outputs(ADAPTIVE, margins, bundle), bundle.member_frequencies, taxonomy
+        exact.outputs(ADAPTIVE, margins, taxonomy), bundle.member_frequencies, taxonomy
     ).class_indices
     fitted = Fitted(
         settings=settings,
@@ -135,13 +135,13 @@ def finish(
 
 
 def _validated(
-    bundle: ModelBundle, outputs: tuple[np.ndarray, np.ndarray], truth: np.ndarray
+    bundle: ModelBundle, outputs: StageOutputs, truth: np.ndarray
 ) -> tuple[ValidatedSetting, np.ndarray]:
     """What is kept of a setting, and the cross-fitted probabilities that it was judged by."""
     taxonomy, ratios = bundle.taxonomy, prior_log_ratios(bundle)
-    held_out = cross_fitted(*outputs, truth, bundle.member_frequencies, taxonomy, ratios)
+    held_out = cross_fitted(outputs, truth, bundle.member_frequencies, taxonomy, ratios)
     setting = ValidatedSetting(
-        calibration=fit_calibration(*outputs, truth, taxonomy, ratios),
+        calibration=fit_calibration(outputs, truth, taxonomy, ratios),
         conformal=ConformalScores.from_held_out(held_out, truth, taxonomy.classes),
         confusion=confusion_matrix(truth, held_out.argmax(axis=1), len(taxonomy.classes)),
     )
@@ -207,17 +207,17 @@ def _unlikeness(
     """The measure, and what it says of the validation galaxies: scores and flags."""
     sample = train.sampled(UNLIKENESS_GALAXIES)
     looks = len(sample.images) + len(val_pixels)
-    engine = stage_engine(bundle, "stage1", "float32", compute, threads, looks)
+    engine = stage_engine(bundle, FIRST_STAGE, "float32", compute, threads, looks)
     features, statistics = [], []
     for start in range(0, len(sample.images), QUANTIZATION_GALAXIES):
-        seen = _pixels(bundle, sample.images[start : start + QUANTIZATION_GALAXIES])["stage1"]
+        seen = _pixels(bundle, sample.images[start : start + QUANTIZATION_GALAXIES])[FIRST_STAGE]
         features.append(answers(engine, seen).features)
         statistics.append(pixel_statistics(seen))
     validation = answers(engine, val_pixels)
     measure = Unlikeness.fit(
         np.concatenate(features),
         np.concatenate(statistics),
-        bundle.taxonomy.stage_targets("stage1", sample.truth),
+        bundle.taxonomy.stage_targets(FIRST_STAGE, sample.truth),
         validation.features,
         val_pixels,
     )

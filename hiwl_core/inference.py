@@ -27,6 +27,7 @@ from hiwl_core.fitted import ADAPTIVE, Setting, Views
 from hiwl_core.flags import PART_MISSING, SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
 from hiwl_core.looks import Stage
 from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.unobserved import FLAGGED_UNOBSERVED_SHARE
 from hiwl_core.views import MOST_VIEWS
 
@@ -53,7 +54,7 @@ class CascadeClassifier:
     threads : int
         Threads that decode; the decoders leave the interpreter free meanwhile.
     always_stage2 : bool
-        Run stage 2 on every galaxy, not only on those routed to it.
+        Run the later stages on every galaxy, not only on those routed to them.
     views : {1, 2, 4, 8, "adaptive"}, optional
         Views averaged; default: the bundle's.
     prior : sequence of float, length C, optional
@@ -86,8 +87,7 @@ class CascadeClassifier:
         self._prior, self._coverage = prior, coverage
         self._unlikeness = bundle.fitted.unlikeness
         self._stages = {name: self._stage(name, views) for name in bundle.taxonomy.stages}
-        # A flat model sends nothing on: its only stage stands where a second one would, and is never asked.
-        self._last = bundle.taxonomy.stages[-1]
+        self._classes = {name: len(bundle.taxonomy.stage_classes(name)) for name in self._stages}
         self.reader = CutoutReader.of(bundle)
         self._pixels_of = {
             name: self.reader.preprocessings.index(stage.preprocessing)
@@ -129,19 +129,16 @@ class CascadeClassifier:
                 lengths.append(len(batch))
                 yield batch
 
-        taxonomy = self._bundle.taxonomy
-        classes = (len(taxonomy.stage1_classes), len(taxonomy.stage2_classes))
         stream = CascadeStream(
             self._decode,
             self._threads,
             self._num_threads,
-            self._stages["stage1"],
-            self._stages[self._last],
+            self._stages,
             self._send_on,
-            *classes,
+            self._classes,
             None if self._unlikeness is None else self._unlikeness.score,
         )
-        held = _Rows(SeenBatch([], np.empty(0, np.int32), *classes))
+        held = _Rows(SeenBatch([], np.empty(0, np.int32), self._classes))
         for seen in stream.run(chain.from_iterable(noted())):
             held.add(seen)
             while lengths and len(held) >= lengths[0]:
@@ -159,18 +156,20 @@ class CascadeClassifier:
             return Stage(engine, MOST_VIEWS, bundle.fitted.margins[name])
         return Stage(engine, int(views))
 
-    def _send_on(self, stage1: np.ndarray) -> np.ndarray:
+    def _send_on(self, stage: str, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        taxonomy = self._bundle.taxonomy
         if self._always:
-            return np.ones(len(stage1), dtype=bool)
-        return routed(stage1, self._bundle.taxonomy)
+            everyone = np.ones(len(probabilities), dtype=bool)
+            return dict.fromkeys(taxonomy.later_stages if stage == FIRST_STAGE else (), everyone)
+        return {later: routed(probabilities, taxonomy, later) for later in taxonomy.sent_from(stage)}
 
     def _decode(self, images: Sequence[Image]) -> DecodedBatch:
-        size = self._stages["stage1"].engine.batch_size
+        size = self._stages[FIRST_STAGE].engine.batch_size
         if not hasattr(self._of_thread, "scratch"):
             self._of_thread.scratch = Scratch()
         pixels = [np.zeros((size, side, side, 3), np.uint8) for side in self.reader.sides]
         statuses, flags = [], np.zeros(len(images), np.int32)
-        first = self._pixels_of["stage1"]
+        first = self._pixels_of[FIRST_STAGE]
         for row, image in enumerate(images):
             read = self.reader.read(image, self._of_thread.scratch)
             statuses.append(read.status)
@@ -184,15 +183,14 @@ class CascadeClassifier:
                 flags[row] |= PART_MISSING
             if read.zoom * MOST_MAGNIFIED < 1:
                 flags[row] |= SCALE_EXTRAPOLATED
-        return DecodedBatch(statuses, pixels[first], pixels[self._pixels_of[self._last]], flags)
+        return DecodedBatch(statuses, {name: pixels[at] for name, at in self._pixels_of.items()}, flags)
 
     def _combined(self, seen: SeenBatch) -> tuple[list[str], CascadePrediction]:
         """What is said of a batch's images, calibrated where the bundle is."""
         taxonomy, validated = self._bundle.taxonomy, self._validated
         ok = np.array([status == OK for status in seen.statuses], dtype=bool)
         prediction = combine_stages(
-            seen.stage1[ok],
-            seen.stage2[ok],
+            {name: values[ok] for name, values in seen.outputs.items()},
             self._bundle.member_frequencies,
             taxonomy,
             None if validated is None else validated.calibration,

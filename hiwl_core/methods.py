@@ -30,15 +30,15 @@ __all__ = ["METHODS", "method_name", "method_overrides"]
 METHODS: dict[str, tuple[str, ...]] = {
     "hiwl": (),
     "slwslm": ("hierarchy=false", "stage1.sampling=weighted"),
-    "unweighted": ("hierarchy=true", "stage2.sampling=plain"),
-    "hmws": ("hierarchy=true", "stage1.label_smoothing=0", "stage2.label_smoothing=0"),
+    "unweighted": ("hierarchy=true", "later.sampling=plain"),
+    "hmws": ("hierarchy=true", "stage1.label_smoothing=0", "later.label_smoothing=0"),
     "plain": ("hierarchy=false", "stage1.sampling=plain", "stage1.label_smoothing=0"),
-    "similarity": ("stage1.smoothing=similarity", "stage2.smoothing=similarity"),
-    "online": ("stage1.smoothing=online", "stage2.smoothing=online"),
+    "similarity": ("stage1.smoothing=similarity", "later.smoothing=similarity"),
+    "online": ("stage1.smoothing=online", "later.smoothing=online"),
 }
 """Overrides of each method, for `hiwl_core.recipe.load_recipe`."""
 
-Switches = dict[str, tuple[str, bool, str]]
+Switches = tuple[set[tuple[str, bool, str]], ...]
 
 
 def method_overrides(name: str) -> tuple[str, ...]:
@@ -66,7 +66,8 @@ def _switches_of(method: str) -> Switches:
 
 
 def _switches(recipe: Recipe) -> Switches:
-    return {
-        name: (stage.sampling, stage.label_smoothing > 0, stage.smoothing)
-        for name, stage in recipe.stages.items()
-    }
+    """Those of stage 1 and of the later stages, which a method sets alike."""
+    first, *later = (
+        (stage.sampling, stage.label_smoothing > 0, stage.smoothing) for stage in recipe.stages.values()
+    )
+    return ({first}, set(later))

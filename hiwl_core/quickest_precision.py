@@ -10,6 +10,7 @@ from hiwl_core.bundle import ModelBundle
 from hiwl_core.device import ComputePlan, cpu_has_bfloat16
 from hiwl_core.engines import Engine, choose_engine, create_engine, openvino_available
 from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.taxonomy import FIRST_STAGE
 
 __all__ = ["quickest_precision"]
 
@@ -50,7 +51,7 @@ def quickest_precision(
     candidates = [name for name in bundle.fitted.precisions if worth_trying[name]]
     if len(candidates) < 2:
         return "float32", {}
-    graph = stage_graph(bundle, "stage1")
+    graph = stage_graph(bundle, FIRST_STAGE)
     engines = {
         name: create_engine(graph, choose_engine(precision=name, compute=compute, threads=threads))
         for name in candidates

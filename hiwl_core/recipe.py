@@ -1,7 +1,9 @@
 """Recipes: everything that decides how a cascade is trained, as validated TOML.
 
-A recipe has a section for each stage; ``[stage2]`` inherits from ``[stage1]`` what it does not set. Overrides
-such as ``stage1.epochs=3`` are applied after the inheritance, so they change what they name and nothing else.
+A recipe has a section for each stage; ``[stage2]`` inherits from ``[stage1]`` what it does not set, and where
+a taxonomy has more groups, their stages inherit from ``[stage2]``. Overrides such as ``stage1.epochs=3`` are
+applied after the inheritance, so they change what they name and nothing else; ``later.epochs=3`` is one for
+each stage but the first.
 With ``hierarchy = false`` there is one network for all classes: what is said of stage 2, in the file or by an
 override, is checked and left out, so that one list of overrides serves to compare both.
 """
@@ -20,7 +22,7 @@ from hiwl_core.class_distances import class_distances, stage_distances
 from hiwl_core.errors import UserError
 from hiwl_core.near_names import or_meant
 from hiwl_core.recipe_text import available_recipes, recipe_data
-from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+from hiwl_core.taxonomy import FIRST_STAGE, GALAXY_ZOO, STAGE_NAME, Taxonomy
 
 __all__ = [
     "Augmentation",
@@ -35,6 +37,8 @@ __all__ = [
 
 # Of all backbones here.
 LARGEST_STRIDE = 32
+# Where a recipe keeps the stages that Galaxy Zoo's does not have.
+FURTHER = "further"
 
 
 class Section(BaseModel):
@@ -43,13 +47,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class GroupSection(Section):
+    """Classes that look alike, which a stage of their own tells apart."""
+
+    name: str
+    members: tuple[str, ...]
+
+
 class TaxonomySection(Section):
     """A user's own classes; without it the recipe is for Galaxy Zoo's five."""
 
     name: str
     classes: tuple[str, ...]
-    combined: tuple[str, ...] = ()
+    combined: tuple[str, ...] = Field(default=(), description="The members of an only group.")
     combined_name: str = ""
+    groups: tuple[GroupSection, ...] = ()
     descriptions: tuple[str, ...] = ()
 
 
@@ -120,8 +132,8 @@ class StageRecipe(Section):
 
     backbone: str
     init: str = Field(
-        description='"imagenet", "random", "stage1" (stage 2 only), a weights file, the name of a model in '
-        'the box, or "bundle:" and the folder of any model.'
+        description='"imagenet", "random", "stage1" (later stages only), a weights file, the name of a model '
+        'in the box, or "bundle:" and the folder of any model.'
     )
     input_size: int = Field(ge=32, description="Pixels on a side that the network sees.")
     center_crop: int = Field(gt=0, description="Pixels kept at prediction, scaled to the input size.")
@@ -258,23 +270,34 @@ class Recipe(Section):
     )
     stage1: StageRecipe
     stage2: StageRecipe | None = None
+    further: dict[str, StageRecipe] = Field(default={}, description="Sections of stage 3 and on, by name.")
 
-    @pydantic.field_validator("stage2")
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def _only_with_hierarchy(
-        cls, stage2: StageRecipe | None, others: pydantic.ValidationInfo
-    ) -> StageRecipe | None:
-        return stage2 if others.data.get("hierarchy", True) else None
+    def _further_stages_together(cls, data: Any) -> Any:
+        further = [key for key in data if STAGE_NAME.fullmatch(key) and key not in cls.model_fields]
+        further.sort(key=lambda name: int(name.removeprefix("stage")))
+        left = {key: value for key, value in data.items() if key not in further}
+        return left | {FURTHER: {key: data[key] for key in further}}
+
+    @pydantic.field_validator("stage2", FURTHER)
+    @classmethod
+    def _only_with_hierarchy(cls, given: Any, others: pydantic.ValidationInfo) -> Any:
+        if others.data.get("hierarchy", True):
+            return given
+        return {} if others.field_name == FURTHER else None
 
     @pydantic.model_validator(mode="after")
     def _stage1_starts_on_its_own(self) -> Recipe:
-        if self.stage1.init == "stage1":
-            raise ValueError('stage1.init: "stage1" is for stage 2')
-        if self.stage2 is None:
-            if self.hierarchy:
-                raise ValueError("missing key 'stage2'")
-        elif self.stage2.init == "stage1" and self.stage2.backbone != self.stage1.backbone:
-            raise ValueError(f'stage2.init: "stage1" needs the backbone of stage 1, {self.stage1.backbone!r}')
+        if self.stage1.init == FIRST_STAGE:
+            raise ValueError('stage1.init: "stage1" is for later stages')
+        if self.hierarchy and self.stage2 is None:
+            raise ValueError("missing key 'stage2'")
+        for name, stage in self.stages.items():
+            if stage.init == FIRST_STAGE and stage.backbone != self.stage1.backbone:
+                raise ValueError(
+                    f'{name}.init: "stage1" needs the backbone of stage 1, {self.stage1.backbone!r}'
+                )
         return self
 
     @property
@@ -282,7 +305,7 @@ class Recipe(Section):
         """The recipe's classes, flat without hierarchy."""
         section = self.taxonomy_section
         taxonomy = Taxonomy.from_dict(section.model_dump()) if section else GALAXY_ZOO
-        if self.hierarchy and not taxonomy.combined:
+        if self.hierarchy and not taxonomy.groups:
             raise UserError(
                 f"taxonomy {taxonomy.name!r} has no combined class: name its members in taxonomy.combined, "
                 "or set hierarchy = false"
@@ -300,10 +323,11 @@ class Recipe(Section):
     @property
     def stages(self) -> dict[str, StageRecipe]:
         """The sections of the stages that there are, by name."""
-        return {"stage1": self.stage1, **({"stage2": self.stage2} if self.stage2 else {})}
+        later = {"stage2": self.stage2, **self.further} if self.stage2 else {}
+        return {FIRST_STAGE: self.stage1, **later}
 
     def stage(self, name: str) -> StageRecipe:
-        """The section of ``"stage1"`` or ``"stage2"``."""
+        """The section of a stage, such as ``"stage1"``."""
         return self.stages[name]
 
     def stage_distances(self, name: str) -> np.ndarray | None:
@@ -320,7 +344,12 @@ class Recipe(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a bundle or run folder."""
-        return self.model_dump(mode="json", by_alias=True)
+        data = self.model_dump(mode="json", by_alias=True)
+        # As it is written in a file, and as runs of before there were further stages have it.
+        data |= data.pop(FURTHER)
+        if data["taxonomy"] and not data["taxonomy"]["groups"]:
+            del data["taxonomy"]["groups"]
+        return data
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -353,6 +382,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def _explain(error: pydantic.ValidationError) -> str:
     """The first problem in the user's words: where, what, and the mend."""
     problem = error.errors(include_url=False)[0]
+    problem["loc"] = tuple(part for part in problem["loc"] if part != FURTHER)
     place = ".".join(map(str, problem["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
@@ -369,14 +399,15 @@ def _explain(error: pydantic.ValidationError) -> str:
 
 def _keys_beside(place: tuple[int | str, ...]) -> list[str]:
     sections: dict[str, type[BaseModel]] = {
-        "stage1": StageRecipe,
-        "stage2": StageRecipe,
         "augmentation": Augmentation,
         "optimizer": Optimizer,
         "progressive": SizePhase,
         "taxonomy": TaxonomySection,
+        "groups": GroupSection,
         "rgb": RgbSettings,
     }
     around = [part for part in place[:-1] if isinstance(part, str)]
-    model: type[BaseModel] = sections.get(around[-1], Recipe) if around else Recipe
-    return [field.alias or name for name, field in model.model_fields.items()]
+    model: type[BaseModel] = Recipe
+    if around:
+        model = StageRecipe if STAGE_NAME.fullmatch(around[-1]) else sections.get(around[-1], Recipe)
+    return [field.alias or name for name, field in model.model_fields.items() if name != FURTHER]

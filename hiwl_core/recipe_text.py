@@ -11,8 +11,13 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.near_names import or_meant
+from hiwl_core.taxonomy import FIRST_STAGE, STAGE_NAME
 
-__all__ = ["available_recipes", "recipe_data"]
+__all__ = ["LATER", "available_recipes", "recipe_data"]
+
+TAXONOMY = "taxonomy"
+# Of all stages but the first.
+LATER = "later"
 
 
 def available_recipes() -> list[str]:
@@ -34,9 +39,19 @@ def recipe_data(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     UserError
         If there is no such recipe, it is not TOML, or an override is not ``section.key=value``.
     """
-    data = _inherit(_read(name))
-    for override in overrides:
+    data = _read(name)
+    of_taxonomy = [override for override in overrides if override.lstrip().startswith(f"{TAXONOMY}.")]
+    # The classes say how many stages there are to inherit.
+    for override in of_taxonomy:
         _apply(data, override)
+    data, later = _inherit(data)
+    for override in overrides:
+        if override not in of_taxonomy:
+            _apply_to_all(data, override)
+    stages = [FIRST_STAGE, *later]
+    for key in data:
+        if STAGE_NAME.fullmatch(key) and key not in stages:
+            raise UserError(f"recipe {name!r}: {key}: the stages of its taxonomy are {', '.join(stages)}")
     return data
 
 
@@ -59,12 +74,16 @@ def _read(name: str) -> dict[str, Any]:
         raise UserError(f"recipe {name!r} is not TOML: {error}") from None
 
 
-def _inherit(data: dict[str, Any]) -> dict[str, Any]:
-    """Fill what ``[stage2]`` leaves out from ``[stage1]``, section by section."""
+def _inherit(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Fill what later stages leave out, from ``[stage1]`` and then ``[stage2]``; and their names."""
     data = copy.deepcopy(data)
-    if isinstance(data.get("stage1"), dict) and isinstance(data.get("stage2", {}), dict):
-        data["stage2"] = _merge(data["stage1"], data.get("stage2", {}))
-    return data
+    taxonomy = data.get(TAXONOMY)
+    groups = taxonomy.get("groups", ()) if isinstance(taxonomy, dict) else ()
+    names = [f"stage{number}" for number in range(2, max(2, len(groups) + 1) + 1)]
+    for name, parent in zip(names, [FIRST_STAGE, *["stage2"] * len(names)], strict=False):
+        if isinstance(data.get(parent), dict) and isinstance(data.get(name, {}), dict):
+            data[name] = _merge(data[parent], data.get(name, {}))
+    return data, names
 
 
 def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +92,17 @@ def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
         both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both_sections else value
     return merged
+
+
+def _apply_to_all(data: dict[str, Any], override: str) -> None:
+    """Apply an override, or one of ``later`` to each stage that is meant."""
+    section, dot, key = override.lstrip().partition(".")
+    if section != LATER or not dot:
+        _apply(data, override)
+        return
+    for name in data:
+        if STAGE_NAME.fullmatch(name) and name != FIRST_STAGE:
+            _apply(data, f"{name}.{key}")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -1,16 +1,18 @@
-"""Galaxies seen from all sides by both stages: what any number of views would have said of them."""
+"""Galaxies seen from all sides by all stages: what any number of views would have said of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from hiwl_core.bundle import ModelBundle
-from hiwl_core.cascade import routed
+from hiwl_core.cascade import route, routed
 from hiwl_core.device import ComputePlan
 from hiwl_core.engines import Engine, StageGraph, answers, choose_engine, create_engine
 from hiwl_core.fitted import ADAPTIVE, Views
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 from hiwl_core.views import MOST_VIEWS, mean_over_views
 
 __all__ = ["SeenGalaxies", "margin_of_views", "see", "stage_engine", "stage_graph"]
@@ -22,27 +24,25 @@ CHANGED_LABELS = 0.0005
 
 @dataclass(frozen=True)
 class SeenGalaxies:
-    """What both stages say of galaxies from all sides, in one precision.
+    """What all stages say of galaxies from all sides, in one precision.
 
     Parameters
     ----------
-    stage1 : numpy.ndarray of float32, shape (8, N, K)
-        By the symmetry under which they were seen.
-    stage2 : numpy.ndarray of float32, shape (8, N, M)
-        NaN where no setting routes a galaxy on.
+    stages : dict of numpy.ndarray of float32, shape (8, N, K)
+        Under the name of each stage, by the symmetry under which the galaxies were seen; NaN where no setting
+        routes a galaxy to a stage.
     """
 
-    stage1: np.ndarray
-    stage2: np.ndarray
+    stages: dict[str, np.ndarray]
 
     def outputs(
-        self, views: Views, margins: dict[str, float], bundle: ModelBundle
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Both stages' probabilities as a classification with these views has them: (N, K), and (N, M)."""
-        stage1 = _averaged(self.stage1, views, margins.get("stage1", 0.0))
-        stage2 = _averaged(self.stage2, views, margins.get("stage2", 0.0))
-        stage2[~routed(stage1, bundle.taxonomy)] = np.nan
-        return stage1, stage2
+        self, views: Views, margins: Mapping[str, float], taxonomy: Taxonomy
+    ) -> dict[str, np.ndarray]:
+        """The stages' probabilities as a classification with these views has them: each (N, K)."""
+        averaged = {
+            name: _averaged(seen, views, margins.get(name, 0.0)) for name, seen in self.stages.items()
+        }
+        return route(averaged, taxonomy)
 
 
 def _averaged(seen: np.ndarray, views: Views, margin: float) -> np.ndarray:
@@ -98,20 +98,22 @@ def see(
     compute : ComputePlan
     threads : int
     """
-    rows = len(pixels["stage1"])
-    engine = stage_engine(bundle, "stage1", precision, compute, threads, MOST_VIEWS * rows)
-    stage1 = _all_sides(engine, pixels["stage1"])
-    members = len(bundle.taxonomy.stage2_classes)
-    stage2 = np.full((MOST_VIEWS, rows, members), np.nan, np.float32)
-    if members:
-        # Whichever views are taken: the first one, all, or any mixture of the two.
-        either = np.stack([stage1[0], mean_over_views(stage1)])
-        sent_on = np.any([routed(one, bundle.taxonomy) for one in either], axis=0)
-        if sent_on.any():
-            looks = MOST_VIEWS * int(sent_on.sum())
-            engine = stage_engine(bundle, "stage2", precision, compute, threads, looks)
-            stage2[:, sent_on] = _all_sides(engine, pixels["stage2"][sent_on])
-    return SeenGalaxies(stage1, stage2)
+    taxonomy, rows = bundle.taxonomy, len(pixels[FIRST_STAGE])
+    seen: dict[str, np.ndarray] = {}
+    sent = {FIRST_STAGE: np.ones(rows, dtype=bool)}
+    for stage in taxonomy.stages:
+        if stage != FIRST_STAGE:
+            sender, _ = taxonomy.sent_by(stage)
+            # Whichever views are taken: the first one, all, or any mixture of the two.
+            either = (seen[sender][0], mean_over_views(seen[sender]))
+            sent[stage] = np.any([routed(one, taxonomy, stage) for one in either], axis=0)
+        kinds = len(taxonomy.stage_classes(stage))
+        seen[stage] = np.full((MOST_VIEWS, rows, kinds), np.nan, np.float32)
+        if sent[stage].any():
+            looks = MOST_VIEWS * int(sent[stage].sum())
+            engine = stage_engine(bundle, stage, precision, compute, threads, looks)
+            seen[stage][:, sent[stage]] = _all_sides(engine, pixels[stage][sent[stage]])
+    return SeenGalaxies(seen)
 
 
 def _all_sides(engine: Engine, pixels: np.ndarray) -> np.ndarray:

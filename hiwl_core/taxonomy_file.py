@@ -5,6 +5,12 @@
     combined = ["bar", "ring"]
     combined_name = "bar or ring"
 
+Of several groups, which may be members of each other, each has a table:
+
+    [[groups]]
+    name = "bar or ring"
+    members = ["bar", "ring"]
+
 It is the section ``[taxonomy]`` of a recipe, and may have that heading.
 """
 
@@ -14,6 +20,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -53,8 +60,17 @@ def read_taxonomy(path: str | None) -> Taxonomy:
 
 def taxonomy_overrides(taxonomy: Taxonomy) -> list[str]:
     """What puts a taxonomy into a recipe, for `hiwl_core.recipe.load_recipe`."""
-    # JSON's strings and lists are TOML's.
-    return [f"taxonomy.{key}={json.dumps(value)}" for key, value in taxonomy.to_dict().items()]
+    form = {"combined": [], "combined_name": "", "groups": [], **taxonomy.to_dict()}
+    return [f"taxonomy.{key}={_toml(value)}" for key, value in form.items()]
+
+
+def _toml(value: Any) -> str:
+    """A value in one line of TOML, whose strings are JSON's."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 def most_confused(classes: tuple[str, ...], matrix: np.ndarray) -> tuple[str, str]:

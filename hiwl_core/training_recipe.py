@@ -23,8 +23,8 @@ def training_recipe(
     taxonomy : str, optional
         A file of classes; default: the recipe's, which are Galaxy Zoo's.
     method : str, optional
-        See `hiwl_core.methods.method_overrides`; default: the hierarchy, where there are classes that are
-        combined, and one network where there are none.
+        See `hiwl_core.methods.method_overrides`; default: the hierarchy, where there are groups of
+        classes, and one network where there are none.
     overrides : sequence of str
         Such as ``stage1.epochs=3``; they come last.
 
@@ -35,5 +35,5 @@ def training_recipe(
     """
     classes = read_taxonomy(taxonomy)
     own = taxonomy_overrides(classes) if taxonomy else []
-    method = method or ("hiwl" if classes.combined else "slwslm")
+    method = method or ("hiwl" if classes.groups else "slwslm")
     return load_recipe(name, [*own, *method_overrides(method), *overrides])

@@ -7,7 +7,7 @@ from scipy.special import softmax
 
 from hiwl_core.errors import UserError
 from hiwl_core.stage_calibration import StageCalibration
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
 __all__ = ["uncalibrated_stage1"]
 
@@ -21,7 +21,7 @@ def uncalibrated_stage1(
     """Stage 1's own probabilities, from the calibrated ones of all classes.
 
     Calibration loses nothing: p' = softmax(log p / T + b) has the inverse p = softmax(T (log p' - b)). By the
-    product rule, stage 1's calibrated probability of the combined class is the sum of its members'.
+    product rule, stage 1's calibrated probability of a group is the sum of its members'.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def uncalibrated_stage1(
     Returns
     -------
     numpy.ndarray of float64, shape (N, K1)
-        In the order of `Taxonomy.stage1_classes`; rows sum to 1. A row with a NaN is NaN.
+        In the order of stage 1's classes; rows sum to 1. A row with a NaN is NaN.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def uncalibrated_stage1(
         If the probabilities or the calibration are of another number of classes.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
-    stage1_classes = taxonomy.stage1_classes
+    stage1_classes = taxonomy.stage_classes(FIRST_STAGE)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(taxonomy.classes):
         raise UserError(
             f"probabilities of shape {probabilities.shape} for the {len(taxonomy.classes)} classes "
@@ -54,7 +54,7 @@ def uncalibrated_stage1(
             f"{', '.join(stage1_classes)}: take the model from its source again"
         )
     calibrated = np.zeros((len(probabilities), len(stage1_classes)))
-    targets = taxonomy.stage_targets("stage1", np.arange(len(taxonomy.classes)))
+    targets = taxonomy.stage_targets(FIRST_STAGE, np.arange(len(taxonomy.classes)))
     for index, target in enumerate(targets.tolist()):
         calibrated[:, target] += probabilities[:, index]
     logs = np.log(np.maximum(calibrated, FLOOR)) - np.array(calibration.biases)

@@ -85,8 +85,9 @@ def main(
 
 
 def _by_stage(stages: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    titles = {"stage1": "Stage 1 alone", "stage2": "Stage 2 alone, on the galaxies that stage 1 routed right"}
-    tables = [(titles[str(name)], table) for name, table in stages.groupby("stage")]
+    from pipeline.evaluation.stage_tables import stage_title
+
+    tables = [(stage_title(str(name)), table) for name, table in stages.groupby("stage")]
     # An only stage is the model.
     return tables if len(tables) > 1 else []
 

@@ -144,7 +144,7 @@ stage2_option = click.option(
     type=click.Choice(["routed", "always"]),
     default="routed",
     show_default=True,
-    help="On which galaxies stage 2 runs; always gives exact probabilities at the price of a second network.",
+    help="On which galaxies later stages run; always gives exact probabilities at the price of more work.",
 )
 
 

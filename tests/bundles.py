@@ -68,7 +68,8 @@ def random_bundle(
         if stage == "stage1" and routed is not None:
             _route(network, inputs, routed)
         stages[stage] = StageModel(backbone, preprocessing, 0.05, network.state_dict())
-    frequencies = np.array([0.13, 0.87][: len(taxonomy.combined)])
+    counts = dict.fromkeys(taxonomy.classes, 1.0) | {"CSS": 0.13, "EO": 0.87}
+    frequencies = taxonomy.member_frequencies(counts)
     bundle = ModelBundle(taxonomy, stages, frequencies, views=1)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in bundle_files(bundle).items():
@@ -104,7 +105,7 @@ def calibrated_bundle(folder: Path, bundle: str, precisions: Sequence[str] = ())
         precisions=precisions,
     )
     # Random heads are so unsure that all galaxies would be seen again.
-    fitted = replace(made.fitted, margins={"stage1": 0.25, "stage2": 0.25})
+    fitted = replace(made.fitted, margins=dict.fromkeys(made.taxonomy.stages, 0.25))
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in bundle_files(replace(made, fitted=fitted)).items():
         (folder / name).write_bytes(content)
@@ -145,7 +146,7 @@ def _logits(network: ImageClassifier, inputs: Tensor) -> Tensor:
 def _route(network: ImageClassifier, inputs: Tensor, share: float) -> None:
     """Shift the combined class's bias so that it wins on a share of the images."""
     logits = _logits(network.eval(), inputs)
-    combined = GALAXY_ZOO.combined_index
+    _, combined = GALAXY_ZOO.sent_by("stage2")
     lead = logits[:, combined] - logits.index_fill(1, torch.tensor([combined]), -torch.inf).amax(1)
     network.head.bias[combined] -= lead.quantile(1 - share) if share else lead.max() + 100
 

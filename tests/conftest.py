@@ -26,19 +26,19 @@ from tests.object_store import ObjectStore, free_ports, serve, store_environment
 # The demo recipe made small: seconds to train on the drawings of `tests.drawings`.
 TINY = (
     "stage1.input_size=32",
-    "stage2.input_size=32",
+    "later.input_size=32",
     "stage1.center_crop=64",
-    "stage2.center_crop=64",
+    "later.center_crop=64",
     "stage1.augmentation.center_crop=72",
-    "stage2.augmentation.center_crop=72",
+    "later.augmentation.center_crop=72",
     "stage1.batch_size=16",
-    "stage2.batch_size=16",
+    "later.batch_size=16",
     "stage1.epochs=4",
-    "stage2.epochs=4",
+    "later.epochs=4",
     "stage1.optimizer.lr=3e-3",
-    "stage2.optimizer.lr=2e-3",
+    "later.optimizer.lr=2e-3",
     "stage1.ema_memory=0",
-    "stage2.ema_memory=0",
+    "later.ema_memory=0",
     "finish=none",
 )
 

@@ -168,12 +168,15 @@ class NumbersOfBytes:
     def _classify(self, task: ShardTask) -> LedgerEntry:
         time.sleep(SECONDS_A_LIGHT_SHARD)
         work = ShardWork(task, self._bundle, self._work.columns)
-        kinds = (len(GALAXY_ZOO.stage1_classes), len(GALAXY_ZOO.stage2_classes))
-        members = np.full(kinds[1], 1 / kinds[1])
+        kinds = {stage: len(GALAXY_ZOO.stage_classes(stage)) for stage in GALAXY_ZOO.stages}
+        members = GALAXY_ZOO.member_frequencies(dict.fromkeys(GALAXY_ZOO.classes, 1))
         for images in work.images():
             numbers = [np.random.default_rng(zlib.crc32(bytes(image))) for image in images]
-            said = [np.stack([one.dirichlet(np.ones(kind)) for one in numbers]) for kind in kinds]
-            work.take([OK] * len(images), combine_stages(*said, members, GALAXY_ZOO))
+            said = {
+                stage: np.stack([one.dirichlet(np.ones(kind)) for one in numbers])
+                for stage, kind in kinds.items()
+            }
+            work.take([OK] * len(images), combine_stages(said, members, GALAXY_ZOO))
         if work.error is not None:
             raise work.error
         return work.write("numbers of bytes")

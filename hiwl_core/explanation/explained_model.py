@@ -16,6 +16,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.explanation.features import penultimate_features
 from hiwl_core.explanation.gradcam import MIN_MAP_SIDE, explained_layer, heat_maps
 from hiwl_core.explanation.heat_checks import HeatChecks, deletion_curves, likeness, shuffled_network
+from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.views import MOST_VIEWS
 
 __all__ = ["ExplainedModel", "HeatMap"]
@@ -29,7 +30,7 @@ class HeatMap(NamedTuple):
     Parameters
     ----------
     stage : str
-        ``"stage1"`` or ``"stage2"``.
+        Such as ``"stage1"``.
     layer : str
         Of the stage's network; see `hiwl_core.explanation.gradcam.explained_layer`.
     cutout : numpy.ndarray of uint8, shape (side, side, 3)
@@ -50,8 +51,8 @@ class HeatMap(NamedTuple):
 class ExplainedModel:
     """A model bundle whose networks can be asked why.
 
-    A class is *owned* by the stage that tells it from its like: members of the combined class by stage 2, all
-    others by stage 1; with a flat taxonomy all by stage 1.
+    A class is *owned* by the stage that tells it from its like: a member of a group by the group's stage, any
+    other by stage 1; with a flat taxonomy all by stage 1.
 
     Parameters
     ----------
@@ -87,8 +88,8 @@ class ExplainedModel:
         -------
         numpy.ndarray of str, shape (N,)
         """
-        members = [self.taxonomy.classes.index(name) for name in self.taxonomy.combined]
-        return np.where(np.isin(class_indices, members), "stage2", "stage1")
+        owners = np.array([self.taxonomy.owner(name) for name in self.taxonomy.classes])
+        return np.asarray(owners[np.asarray(class_indices, dtype=np.int64)])
 
     def features(self, images: Sequence[Image]) -> np.ndarray:
         """Penultimate features of stage 1, which sees all galaxies: no class need be known.
@@ -107,7 +108,7 @@ class ExplainedModel:
         UserError
             If an image cannot be read; the message names its position.
         """
-        return self._stage_features("stage1", images, np.arange(len(images)))
+        return self._stage_features(FIRST_STAGE, images, np.arange(len(images)))
 
     def features_by_owner(self, images: Sequence[Image], class_indices: np.ndarray) -> np.ndarray:
         """Penultimate features of the stage that owns each galaxy's class.
@@ -126,7 +127,7 @@ class ExplainedModel:
         Returns
         -------
         numpy.ndarray of float32, shape (N, W)
-            W of the wider stage; rows of the other one end in zeros.
+            W of the widest stage; rows of the others end in zeros.
 
         Raises
         ------

@@ -17,7 +17,6 @@ __all__ = ["draw_learning_curves"]
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy")
 RECALL = "val_recall_"
-TITLES = {"stage1": "Stage 1", "stage2": "Stage 2"}
 PANEL_WIDTH, HEIGHT = 4.6, 6.2
 
 
@@ -30,9 +29,8 @@ def draw_learning_curves(
     Parameters
     ----------
     epochs : mapping of DataFrame
-        For ``"stage1"`` and, if there is one, ``"stage2"``: the stage's table of epochs, with the columns
-        `epoch`, `train_loss`, `val_loss`, `val_accuracy` and, for thin lines beside the accuracy,
-        ``val_recall_<class>``.
+        For each stage, such as ``"stage1"``, its table of epochs, with the columns `epoch`, `train_loss`,
+        `val_loss`, `val_accuracy` and, for thin lines beside the accuracy, ``val_recall_<class>``.
     kept : mapping of collection of int
         For each stage the epochs that are marked; a stage may be missing.
     title : str
@@ -56,7 +54,7 @@ def draw_learning_curves(
         loss, accuracy = grid[:, column]
         marked = table[table["epoch"].isin(list(kept.get(stage, ())))]
         if len(epochs) > 1:
-            loss.set_title(TITLES.get(stage, stage))
+            loss.set_title(stage.replace("stage", "Stage "))
         _draw_losses(loss, table, marked)
         _draw_accuracies(accuracy, table, marked)
         accuracy.set_xlabel("epoch")

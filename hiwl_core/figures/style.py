@@ -78,7 +78,7 @@ def class_colors(classes: Sequence[str]) -> dict[str, str]:
     Galaxy Zoo's classes have the same color in all figures, and its combined class is gray. Beyond eight
     classes colors repeat.
     """
-    known = {**dict(zip(GALAXY_ZOO.classes, PALETTE, strict=False)), GALAXY_ZOO.combined_name: GRAY}
+    known = {**dict(zip(GALAXY_ZOO.classes, PALETTE, strict=False)), GALAXY_ZOO.groups[0].name: GRAY}
     taken = {known[name] for name in classes if name in known}
     free = [color for color in PALETTE if color not in taken] or list(PALETTE)
     strangers = [name for name in classes if name not in known]

@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,12 @@ from hiwl_core.conformal import set_names
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAG_DESCRIPTIONS, FLAGS
 from hiwl_core.statuses import NOT_FINITE, OK, STATUSES
-from hiwl_core.taxonomy import Taxonomy, probability_column
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from pipeline import storage
 
 if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog should not wait for
+    import pandas as pd
+
     from hiwl_core.cascade import CascadePrediction
 
 __all__ = [
@@ -48,12 +50,15 @@ __all__ = [
     "part_table",
     "probability_column",
     "read_part",
-    "stage2_columns",
+    "stage_columns",
+    "stage_outputs",
     "unsound_rows",
 ]
 
 RECORD_KEY = b"hiwl.part"
 TRUE_LABEL = "true_label"
+# What the only group is called in its column.
+COMBINED = "combined"
 OF_CLASS = "Calibrated probability of "
 # As catalogs of before have it.
 ALSO_OF_CLASS = "Probability of "
@@ -104,12 +109,50 @@ def part_name(shard: str) -> str:
     return "-".join([*reversed(keyed), name]) + ".parquet"
 
 
-def stage2_columns(taxonomy: Taxonomy) -> list[str]:
-    """Columns of stage 2's own probabilities: of all members but the last, which is one minus the others.
+def stage_columns(taxonomy: Taxonomy) -> dict[str, tuple[str, int | None]]:
+    """Columns of the stages' own probabilities: of which stage each is, and of which of its classes.
 
-    A flat taxonomy has no members, and its catalogs no such column; `p_stage1_combined` is there, and null.
+    Of stage 1 there are those of its groups, the only one of which is ``combined``; of a later stage those of
+    all its classes but the last, which is one minus the others. Catalogs of a flat taxonomy have one column,
+    `p_stage1_combined`, which is null.
     """
-    return [f"p_stage2_{probability_column(name)[2:]}" for name in taxonomy.stage2_classes[:-1]]
+    first = taxonomy.stage_classes(FIRST_STAGE)
+    columns: dict[str, tuple[str, int | None]] = {}
+    if not taxonomy.groups:
+        columns[_stage_column(FIRST_STAGE, COMBINED)] = (FIRST_STAGE, None)
+    for name, _ in taxonomy.groups:
+        if name in first:
+            shown = name if len(taxonomy.groups) > 1 else COMBINED
+            columns[_stage_column(FIRST_STAGE, shown)] = (FIRST_STAGE, first.index(name))
+    for stage in taxonomy.later_stages:
+        for place, name in enumerate(taxonomy.stage_classes(stage)[:-1]):
+            columns[_stage_column(stage, name)] = (stage, place)
+    return columns
+
+
+def stage_outputs(catalog: pd.DataFrame | Mapping[Any, Any], taxonomy: Taxonomy, stage: str) -> np.ndarray:
+    """What a later stage says of the rows of a catalog, from its columns.
+
+    Parameters
+    ----------
+    catalog : pandas.DataFrame or mapping
+        With the columns of `stage_columns`; of a mapping, the values of one row.
+    taxonomy : Taxonomy
+    stage : str
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (N, M)
+        NaN where it did not run.
+    """
+    names = [_stage_column(stage, name) for name in taxonomy.stage_classes(stage)[:-1]]
+    members = np.column_stack([np.atleast_1d(np.asarray(catalog[name], np.float64)) for name in names])
+    # The catalog leaves out the last member, which is what the others leave over.
+    return np.column_stack([members, np.maximum(0, 1 - members.sum(axis=1))])
+
+
+def _stage_column(stage: str, name: str) -> str:
+    return f"p_{stage}_{probability_column(name)[2:]}"
 
 
 def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[pa.Field] = ()) -> pa.Schema:
@@ -123,7 +166,6 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
     carried : sequence of pyarrow.Field
         Columns taken over from the shards.
     """
-    members = " or ".join(taxonomy.combined) or "a combined class, which this model does not have"
     descriptions = taxonomy.descriptions or taxonomy.classes
     flags = "; ".join(f"{bit}: {text}" for bit, text in FLAG_DESCRIPTIONS.items())
     rows: list[tuple[str, pa.DataType, str, str, str]] = [
@@ -164,22 +206,9 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
             "Classes that hold the true one with the coverage in the footer, for each class, joined by |; "
             "null if the model was not calibrated",
         ),
-        (
-            "p_stage1_combined",
-            pa.float32(),
-            "",
-            "stat.probability",
-            f"Stage 1's own probability of {members}, before calibration",
-        ),
         *(
-            (
-                column,
-                pa.float32(),
-                "",
-                "stat.probability",
-                f"Stage 2's own probability of {name}, before calibration; null where it did not run",
-            )
-            for column, name in zip(stage2_columns(taxonomy), taxonomy.stage2_classes, strict=False)
+            (column, pa.float32(), "", "stat.probability", _of_stage(taxonomy, stage, place))
+            for column, (stage, place) in stage_columns(taxonomy).items()
         ),
         ("views_used", pa.int8(), "", "meta.number", "Views averaged by the stage that took most"),
         (
@@ -204,6 +233,17 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
         for name, kind, unit, ucd, text in rows
     ]
     return pa.schema([*fields, *carried])
+
+
+def _of_stage(taxonomy: Taxonomy, stage: str, place: int | None) -> str:
+    """A column of `stage_columns` in words."""
+    number = stage.removeprefix("stage")
+    if place is None:
+        return f"Stage {number}'s own probability of a combined class, which this model does not have"
+    name = taxonomy.stage_classes(stage)[place]
+    members = {group.name: " or ".join(group.members) for group in taxonomy.groups}
+    words = f"Stage {number}'s own probability of {members.get(name, name)}, before calibration"
+    return words if stage == FIRST_STAGE else f"{words}; null where it did not run"
 
 
 def part_table(
@@ -258,10 +298,9 @@ def part_table(
         },
         "label_map": words(classes[prediction.most_probable]),
         "class_set": words(sets),
-        "p_stage1_combined": spread(prediction.combined),
         **{
-            column: spread(prediction.stage2[:, index])
-            for index, column in enumerate(stage2_columns(taxonomy))
+            column: spread(None if place is None else prediction.stages[stage][:, place])
+            for column, (stage, place) in stage_columns(taxonomy).items()
         },
         "views_used": spread(prediction.views),
         "ood_score": spread(prediction.ood_scores),
@@ -283,10 +322,7 @@ def _sound(statuses: Sequence[str], prediction: CascadePrediction) -> tuple[list
     if sound.all():
         return list(statuses), prediction
     given[rows[~sound]] = NOT_FINITE
-    kept: dict[str, Any] = {
-        name: None if values is None else values[sound] for name, values in prediction.__dict__.items()
-    }
-    return given.tolist(), replace(prediction, **kept)
+    return given.tolist(), prediction.of_rows(sound)
 
 
 def class_columns(schema: pa.Schema) -> list[str]:

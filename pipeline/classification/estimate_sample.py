@@ -229,8 +229,7 @@ def _drawn(rows: int, bundle: ModelBundle, always: bool) -> CascadePrediction:
         return generator.dirichlet([0.3] * classes, count).astype(np.float32)
 
     return run_cascade(
-        lambda chosen: draw("stage1", len(chosen)),
-        lambda chosen: draw("stage2", len(chosen)),
+        lambda stage, chosen: draw(stage, len(chosen)),
         rows,
         bundle.member_frequencies,
         taxonomy,

@@ -60,7 +60,7 @@ class Evaluation(InNotebooks):
     metrics_label_map : pandas.DataFrame
         The same of `label_map`, the most probable class.
     stages : pandas.DataFrame
-        The same of each stage alone: stage 2 on its own classes that stage 1 routed right.
+        The same of each stage alone: later ones on their own classes that were routed right.
     probabilities : ProbabilityEvaluation
         How good the probabilities and the sets of classes are.
     left_out : dict of int

@@ -12,9 +12,9 @@ import pyarrow as pa
 from hiwl_core.decoding import Cutout
 from hiwl_core.recipe import RgbSettings
 from hiwl_core.statuses import OK
-from hiwl_core.taxonomy import Taxonomy, probability_column
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL, read_part, stage2_columns
+from pipeline.catalog.parts import TRUE_LABEL, read_part, stage_columns, stage_outputs
 from pipeline.pages.cards import Card, try_thumbnail
 from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns
@@ -45,8 +45,7 @@ def galaxy_columns(taxonomy: Taxonomy) -> list[str]:
         *map(probability_column, taxonomy.classes),
         "label_map",
         "class_set",
-        "p_stage1_combined",
-        *stage2_columns(taxonomy),
+        *stage_columns(taxonomy),
         "views_used",
         "ood_score",
         "flags",
@@ -165,15 +164,22 @@ def _card(
 
 
 def _stage_lines(row: Mapping[Any, Any], taxonomy: Taxonomy) -> list[str]:
-    if not taxonomy.combined:
+    if not taxonomy.groups:
         return []
-    first = f"stage 1: {taxonomy.combined_name}{NO_BREAK}{row['p_stage1_combined']:.3f}"
-    members = [float(row[name]) for name in stage2_columns(taxonomy)]
-    if np.isnan(members).any():
-        return [first, "stage 2 did not run"]
-    # The catalog leaves out the last member, which is what the others leave over.
-    members.append(max(0.0, 1 - sum(members)))
-    words = ", ".join(
-        f"{name}{NO_BREAK}{share:.3f}" for name, share in zip(taxonomy.stage2_classes, members, strict=True)
-    )
-    return [first, f"stage 2: {words}"]
+    first = taxonomy.stage_classes(FIRST_STAGE)
+    said = {
+        first[place]: float(row[column])
+        for column, (stage, place) in stage_columns(taxonomy).items()
+        if stage == FIRST_STAGE and place is not None
+    }
+    lines = [f"stage 1: {_shares(said)}"]
+    for stage in taxonomy.later_stages:
+        name = stage.replace("stage", "stage ")
+        members = stage_outputs(row, taxonomy, stage)[0]
+        shares = dict(zip(taxonomy.stage_classes(stage), members.tolist(), strict=True))
+        lines.append(f"{name} did not run" if np.isnan(members).any() else f"{name}: {_shares(shares)}")
+    return lines
+
+
+def _shares(of: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}{NO_BREAK}{share:.3f}" for name, share in of.items())

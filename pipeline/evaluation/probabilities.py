@@ -14,15 +14,15 @@ import pandas as pd
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.calibration import cross_fitted
-from hiwl_core.cascade import combine_stages
+from hiwl_core.cascade import StageOutputs, combine_stages
 from hiwl_core.class_prior import move_prior
 from hiwl_core.finishing import prior_log_ratios
 from hiwl_core.fitted import Setting, ValidatedSetting
 from hiwl_core.probability_scores import ProbabilityScores, cross_fitted_sets, score_probabilities
 from hiwl_core.purity import threshold_table
-from hiwl_core.taxonomy import Taxonomy, probability_column
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from hiwl_core.uncalibrated import uncalibrated_stage1
-from pipeline.catalog.parts import TRUE_LABEL, stage2_columns
+from pipeline.catalog.parts import TRUE_LABEL, stage_outputs
 from pipeline.classification.model_settings import ModelSettings
 
 __all__ = [
@@ -115,7 +115,7 @@ def evaluate_probabilities(
     outputs = _outputs(galaxies, given, bundle, settings, validated)
     before = None
     if outputs is not None:
-        before = combine_stages(*outputs, bundle.member_frequencies, taxonomy).probabilities
+        before = combine_stages(outputs, bundle.member_frequencies, taxonomy).probabilities
     seen, given_shards = set(bundle.provenance.get("val", ())), set(fingerprints)
     if seen & given_shards:
         after = _by_the_others(outputs, truth, bundle, settings, some=bool(given_shards - seen))
@@ -148,23 +148,20 @@ def _outputs(
     bundle: ModelBundle,
     settings: ModelSettings,
     validated: ValidatedSetting,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both stages' own probabilities; None if a prior without a share of some class took them away."""
+) -> StageOutputs | None:
+    """The stages' own probabilities; None if a prior without a share of some class took them away."""
     taxonomy = bundle.taxonomy
     if isinstance(settings.prior, tuple):
         if not min(settings.prior) > 0:
             return None
         given = move_prior(given, np.array(settings.prior), np.array(bundle.fitted.prior))
-    stage2 = np.empty((len(galaxies), 0))
-    if taxonomy.combined:
-        members = galaxies[stage2_columns(taxonomy)].to_numpy(dtype=np.float64)
-        # The catalog leaves out the last member, which is what the others leave over.
-        stage2 = np.column_stack([members, np.maximum(0, 1 - members.sum(axis=1))])
-    return uncalibrated_stage1(given, taxonomy, validated.calibration.stages["stage1"]), stage2
+    calibrated = validated.calibration.stages[FIRST_STAGE]
+    later = {stage: stage_outputs(galaxies, taxonomy, stage) for stage in taxonomy.later_stages}
+    return {FIRST_STAGE: uncalibrated_stage1(given, taxonomy, calibrated), **later}
 
 
 def _by_the_others(
-    outputs: tuple[np.ndarray, np.ndarray] | None,
+    outputs: StageOutputs | None,
     truth: np.ndarray,
     bundle: ModelBundle,
     settings: ModelSettings,
@@ -180,7 +177,7 @@ def _by_the_others(
         )
         return _Calibrated(UNKNOWN, words, None, None)
     p = cross_fitted(
-        *outputs, truth, bundle.member_frequencies, taxonomy, prior_log_ratios(bundle), FOLDS, SEED
+        outputs, truth, bundle.member_frequencies, taxonomy, prior_log_ratios(bundle), FOLDS, SEED
     )
     sets = cross_fitted_sets(p, truth, taxonomy.classes, settings.coverage, FOLDS, SEED)
     if isinstance(settings.prior, tuple):

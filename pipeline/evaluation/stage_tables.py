@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from hiwl_core.metrics import class_table, confusion_matrix
-from hiwl_core.taxonomy import Taxonomy
+from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
-__all__ = ["stage_tables"]
+__all__ = ["stage_tables", "stage_title"]
 
 
 def stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) -> pd.DataFrame:
-    """Tables of the stages, one below the other: stage 2 on its own classes that stage 1 routed right.
+    """Tables of the stages, one below the other: a later one on its own classes that were routed right.
 
     Parameters
     ----------
@@ -35,3 +35,9 @@ def stage_tables(truth: np.ndarray, predicted: np.ndarray, taxonomy: Taxonomy) -
             tables.append(class_table(matrix, classes).assign(stage=stage))
     table = pd.concat(tables, ignore_index=True)
     return table[["stage", *[name for name in table.columns if name != "stage"]]]
+
+
+def stage_title(stage: str) -> str:
+    """What a stage's table is of."""
+    alone = f"{stage.replace('stage', 'Stage ')} alone"
+    return alone if stage == FIRST_STAGE else f"{alone}, on the galaxies that were routed right"

@@ -12,8 +12,6 @@ __all__ = ["NumberTable", "number_table"]
 
 # Of tables of epochs and of pairs.
 TITLES = {
-    "stage1_epoch": "stage 1",
-    "stage2_epoch": "stage 2",
     "learning_rate": "learning rate",
     "train_loss": "train loss",
     "val_loss": "val loss",
@@ -23,6 +21,7 @@ TITLES = {
 }
 WHOLE = ("images_per_second", "seconds", "workers", "input_size")
 RECALL = re.compile("^(val_)?recall_")
+EPOCH = re.compile("^stage([0-9]+)_epoch$")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def number_table(table: pd.DataFrame, marks: Mapping[int, str], without: Sequenc
     """
     names = [str(name) for name in table.columns if name not in without]
     return NumberTable(
-        titles=[TITLES.get(name) or RECALL.sub("recall ", name).replace("_", " ") for name in names],
+        titles=[TITLES.get(name) or _in_words(name) for name in names],
         rows=[
             [_text(name, value) for name, value in zip(names, row, strict=True)]
             for row in table[names].itertuples(index=False)
@@ -73,3 +72,7 @@ def _text(name: str, value: object) -> str:
     if name.endswith("epoch") or name in WHOLE:
         return f"{value:,.0f}"
     return "" if value != value else f"{value:.4f}"
+
+
+def _in_words(name: str) -> str:
+    return EPOCH.sub(r"stage \1", RECALL.sub("recall ", name)).replace("_", " ")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from hiwl_core.methods import method_name
 from hiwl_core.recipe import Recipe, StageRecipe
+from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline.pages.numbers import duration, percent
 from pipeline.reporting.finished_run import FinishedRun
 
@@ -138,7 +139,7 @@ def stage_settings(recipe: Recipe) -> dict[str, list[str]]:
     stages = list(recipe.stages.values())
     return {
         "Backbone": [stage.backbone for stage in stages],
-        "Starts from": [{"stage1": "stage 1's weights"}.get(stage.init, stage.init) for stage in stages],
+        "Starts from": [{FIRST_STAGE: "stage 1's weights"}.get(stage.init, stage.init) for stage in stages],
         "Input": [f"{stage.input_size} px, from the central {stage.center_crop} px" for stage in stages],
         "Epochs at most": [f"{stage.epochs}{_patience(stage)}" for stage in stages],
         "Batch": [str(stage.batch_size) for stage in stages],

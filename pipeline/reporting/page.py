@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.shown_galaxies import class_notes
+from pipeline.evaluation.stage_tables import stage_title
 from pipeline.pages.cards import Card
 from pipeline.pages.number_tables import NumberTable, number_table
 from pipeline.pages.numbers import count_word
@@ -24,10 +26,6 @@ __all__ = ["Contents", "render_report"]
 # The same in all rows, and said above the table.
 CONSTANT = ("compute", "workers")
 CONFUSION = "confusion_matrix.csv"
-STAGE_TITLES = {
-    "stage1": "Stage 1 alone",
-    "stage2": "Stage 2 alone, on the galaxies that stage 1 routed right",
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def render_report(contents: Contents) -> str:
         ),
         epochs={stage: _epochs(run, stage) for stage in run.epochs},
         pairs=_pairs(run),
-        candidates=f"{count_word(len(run.pairs))} {'pairs' if run.taxonomy.combined else 'candidates'}",
+        candidates=f"{count_word(len(run.pairs))} {_candidates(run)}",
         confusion=matrix_rows(evaluation.confusion, evaluation.shown.anchors),
         confusion_files={CONFUSION: contents.tables[CONFUSION], **contents.drawings.confusion.files},
         figures=figure_table(evaluation.metrics),
@@ -94,10 +92,14 @@ def render_report(contents: Contents) -> str:
         stages=_stages(run, evaluation.stages),
         # An only stage needs no name.
         stage_names={
-            stage: stage.replace("stage", "stage ") if run.taxonomy.combined else "" for stage in run.epochs
+            stage: stage.replace("stage", "stage ") if run.taxonomy.groups else "" for stage in run.epochs
         },
         mistakes_in_all=wrong,
     )
+
+
+def _candidates(run: FinishedRun) -> str:
+    return {1: "candidates", 2: "pairs"}.get(len(run.taxonomy.stages), "combinations")
 
 
 def _epochs(run: FinishedRun, stage: str) -> NumberTable:
@@ -115,12 +117,13 @@ def _pairs(run: FinishedRun) -> NumberTable:
     is_chosen = pd.Series(True, index=run.pairs.index)
     for stage, epoch in run.chosen.items():
         is_chosen &= run.pairs[f"{stage}_epoch"] == epoch
-    pairs = run.pairs if run.taxonomy.combined else run.pairs.rename(columns={"stage1_epoch": "epoch"})
+    # An only stage needs no name.
+    pairs = run.pairs if run.taxonomy.groups else run.pairs.rename(columns={f"{FIRST_STAGE}_epoch": "epoch"})
     return number_table(pairs, dict.fromkeys(is_chosen[is_chosen].index, "chosen"))
 
 
 def _stages(run: FinishedRun, stages: pd.DataFrame) -> dict[str, FigureTable]:
     """Tables of the stages by title; an only stage is the model."""
-    if not run.taxonomy.combined:
+    if not run.taxonomy.groups:
         return {}
-    return {STAGE_TITLES[str(stage)]: figure_table(table) for stage, table in stages.groupby("stage")}
+    return {stage_title(str(stage)): figure_table(table) for stage, table in stages.groupby("stage")}

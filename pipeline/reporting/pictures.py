@@ -161,7 +161,7 @@ def draw(
         panel = EmbeddingPanel(points, truth, apart)
         figure = draw_embedding_map(
             [[panel]],
-            ["features of stage 1" if run.taxonomy.combined else "features"],
+            ["features of stage 1" if run.taxonomy.groups else "features"],
             ["scored galaxies"],
             classes,
         )

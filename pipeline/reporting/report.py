@@ -168,7 +168,7 @@ def _contents(
         **run.files,
         "classes.csv": _csv(pd.DataFrame(class_facts(run, evaluation.confusion))),
         # The figures of an only stage are the model's.
-        **{name: csv for name, csv in evaluation.files().items() if taxonomy.combined or name != STAGES},
+        **{name: csv for name, csv in evaluation.files().items() if taxonomy.groups or name != STAGES},
         **drawings.tables,
         "mistakes.csv": _csv(mistakes[shown]),
         "least_certain.csv": _csv(unsure[shown]),

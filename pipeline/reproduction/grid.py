@@ -10,6 +10,8 @@ from hiwl_core.backbones import BackboneSpec, spec
 from hiwl_core.errors import UserError
 from hiwl_core.methods import method_name, method_overrides
 from hiwl_core.recipe import Recipe, load_recipe
+from hiwl_core.recipe_text import LATER
+from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline.reproduction.experiments import Experiment
 
 __all__ = ["GridRun", "backbone_overrides", "folder_name", "grid_runs"]
@@ -134,8 +136,7 @@ def backbone_overrides(base: Recipe, name: str) -> list[str]:
         return []
     entry = spec(name)
     changes = []
-    for stage in ("stage1", "stage2"):
-        section = base.stages.get(stage, base.stage1)
+    for stage, section in ((FIRST_STAGE, base.stage1), (LATER, base.stage2 or base.stage1)):
         scale = section.input_size / spec(section.backbone).input_size
         changes += [f"{stage}.backbone={name!r}", f"{stage}.input_size={_input_size(entry, scale)}"]
         if section.init == "imagenet" and not entry.on_imagenet:

@@ -34,7 +34,6 @@ __all__ = ["PICTURES", "Picture", "PictureInputs"]
 # Of the training galaxies, as in the paper; of those that are scored no more either, for the time it takes.
 EMBEDDED = 5000
 SHOWN_PER_CLASS = 3
-STAGES = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -130,12 +129,12 @@ def augmentation_picture(inputs: PictureInputs) -> Picture:
 
 
 def learning_picture(inputs: PictureInputs) -> Picture:
-    """Figure 5: loss and accuracy of both stages by epoch."""
+    """Figure 5: loss and accuracy of the stages by epoch."""
     from hiwl_core.figures import draw_learning_curves, figure_files
 
     folder = inputs.runs["hiwl"]
     epochs, kept, sentences = {}, {}, []
-    for stage in STAGES:
+    for stage in inputs.recipe.stages:
         if not storage.exists(f"{folder}/{stage}.json"):
             continue
         with storage.open_input(f"{folder}/{stage}_epochs.csv") as file:
@@ -143,11 +142,10 @@ def learning_picture(inputs: PictureInputs) -> Picture:
         best = json.loads(storage.read_bytes(f"{folder}/{stage}.json"))["best"]
         kept[stage] = [candidate["epoch"] for candidate in best]
         ours = {candidate["epoch"]: candidate["accuracy"] for candidate in best}
-        paper = TRAININGS[stage]
-        sentences.append(
-            f"{stage}: {len(epochs[stage])} epochs, the best {_best_epochs(ours)}; in the paper "
-            f"{paper.epochs} epochs, the best {_best_epochs(paper.best)}."
-        )
+        sentence = f"{stage}: {len(epochs[stage])} epochs, the best {_best_epochs(ours)}"
+        if paper := TRAININGS.get(stage):
+            sentence += f"; in the paper {paper.epochs} epochs, the best {_best_epochs(paper.best)}"
+        sentences.append(f"{sentence}.")
     figure = draw_learning_curves(epochs, kept)
     return Picture(figure_files(figure, inputs.name), tuple(sentences))
 

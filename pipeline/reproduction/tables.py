@@ -186,7 +186,7 @@ def ablation_table(scores: Scores, taxonomy: Taxonomy) -> PaperTable:
             "mean recall": share_cell(figures[MEAN_RECALL]),
             "mean F1": share(figures["average", "f1"].value),
         }
-        for name in taxonomy.combined:
+        for name in (name for group in taxonomy.groups for name in group.members):
             text[f"recall {name}"] = share(figures[name, "recall"].value)
             text[f"precision {name}"] = share(figures[name, "precision"].value)
         text |= dict.fromkeys((f"accuracy to {first[1]}, points", "p", "mean recall, points", "its p"), "")

@@ -140,7 +140,7 @@ class StageFeed:
     ----------
     store : CutoutStore
     taxonomy : Taxonomy
-    stage : {"stage1", "stage2"}
+    stage : str
     recipe : StageRecipe
     preprocessing : Preprocessing
     seed : int

@@ -1,8 +1,9 @@
 """The nine pairs: the best checkpoints of both stages, scored together on the validation galaxies.
 
-Each validation galaxy is decoded once and seen by every stage-1 candidate; a stage-2 candidate sees those
-that any stage-1 candidate calls combined. The pairs are then combined from the stored probabilities. Without
-a stage 2 each candidate of stage 1 stands alone.
+Each validation galaxy is decoded once and seen by every stage-1 candidate; a candidate of a later stage sees
+those that any candidate before it sends there. The pairs are then combined from the stored probabilities.
+Where there are three stages or more, all combinations of their candidates take the place of the pairs; where
+there is one, its candidates.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ray.data import DataContext
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.calibration import cross_fitted, sampling_log_ratios
-from hiwl_core.cascade import combine_stages, routed
+from hiwl_core.cascade import combine_stages, route, routed
 from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
 from hiwl_core.decoding import Cutout, decode_pixels
 from hiwl_core.device import granted_compute
@@ -29,6 +30,7 @@ from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, 
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe, RgbSettings
 from hiwl_core.reliability import negative_log_likelihood
+from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.views import MOST_VIEWS
 from pipeline.cluster import ordered_streams
 from pipeline.cores import usable_cores
@@ -55,11 +57,11 @@ def score_pairs(
     recipe: Recipe,
     stages: dict[str, StageCandidates],
     val: CutoutStore,
-    frequencies: np.ndarray,
+    frequencies: Mapping[str, np.ndarray],
     use_gpu: bool,
     counts: Mapping[str, int],
 ) -> pd.DataFrame:
-    """Score each pair of a stage-1 and a stage-2 checkpoint, or each checkpoint of an only stage.
+    """Score each pair of a stage-1 and a stage-2 checkpoint, or whatever the stages' checkpoints combine to.
 
     Parameters
     ----------
@@ -67,8 +69,8 @@ def score_pairs(
     stages : dict of StageCandidates
         Under the names of the recipe's stages, in order.
     val : CutoutStore
-    frequencies : numpy.ndarray of float, shape (M,)
-        Shares of the members in the combined class.
+    frequencies : mapping of numpy.ndarray of float, shape (M,)
+        See `hiwl_core.taxonomy.Taxonomy.member_frequencies`.
     use_gpu : bool
         Whether the scoring actor takes a GPU.
     counts : mapping of int
@@ -77,8 +79,8 @@ def score_pairs(
     Returns
     -------
     pandas.DataFrame
-        A row a pair, best first by what the recipe says: `stage1_epoch`, `stage2_epoch` if there is such a
-        stage, `accuracy`, `mean_recall`, `recall_<class>`, `nll` of the calibrated probabilities,
+        A row a pair, best first by what the recipe says: `stage1_epoch` and the same of each later stage,
+        `accuracy`, `mean_recall`, `recall_<class>`, `nll` of the calibrated probabilities,
         cross-fitted. Of equally good pairs the one with the better mean recall comes first.
     """
     parts = [part for shards in val.windows() for part in _seen(recipe, stages, val, shards, use_gpu)]
@@ -125,24 +127,21 @@ def _table(
     stages: dict[str, StageCandidates],
     truth: np.ndarray,
     found: dict[str, np.ndarray],
-    frequencies: np.ndarray,
+    frequencies: Mapping[str, np.ndarray],
     counts: Mapping[str, int],
 ) -> pd.DataFrame:
     taxonomy = recipe.taxonomy
     ratios = sampling_log_ratios(taxonomy, recipe.to_dict(), counts)
-    nothing = np.empty((len(truth), 0))
     table = []
     for chosen in product(*(range(len(stage.candidates)) for stage in stages.values())):
         choice = dict(zip(stages, chosen, strict=True))
-        seen = {name: found[name][:, index] for name, index in choice.items()}
-        sent_on = routed(seen["stage1"], taxonomy)
-        second_stage = np.where(sent_on[:, None], seen.get("stage2", nothing), np.nan)
-        prediction = combine_stages(seen["stage1"], second_stage, frequencies, taxonomy)
+        seen = route({name: found[name][:, index] for name, index in choice.items()}, taxonomy)
+        prediction = combine_stages(seen, frequencies, taxonomy)
         matrix = confusion_matrix(truth, prediction.class_indices, len(taxonomy.classes))
         recalls = dict(zip(taxonomy.classes, recall(matrix), strict=True))
         likelihood = np.nan
         if len(truth) >= FOLDS:
-            held_out = cross_fitted(seen["stage1"], second_stage, truth, frequencies, taxonomy, ratios, FOLDS)
+            held_out = cross_fitted(seen, truth, frequencies, taxonomy, ratios, FOLDS)
             likelihood = negative_log_likelihood(held_out, truth)
         table.append(
             {
@@ -194,9 +193,9 @@ class _CandidateScorer:
             None if isinstance(one, Cutout) else decode_pixels(one, self._rgb).pixels for one in images
         ]
         found = {"row": batch["row"]}
-        wanted = np.ones(len(images), dtype=bool)
         for name, networks in self._networks.items():
             classes = len(self._taxonomy.stage_classes(name))
+            wanted = self._sent(found, name, len(images))
             found[name] = seen = np.full((len(images), len(networks), classes), np.nan, dtype=np.float32)
             if wanted.any():
                 transform = self._transforms[name]
@@ -209,9 +208,15 @@ class _CandidateScorer:
                     ]
                 )
                 seen[wanted] = np.stack([probabilities(net, pixels, self._views) for net in networks], 1)
-            if name == "stage1":
-                wanted = np.any([routed(seen[:, i], self._taxonomy) for i in range(len(networks))], axis=0)
         return found
+
+    def _sent(self, found: dict[str, np.ndarray], stage: str, rows: int) -> np.ndarray:
+        """Which rows any candidate sends to a stage, bool of shape (rows,)."""
+        if stage == FIRST_STAGE:
+            return np.ones(rows, dtype=bool)
+        sender, _ = self._taxonomy.sent_by(stage)
+        by_candidate = np.moveaxis(found[sender], 1, 0)
+        return np.any([routed(one, self._taxonomy, stage) for one in by_candidate], axis=0)
 
 
 def _network(stage: StageCandidates, candidate: Candidate, num_classes: int) -> ImageClassifier:

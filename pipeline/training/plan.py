@@ -14,6 +14,7 @@ from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, StageRecipe
 from hiwl_core.sampling import batch_bounds
+from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns, list_shards
@@ -124,7 +125,8 @@ def initial_weights(name: str, recipe: StageRecipe) -> dict[str, torch.Tensor] |
 
     Parameters
     ----------
-    name : {"stage1", "stage2"}
+    name : str
+        Of the stage.
     recipe : StageRecipe
 
     Raises
@@ -132,7 +134,7 @@ def initial_weights(name: str, recipe: StageRecipe) -> dict[str, torch.Tensor] |
     UserError
         If they are out of reach or do not fit.
     """
-    if recipe.init in ("random", "stage1"):
+    if recipe.init in ("random", FIRST_STAGE):
         return None
     return _given_weights(name, recipe.backbone, recipe.init, recipe.input_size)
 
@@ -147,7 +149,7 @@ def _given_weights(name: str, backbone: str, init: str, input_size: int) -> dict
 def _weights_of_bundle(name: str, backbone: str, path: str, input_size: int) -> dict[str, torch.Tensor]:
     """The trunk of a trained model's stage of the same name, or of its only stage."""
     bundle = read_bundle(path)
-    stage = bundle.stages.get(name) or bundle.stages["stage1"]
+    stage = bundle.stages.get(name) or bundle.stages[FIRST_STAGE]
     if stage.backbone != backbone:
         raise UserError(
             f"{name}.init: the model {path!r} has the backbone {stage.backbone!r}, not {backbone!r}; set "
@@ -161,7 +163,7 @@ def _weights_of_bundle(name: str, backbone: str, path: str, input_size: int) -> 
 @cache
 def _check_weights(name: str, backbone: str, init: str, input_size: int) -> None:
     """Find out before any work whether weights can be had, once for all trainings that start from them."""
-    if init not in ("random", "stage1"):
+    if init not in ("random", FIRST_STAGE):
         _given_weights(name, backbone, init, input_size)
 
 

@@ -21,18 +21,16 @@ from safetensors.torch import load
 
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
+from hiwl_core.taxonomy import STAGE_NAME
 from pipeline import storage
 
 __all__ = ["Candidate", "RunFolder"]
 
 WEIGHTS = "weights.safetensors"
 # What a run writes beside its `run.json`, which it writes first.
-OWN_NAMES = (
-    "bundle",
-    "pairs.csv",
-    "sources.json",
-    *(f"{stage}{ending}" for stage in ("stage1", "stage2") for ending in ("", ".json", "_epochs.csv")),
-)
+OWN_NAMES = ("bundle", "pairs.csv", "sources.json")
+# Of each stage, after its name.
+OWN_ENDINGS = ("", ".json", "_epochs.csv")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class RunFolder:
             a run's.
         """
         if not storage.exists(f"{self.path}/run.json"):
-            for name in OWN_NAMES:
+            stages = [key for key in description["recipe"] if STAGE_NAME.fullmatch(key)]
+            for name in (*OWN_NAMES, *(f"{stage}{ending}" for stage in stages for ending in OWN_ENDINGS)):
                 if storage.exists(f"{self.path}/{name}"):
                     raise UserError(f"{self.path}/{name} was not made by `hiwl train`: choose another --out")
             return False

@@ -43,7 +43,7 @@ class StageJob:
     Parameters
     ----------
     stage : str
-        ``"stage1"`` or ``"stage2"``.
+        Such as ``"stage1"``.
     recipe : Recipe
     preprocessing : Preprocessing
     train, val : CutoutStore

@@ -18,6 +18,7 @@ import torch
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
+from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage
 from pipeline.cluster import ClusterResources, connected
 from pipeline.in_notebooks import InNotebooks
@@ -175,7 +176,9 @@ def _trained(
         candidates: dict[str, list[Candidate]] = {}
         for name, stage in recipe.stages.items():
             start = (
-                candidates["stage1"][0].weights() if stage.init == "stage1" else initial_weights(name, stage)
+                candidates[FIRST_STAGE][0].weights()
+                if stage.init == FIRST_STAGE
+                else initial_weights(name, stage)
             )
             job = StageJob(
                 stage=name,
@@ -195,8 +198,7 @@ def _trained(
             for name, stage in recipe.stages.items()
         }
         say(f"scoring {' x '.join(str(len(best)) for best in candidates.values())} checkpoints on validation")
-        members = np.array([counts["train"][name] for name in recipe.taxonomy.stage2_classes], dtype=float)
-        frequencies = members / members.sum()
+        frequencies = recipe.taxonomy.member_frequencies(counts["train"])
         pairs = score_pairs(recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
         folder.write_pairs(pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
@@ -297,7 +299,7 @@ def _bundle(
     recipe: Recipe,
     stages: dict[str, StageCandidates],
     pairs: pd.DataFrame,
-    frequencies: np.ndarray,
+    frequencies: dict[str, np.ndarray],
     provenance: dict[str, Any],
 ) -> ModelBundle:
     best = pairs.iloc[0]

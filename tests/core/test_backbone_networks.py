@@ -19,6 +19,7 @@ from hiwl_core.explanation import heat_maps
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from hiwl_core.training import StageLearner
+from tests.stages import FREQUENCIES
 
 CPU = ComputePlan(torch.device("cpu"), None, can_compile=False)
 # As small as the networks allow: those that are not here take 32 pixels.
@@ -152,7 +153,7 @@ def test_a_bundle_keeps_the_network(case: Case) -> None:
         "stage1": StageModel(case.entry.name, case.preprocessing, 0.05, case.model.state_dict()),
         "stage2": StageModel("timm:test_resnet", case.preprocessing, 0.05, other.state_dict()),
     }
-    files = bundle_files(ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=1))
+    files = bundle_files(ModelBundle(GALAXY_ZOO, stages, FREQUENCIES, views=1))
     loaded = bundle_from_files(files.__getitem__, "memory").stages["stage1"].network(4)
     with torch.inference_mode():
         torch.testing.assert_close(

@@ -19,6 +19,7 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.broken_inputs import encode, fits_file
 from tests.bundles import random_bundle
 from tests.drawings import draw_galaxy
+from tests.stages import FREQUENCIES
 
 # Each export for OpenVINO takes seconds.
 classifier_of = partial(CascadeClassifier, engine=choose_engine("torch"))
@@ -38,7 +39,7 @@ def make_bundle() -> ModelBundle:
         )
         for name in ("stage1", "stage2")
     }
-    return ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=2, metrics={"accuracy": 0.5})
+    return ModelBundle(GALAXY_ZOO, stages, FREQUENCIES, views=2, metrics={"accuracy": 0.5})
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_flat_bundle_has_one_network(tmp_path: Path) -> None:
     assert statuses == ["ok"] * 40 + ["missing"]
     assert (prediction.class_indices == prediction.probabilities.argmax(axis=1)).all()
     assert len(np.unique(prediction.class_indices)) > 2
-    assert np.isnan(prediction.combined).all()
+    assert list(prediction.stages) == ["stage1"]
     assert classifier_of(bundle).classify([None])[1].probabilities.shape == (0, 5)
     with pytest.raises(UserError, match="--stage2 always: this model has no stage 2"):
         classifier_of(bundle, always_stage2=True)

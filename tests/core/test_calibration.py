@@ -13,8 +13,8 @@ from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.sampling import class_weights
 from hiwl_core.stage_calibration import StageCalibration, fit_stage, sampling_log_ratio
 from hiwl_core.taxonomy import GALAXY_ZOO
+from tests.stages import FREQUENCIES, both
 
-FREQUENCIES = np.array([0.13, 0.87])
 SHARES = np.array([8434, 8069, 578, 3903, 7806]) / 28_790
 
 
@@ -160,13 +160,13 @@ def test_rows_where_a_stage_did_not_run_stay_nan_and_zeros_stay_finite() -> None
 
 def test_the_likelihood_of_the_cascade_is_that_of_its_stages() -> None:
     stage1, stage2, truth = validation_like(2000, seed=10)
-    whole = combine_stages(stage1, stage2, FREQUENCIES, GALAXY_ZOO).probabilities
+    whole = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO).probabilities
     member = GALAXY_ZOO.stage_targets("stage2", truth)
     own = (member >= 0) & ~np.isnan(stage2[:, 0])
     skipped = (member >= 0) & ~own
     parts = 2000 * negative_log_likelihood(stage1, GALAXY_ZOO.stage_targets("stage1", truth))
     parts += own.sum() * negative_log_likelihood(stage2[own], member[own])
-    parts -= np.log(FREQUENCIES[member[skipped]]).sum()
+    parts -= np.log(FREQUENCIES["stage2"][member[skipped]]).sum()
     assert skipped.any()
     assert 2000 * negative_log_likelihood(whole, truth) == pytest.approx(parts, rel=1e-6)
 
@@ -175,14 +175,14 @@ def test_each_stage_is_fitted_on_the_galaxies_that_are_its_own() -> None:
     stage1, stage2, truth = validation_like(2878, seed=11)
     stage1[5] = stage2[5] = np.nan
     ratio = sampling_log_ratio(np.array([578, 3903]), 1.0)
-    found = fit_calibration(stage1, stage2, truth, GALAXY_ZOO, {"stage2": ratio})
+    found = fit_calibration(both(stage1, stage2), truth, GALAXY_ZOO, {"stage2": ratio})
     kept = np.arange(2878) != 5
     own = np.isin(truth, [2, 3]) & ~np.isnan(stage2[:, 0])
     assert found.galaxies == 2877
     assert found.stages["stage1"] == fit_stage(stage1[kept], GALAXY_ZOO.stage_targets("stage1", truth[kept]))
     assert found.stages["stage2"] == fit_stage(stage2[own], truth[own] - 2, ratio)
 
-    first, second = found.apply(stage1, stage2)
+    first, second = found.apply(both(stage1, stage2)).values()
     assert (first[kept] == found.stages["stage1"].apply(stage1[kept])).all()
     assert (np.isnan(second) == np.isnan(stage2)).all()
 
@@ -191,18 +191,16 @@ def test_a_flat_taxonomy_has_one_stage() -> None:
     flat = GALAXY_ZOO.flat()
     p = outputs(500, 5, seed=12)
     truth = drawn(p, np.random.default_rng(13))
-    nothing = np.empty((500, 0))
-    found = fit_calibration(p, nothing, truth, flat, None)
+    found = fit_calibration({"stage1": p}, truth, flat, None)
     assert found.stages == {"stage1": fit_stage(p, truth)}
-    first, second = found.apply(p, nothing)
-    assert (first.shape, second.shape) == ((500, 5), (500, 0))
-    assert cross_fitted(p, nothing, truth, np.empty(0), flat, None).sum(axis=1) == pytest.approx(1)
+    assert {name: one.shape for name, one in found.apply({"stage1": p}).items()} == {"stage1": (500, 5)}
+    assert cross_fitted({"stage1": p}, truth, {}, flat, None).sum(axis=1) == pytest.approx(1)
 
 
 def test_a_stage_2_that_saw_none_of_its_galaxies_has_what_is_known_without() -> None:
     stage1, stage2, truth = validation_like(200, seed=14)
     ratio = sampling_log_ratio(np.array([578, 3903]), 1.0)
-    found = fit_calibration(stage1, np.full_like(stage2, np.nan), truth, GALAXY_ZOO, {"stage2": ratio})
+    found = fit_calibration(both(stage1, np.full_like(stage2, np.nan)), truth, GALAXY_ZOO, {"stage2": ratio})
     assert found.stages["stage2"] == StageCalibration(1.0, tuple(ratio.tolist()))
 
 
@@ -218,14 +216,14 @@ def test_folds_have_their_part_of_each_class() -> None:
 
 def test_cross_fitting_is_the_calibration_of_the_other_folds() -> None:
     stage1, stage2, truth = validation_like(600, seed=16)
-    p = cross_fitted(stage1, stage2, truth, FREQUENCIES, GALAXY_ZOO, None, k=4, seed=1)
+    p = cross_fitted(both(stage1, stage2), truth, FREQUENCIES, GALAXY_ZOO, None, k=4, seed=1)
     assert p.dtype == np.float64
     assert np.abs(p.sum(axis=1) - 1).max() < 1e-12
     fold = folds(truth, 4, 1)
     for index in range(4):
         other, own = fold != index, fold == index
-        found = fit_calibration(stage1[other], stage2[other], truth[other], GALAXY_ZOO, None)
-        expected = combine_stages(*found.apply(stage1[own], stage2[own]), FREQUENCIES, GALAXY_ZOO)
+        found = fit_calibration(both(stage1[other], stage2[other]), truth[other], GALAXY_ZOO, None)
+        expected = combine_stages(found.apply(both(stage1[own], stage2[own])), FREQUENCIES, GALAXY_ZOO)
         assert p[own] == pytest.approx(expected.probabilities, abs=1e-7)
 
 
@@ -241,7 +239,8 @@ def test_a_galaxys_label_has_no_part_in_the_probabilities_of_its_fold() -> None:
     else:
         pytest.fail("no such pair: choose another seed")
     before, after = (
-        cross_fitted(stage1, stage2, labels, FREQUENCIES, GALAXY_ZOO, None) for labels in (truth, changed)
+        cross_fitted(both(stage1, stage2), labels, FREQUENCIES, GALAXY_ZOO, None)
+        for labels in (truth, changed)
     )
     assert (before[fold == 0] == after[fold == 0]).all()
     assert (np.abs(before - after)[fold != 0].max(axis=1) > 0).all()
@@ -254,7 +253,7 @@ def test_a_galaxys_outputs_have_no_part_in_those_of_its_fold() -> None:
     one = np.flatnonzero(fold == 2)[0]
     moved[one] = [0.01, 0.01, 0.01, 0.97]
     before, after = (
-        cross_fitted(first, stage2, truth, FREQUENCIES, GALAXY_ZOO, None) for first in (stage1, moved)
+        cross_fitted(both(first, stage2), truth, FREQUENCIES, GALAXY_ZOO, None) for first in (stage1, moved)
     )
     mates = (fold == 2) & (np.arange(300) != one)
     assert (before[mates] == after[mates]).all()
@@ -264,15 +263,15 @@ def test_a_galaxys_outputs_have_no_part_in_those_of_its_fold() -> None:
 def test_cross_fitted_probabilities_are_better_than_the_stages_own() -> None:
     stage1, stage2, truth = validation_like(2878, seed=19)
     ratios = {"stage2": sampling_log_ratio(np.array([578, 3903]), 1.0)}
-    raw = combine_stages(stage1, stage2, FREQUENCIES, GALAXY_ZOO).probabilities
-    p = cross_fitted(stage1, stage2, truth, FREQUENCIES, GALAXY_ZOO, ratios)
+    raw = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO).probabilities
+    p = cross_fitted(both(stage1, stage2), truth, FREQUENCIES, GALAXY_ZOO, ratios)
     assert negative_log_likelihood(p, truth) < negative_log_likelihood(raw, truth) - 0.03
     assert p.mean(axis=0) == pytest.approx(np.bincount(truth) / 2878, abs=0.005)
 
 
 def test_a_calibration_comes_back_from_json() -> None:
     stage1, stage2, truth = validation_like(300, seed=20)
-    found = fit_calibration(stage1, stage2, truth, GALAXY_ZOO, None)
+    found = fit_calibration(both(stage1, stage2), truth, GALAXY_ZOO, None)
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
@@ -311,6 +310,6 @@ def test_other_mistakes_are_named() -> None:
         folds(np.zeros(4, int))
     stage1, stage2 = np.full((2, 4), 0.25), np.full((2, 2), 0.5)
     with pytest.raises(UserError, match="without a label"):
-        fit_calibration(stage1, stage2, np.array([0, -1]), GALAXY_ZOO, None)
+        fit_calibration(both(stage1, stage2), np.array([0, -1]), GALAXY_ZOO, None)
     with pytest.raises(UserError, match="at least one"):
-        fit_calibration(stage1[:0], stage2[:0], np.empty(0, int), GALAXY_ZOO, None)
+        fit_calibration(both(stage1[:0], stage2[:0]), np.empty(0, int), GALAXY_ZOO, None)

@@ -40,21 +40,24 @@ def test_how_images_are_cut_into_batches_does_not_matter(
     assert [len(given) for given, _ in parts] == [stop - start for start, stop in bounds]
     assert [status for given, _ in parts for status in given] == statuses
     np.testing.assert_array_equal(np.concatenate([p.class_indices for _, p in parts]), whole.class_indices)
-    for name in ("probabilities", "combined", "stage2"):
-        got = np.concatenate([getattr(part, name) for _, part in parts])
-        np.testing.assert_allclose(got, getattr(whole, name), atol=1e-6)
+    probabilities = np.concatenate([part.probabilities for _, part in parts])
+    np.testing.assert_allclose(probabilities, whole.probabilities, atol=1e-6)
+    for name, values in whole.stages.items():
+        np.testing.assert_allclose(
+            np.concatenate([part.stages[name] for _, part in parts]), values, atol=1e-6
+        )
 
 
 def test_stage_2_sees_what_stage_1_routes_on_and_nothing_else(bundle: ModelBundle) -> None:
     _, routed = CascadeClassifier(bundle).classify(IMAGES)
     _, always = CascadeClassifier(bundle, always_stage2=True).classify(IMAGES)
-    ran = ~np.isnan(routed.stage2).any(axis=1)
+    ran = ~np.isnan(routed.stages["stage2"]).any(axis=1)
     assert 0 < ran.sum() < len(ran)
     np.testing.assert_array_equal(
         ran, [bundle.taxonomy.classes[i] in ("CSS", "EO") for i in routed.class_indices]
     )
-    np.testing.assert_allclose(routed.stage2[ran], always.stage2[ran], atol=1e-6)
-    assert not np.isnan(always.stage2).any()
+    np.testing.assert_allclose(routed.stages["stage2"][ran], always.stages["stage2"][ran], atol=1e-6)
+    assert not np.isnan(always.stages["stage2"]).any()
 
 
 @pytest.mark.parametrize("images", [[], [[]], [[None, b""]], [[], [None], []]])
@@ -112,7 +115,15 @@ def decode_number(images: Sequence[Image]) -> DecodedBatch:
     for row, image in enumerate(images):
         # A number in the first channel, and a mark of being there in the second.
         pixels[row, 0, 0, :2] = image[0], 1  # type: ignore[index]
-    return DecodedBatch(["ok"] * len(images), pixels, pixels, np.zeros(len(images), np.int32))
+    return DecodedBatch(["ok"] * len(images), dict.fromkeys(KINDS, pixels), np.zeros(len(images), np.int32))
+
+
+KINDS = {"stage1": 4, "stage2": 4, "stage3": 4}
+
+
+def sent_on(stage: str, said: np.ndarray) -> dict[str, np.ndarray]:
+    """A three goes from the first stage to the second."""
+    return {"stage2": said.argmax(1) == 3} if stage == "stage1" else {}
 
 
 NUMBERS = [bytes([i % 256]) for i in range(1003)]
@@ -120,16 +131,17 @@ NUMBERS = [bytes([i % 256]) for i in range(1003)]
 
 def run_numbers(stage1: Stage, stage2: Stage) -> list[SeenBatch]:
     with ThreadPoolExecutor(2) as threads:
-        stream = CascadeStream(decode_number, threads, 2, stage1, stage2, lambda p: p.argmax(1) == 3, 4, 4)
+        stages = {"stage1": stage1, "stage2": stage2}
+        stream = CascadeStream(decode_number, threads, 2, stages, sent_on, KINDS)
         return list(stream.run(iter(NUMBERS)))
 
 
 def test_both_engines_get_full_batches_and_never_more_than_they_take() -> None:
     stage1, stage2 = Echo(8, 3), Echo(16, 2)
     seen = run_numbers(Stage(stage1), Stage(stage2))
-    values = np.concatenate([batch.stage1.argmax(1) for batch in seen])
+    values = np.concatenate([batch.outputs["stage1"].argmax(1) for batch in seen])
     np.testing.assert_array_equal(values, [i % 256 % 4 for i in range(1003)])
-    sent = np.concatenate([~np.isnan(batch.stage2).any(axis=1) for batch in seen])
+    sent = np.concatenate([~np.isnan(batch.outputs["stage2"]).any(axis=1) for batch in seen])
     np.testing.assert_array_equal(sent, values == 3)
     assert stage1.filled == [8] * 125 + [3]
     assert stage2.filled == [16] * 15 + [10]
@@ -151,9 +163,36 @@ def test_only_doubtful_images_are_seen_from_all_sides() -> None:
         assert sum(filled) == doubtful.sum()
         assert filled[:-1] == [8] * (len(filled) - 1)
     # The mean of one doubtful view of .85 and seven sure ones.
-    largest = np.concatenate([batch.stage1.max(1) for batch in seen])
+    largest = np.concatenate([batch.outputs["stage1"].max(1) for batch in seen])
     np.testing.assert_allclose(largest[doubtful], (0.85 + 7) / 8, rtol=1e-6)
     assert (stage1.most_under_way, stage1.under_way) == (3, 0)
+
+
+def test_a_stage_may_send_on_what_it_was_sent_and_stages_may_be_asked_at_once() -> None:
+    """Stage 1 sends twos and threes to stage 2, which sends threes to stage 3; or all to both."""
+    seen_from = {"stage1": (2, 3), "stage2": (3,), "stage3": ()}
+    later = {"stage1": "stage2", "stage2": "stage3"}
+
+    def by_turns(stage: str, said: np.ndarray) -> dict[str, np.ndarray]:
+        return {later[stage]: np.isin(said.argmax(1), seen_from[stage])} if stage in later else {}
+
+    def at_once(stage: str, said: np.ndarray) -> dict[str, np.ndarray]:
+        return dict.fromkeys(later.values(), np.ones(len(said), bool)) if stage == "stage1" else {}
+
+    values = np.array([i % 256 % 4 for i in range(1003)])
+    everyone = np.ones(1003, bool)
+    for send_on, expected in (
+        (by_turns, {"stage2": values >= 2, "stage3": values == 3}),
+        (at_once, {"stage2": everyone, "stage3": everyone}),
+    ):
+        stages = {name: Stage(Echo(size, 2), 8, 0.9) for name, size in zip(KINDS, (8, 16, 4), strict=True)}
+        with ThreadPoolExecutor(2) as threads:
+            stream = CascadeStream(decode_number, threads, 2, stages, send_on, KINDS)
+            batches = list(stream.run(iter(NUMBERS)))
+        for name, rows in expected.items():
+            found = np.concatenate([batch.outputs[name] for batch in batches])
+            np.testing.assert_array_equal(~np.isnan(found).any(axis=1), rows)
+            np.testing.assert_array_equal(found[rows].argmax(1), values[rows])
 
 
 def test_no_batch_waits_long_for_a_doubtful_image() -> None:
@@ -161,9 +200,8 @@ def test_no_batch_waits_long_for_a_doubtful_image() -> None:
     engine = Echo(8, 3)
     numbers = [bytes([255 if i == 5 else 4]) for i in range(5000)]
     with ThreadPoolExecutor(2) as threads:
-        stream = CascadeStream(
-            decode_number, threads, 2, Stage(engine, 8, 0.9), Stage(Echo(8, 3)), lambda p: p[:, 0] > 2, 4, 4
-        )
+        stages = {"stage1": Stage(engine, 8, 0.9)}
+        stream = CascadeStream(decode_number, threads, 2, stages, lambda stage, said: {}, KINDS)
         next(stream.run(iter(numbers)))
     assert sum(engine.filled) < 1200
 

@@ -3,9 +3,9 @@ import pytest
 
 from hiwl_core.class_distances import class_distances, stage_distances
 from hiwl_core.errors import UserError
-from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
+from hiwl_core.taxonomy import GALAXY_ZOO, Group, Taxonomy
 
-BARS = Taxonomy("bars", ("bar", "ring", "none"), ("bar", "ring"), "structure")
+BARS = Taxonomy("bars", ("bar", "ring", "none"), (Group("structure", ("bar", "ring")),))
 
 
 def test_galaxy_zoo_by_hand() -> None:

@@ -25,6 +25,7 @@ from hiwl_core.explanation import (
 from hiwl_core.explanation.heat_checks import deletion_curves, likeness, shuffled_network
 from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.drawings import CLASSES, draw_galaxy
+from tests.stages import FREQUENCIES
 
 CPU = ComputePlan(torch.device("cpu"), None, can_compile=False)
 GRAYS = (0.2, 0.2, 0.2)
@@ -274,7 +275,7 @@ def bundle() -> ModelBundle:
             backbone, len(GALAXY_ZOO.stage_classes(stage)), input_size=preprocessing.input_size
         )
         stages[stage] = StageModel(backbone, preprocessing, 0.05, model.state_dict())
-    return ModelBundle(GALAXY_ZOO, stages, np.array([0.13, 0.87]), views=1)
+    return ModelBundle(GALAXY_ZOO, stages, FREQUENCIES, views=1)
 
 
 GALAXIES = [draw_galaxy(label, 1) for label in CLASSES]
@@ -327,7 +328,7 @@ def test_a_flat_model_has_one_stage_for_all(bundle: ModelBundle) -> None:
     flat = GALAXY_ZOO.flat()
     network = create_backbone("timm:test_vit", 5, input_size=48)
     stages = {"stage1": StageModel("timm:test_vit", STAGES["stage2"][1], 0.05, network.state_dict())}
-    model = ExplainedModel(ModelBundle(flat, stages, np.empty(0), views=1), CPU)
+    model = ExplainedModel(ModelBundle(flat, stages, {}, views=1), CPU)
     assert set(model.owners(TRUTH)) == {"stage1"}
     np.testing.assert_array_equal(model.features_by_owner(GALAXIES, TRUTH), model.features(GALAXIES))
     assert [one.stage for one in model.heat_maps(GALAXIES, TRUTH, views=1)] == ["stage1"] * 5

@@ -101,9 +101,8 @@ def test_adaptive_views_are_eight_where_one_is_not_sure(bundle: ModelBundle) -> 
     assert set(one.views) == {1}
     assert set(eight.views) == {8}
     # The stages' own numbers are those of eight views or of one, to the last bit.
-    for name in ("combined",):
-        seen = getattr(adaptive, name)
-        assert ((seen == getattr(one, name)) | (seen == getattr(eight, name))).all()
+    seen, of_one, of_eight = (prediction.stages["stage1"] for prediction in (adaptive, one, eight))
+    assert ((seen == of_one) | (seen == of_eight)).all()
 
 
 def test_another_prior_moves_the_probabilities_and_not_the_label(bundle: ModelBundle) -> None:

@@ -71,7 +71,7 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
         ("distances.CRS.IBS=-1", "distances.CRS.IBS: .*greater than or equal to 0, not -1"),
         ("distances.CRS.BAR=1", "distances.CRS.BAR: 'BAR' is not a class, taxonomy 'galaxy-zoo' has CRS"),
         ("hierarchy=maybe", "hierarchy: .*boolean.*not 'maybe'"),
-        ("stage1.init=stage1", "is for stage 2"),
+        ("stage1.init=stage1", "is for later stages"),
         ("stage2.backbone=efficientnet_b0", "needs the backbone of stage 1"),
         ("stage1.optimizer.schedule=cosine", "optimizer.t_max: the cosine schedule needs it"),
         ("stage1.augmentation.scale=[1.0, 0.5]", "scale must be two numbers"),
@@ -111,7 +111,41 @@ def write_recipe(folder: Path, sections: str) -> str:
 
 def test_a_file_with_a_taxonomy_of_its_own(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, BARS + STRUCTURE))
-    assert recipe.taxonomy.stage1_classes == ("none", "structure")
+    assert recipe.taxonomy.stage_classes("stage1") == ("none", "structure")
+
+
+GROUPS = """
+[[taxonomy.groups]]
+name = "structure"
+members = ["bar", "rings"]
+
+[[taxonomy.groups]]
+name = "rings"
+members = ["ring", "double ring"]
+
+[stage3.optimizer]
+lr = 5e-5
+"""
+
+
+def test_stages_of_further_groups_inherit_from_stage_2_and_are_changed_alone_or_together(
+    tmp_path: Path,
+) -> None:
+    path = write_recipe(tmp_path, BARS.replace('"ring"', '"ring", "double ring"') + GROUPS)
+    recipe = load_recipe(path, ["stage2.epochs=7", "stage3.batch_size=9", "later.patience=3"])
+    assert list(recipe.stages) == list(recipe.taxonomy.stages) == ["stage1", "stage2", "stage3"]
+    second, third = recipe.stage("stage2"), recipe.stage("stage3")
+    assert (second.patience, third.patience, recipe.stage1.patience) == (3, 3, 0)
+    assert (second.epochs, third.epochs) == (7, load_recipe("demo").stage2.epochs)
+    assert (third.batch_size, third.optimizer.lr, third.sampling) == (9, 5e-5, "weighted")
+    assert third.optimizer.name == second.optimizer.name
+    # Written as it is read.
+    assert Recipe.model_validate(recipe.to_dict()) == recipe
+    assert list(load_recipe(path, ["hierarchy=false"]).stages) == ["stage1"]
+    with pytest.raises(UserError, match=r"unknown key 'stage3\.epocs'.* did you mean 'epochs'\?"):
+        load_recipe(path, ["stage3.epocs=9"])
+    with pytest.raises(UserError, match="stage4: the stages of its taxonomy are stage1, stage2, stage3"):
+        load_recipe(path, ["stage4.epochs=9"])
 
 
 def test_without_hierarchy_there_is_no_stage_2_whatever_is_said_of_it(tmp_path: Path) -> None:
@@ -130,7 +164,7 @@ def test_a_taxonomy_without_a_combined_class_is_for_recipes_without_hierarchy(tm
     path = write_recipe(tmp_path, BARS)
     with pytest.raises(UserError, match=r"'bars' has no combined class: .* set hierarchy = false"):
         load_recipe(path)
-    assert load_recipe(path, ["hierarchy=false"]).taxonomy.stage1_classes == ("bar", "ring", "none")
+    assert load_recipe(path, ["hierarchy=false"]).taxonomy.stage_classes("stage1") == ("bar", "ring", "none")
 
 
 def test_similarity_needs_the_distances_of_the_classes_it_tells_apart(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@ import pytest
 from scipy.special import softmax
 
 from hiwl_core.calibration import Calibration
-from hiwl_core.cascade import combine_stages
+from hiwl_core.cascade import combine_stages, route
 from hiwl_core.errors import UserError
 from hiwl_core.stage_calibration import StageCalibration
 from hiwl_core.taxonomy import GALAXY_ZOO
 from hiwl_core.uncalibrated import uncalibrated_stage1
-
-FREQUENCIES = np.array([0.13, 0.87])
+from tests.stages import FREQUENCIES, both
 
 
 def outputs(count: int, num_classes: int, seed: int) -> np.ndarray:
@@ -21,18 +20,18 @@ def outputs(count: int, num_classes: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_the_networks_own_probabilities_come_back_from_the_catalogs(temperature: float) -> None:
     stage1, stage2 = outputs(500, 4, seed=0), outputs(500, 2, seed=1)
-    stage2[stage1.argmax(axis=1) != GALAXY_ZOO.combined_index] = np.nan
+    stage2 = route(both(stage1, stage2), GALAXY_ZOO)["stage2"]
     stages = {
         "stage1": StageCalibration(temperature, (0.6, -0.4, 0.1, -0.3)),
         "stage2": StageCalibration(1.3, (-1.0, 1.0)),
     }
-    given = combine_stages(stage1, stage2, FREQUENCIES, GALAXY_ZOO, Calibration(stages, 500))
+    given = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO, Calibration(stages, 500))
     assert given.probabilities.dtype == np.float32
     found = uncalibrated_stage1(given.probabilities, GALAXY_ZOO, stages["stage1"])
     # To what float32 knows of the logarithms.
     assert found == pytest.approx(stage1, rel=1e-4, abs=1e-6)
-    again = combine_stages(found, stage2, FREQUENCIES, GALAXY_ZOO).probabilities
-    before = combine_stages(stage1, stage2, FREQUENCIES, GALAXY_ZOO).probabilities
+    again = combine_stages(both(found, stage2), FREQUENCIES, GALAXY_ZOO).probabilities
+    before = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO).probabilities
     assert again == pytest.approx(before, rel=1e-4, abs=1e-6)
 
 

@@ -70,7 +70,7 @@ def test_the_two_classes_that_a_model_confuses_most_get_a_stage(tmp_path: Path) 
     made = run("taxonomy", "new", labels, "--out", out, "--confusion", confusion)
     assert made.exit_code == 0, made.output
     taxonomy = read_taxonomy(str(out))
-    assert (taxonomy.classes, taxonomy.combined) == (("a", "b", "c"), ("b", "c"))
+    assert (taxonomy.classes, taxonomy.group("stage2").members) == (("a", "b", "c"), ("b", "c"))
     assert load_recipe("demo", taxonomy_overrides(taxonomy)).taxonomy == taxonomy
 
 

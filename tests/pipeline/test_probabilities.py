@@ -12,7 +12,7 @@ from scipy.special import expit, softmax
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.calibration import cross_fitted, fit_calibration
-from hiwl_core.cascade import combine_stages
+from hiwl_core.cascade import combine_stages, route
 from hiwl_core.class_prior import move_prior
 from hiwl_core.conformal import ConformalScores, coverage_table
 from hiwl_core.finishing import prior_log_ratios
@@ -27,8 +27,8 @@ from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
 from pipeline.evaluation.shown_galaxies import ShownGalaxies
 from tests.page_reader import Reader
+from tests.stages import FREQUENCIES, both
 
-FREQUENCIES = np.array([0.13, 0.87])
 SHARES = np.array([0.29, 0.28, 0.03, 0.14, 0.26])
 COUNTS = dict(zip(GALAXY_ZOO.classes, (8434, 8069, 578, 3903, 7806), strict=True))
 SETTINGS = ModelSettings(views=1, precision="float32", coverage=0.9)
@@ -36,19 +36,18 @@ VAL = "0123456789abcdef"
 NOTHING_SHOWN = ShownGalaxies([], {}, "", [])
 
 
-def said(count: int, seed: int, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def said(count: int, seed: int, taxonomy: Taxonomy) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What two smoothed networks say, the second trained on as many of each class; and the truth."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(5, size=count, p=SHARES)
-    logits = rng.normal(size=(count, len(taxonomy.stage1_classes)))
+    logits = rng.normal(size=(count, len(taxonomy.stage_classes("stage1"))))
     logits[np.arange(count), taxonomy.stage_targets("stage1", truth)] += 2.5
     stage1 = softmax(0.5 * logits, axis=1).astype(np.float32)
-    if not taxonomy.combined:
-        return stage1, np.empty((count, 0)), truth
+    if not taxonomy.groups:
+        return {"stage1": stage1}, truth
     feature = rng.normal(size=count) + np.where(truth == 2, -0.75, 0.75)
     stage2 = np.column_stack([expit(-1.5 * feature), expit(1.5 * feature)])
-    stage2[stage1.argmax(axis=1) != taxonomy.combined_index] = np.nan
-    return stage1, stage2, truth
+    return route(both(stage1, stage2), taxonomy), truth
 
 
 def model(taxonomy: Taxonomy = GALAXY_ZOO, calibrated: bool = True) -> ModelBundle:
@@ -57,18 +56,18 @@ def model(taxonomy: Taxonomy = GALAXY_ZOO, calibrated: bool = True) -> ModelBund
     bundle = ModelBundle(
         taxonomy=taxonomy,
         stages={},
-        member_frequencies=FREQUENCIES[: len(taxonomy.combined)],
+        member_frequencies={stage: FREQUENCIES[stage] for stage in taxonomy.later_stages},
         views=1,
         provenance={"val": [VAL], "recipe": sampling, "class_counts": COUNTS},
         model_id="model",
     )
     if not calibrated:
         return bundle
-    stage1, stage2, truth = said(600, 0, taxonomy)
+    outputs, truth = said(600, 0, taxonomy)
     ratios = prior_log_ratios(bundle)
-    held_out = cross_fitted(stage1, stage2, truth, bundle.member_frequencies, taxonomy, ratios)
+    held_out = cross_fitted(outputs, truth, bundle.member_frequencies, taxonomy, ratios)
     validated = ValidatedSetting(
-        fit_calibration(stage1, stage2, truth, taxonomy, ratios),
+        fit_calibration(outputs, truth, taxonomy, ratios),
         ConformalScores.from_held_out(held_out, truth, taxonomy.classes),
         confusion_matrix(truth, held_out.argmax(axis=1), 5),
     )
@@ -81,10 +80,10 @@ def catalog(
     bundle: ModelBundle, settings: ModelSettings = SETTINGS, count: int = 600, seed: int = 0
 ) -> pd.DataFrame:
     """Scored rows, as they are classified and written."""
-    stage1, stage2, truth = said(count, seed, bundle.taxonomy)
+    outputs, truth = said(count, seed, bundle.taxonomy)
     own = bundle.fitted.settings.get("1/float32")
     prediction = combine_stages(
-        stage1, stage2, bundle.member_frequencies, bundle.taxonomy, None if own is None else own.calibration
+        outputs, bundle.member_frequencies, bundle.taxonomy, None if own is None else own.calibration
     )
     if own is not None:
         sets = own.conformal.sets(prediction.probabilities, settings.coverage)
@@ -114,8 +113,8 @@ def test_galaxies_of_other_shards_are_judged_by_the_catalog(taxonomy: Taxonomy) 
     bundle = model(taxonomy)
     rows = catalog(bundle, seed=1)
     found = evaluate_probabilities(rows, bundle, SETTINGS, ["other", "shards"])
-    stage1, stage2, truth = said(600, 1, taxonomy)
-    before = combine_stages(stage1, stage2, bundle.member_frequencies, taxonomy).probabilities
+    outputs, truth = said(600, 1, taxonomy)
+    before = combine_stages(outputs, bundle.member_frequencies, taxonomy).probabilities
     after = rows[["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]].to_numpy(dtype=np.float64)
     expected = probability_table(before, after, truth, taxonomy.classes)
     assert found.basis == "catalog"
@@ -140,10 +139,8 @@ def test_the_galaxies_of_the_calibration_are_judged_by_what_was_fitted_on_others
     bundle = model(taxonomy)
     rows = catalog(bundle)
     found = evaluate_probabilities(rows, bundle, SETTINGS, [VAL])
-    stage1, stage2, truth = said(600, 0, taxonomy)
-    held_out = cross_fitted(
-        stage1, stage2, truth, bundle.member_frequencies, taxonomy, prior_log_ratios(bundle)
-    )
+    outputs, truth = said(600, 0, taxonomy)
+    held_out = cross_fitted(outputs, truth, bundle.member_frequencies, taxonomy, prior_log_ratios(bundle))
     assert found.basis == "cross-fitted"
     assert "fitted on these shards. So that no figure is of galaxies that it was fitted on" in found.words
     assert found.scores is not None

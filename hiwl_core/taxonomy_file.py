@@ -117,7 +117,8 @@ def taxonomy_template(name: str, counts: Mapping[str, int], combined: tuple[str,
         "]",
         "",
         "# Classes that look alike, which a second network then tells apart from each other alone: those",
-        "# that a first model confuses most. Without them one network tells all classes apart.",
+        "# that a first model confuses most. Without them one network tells all classes apart. For several",
+        "# groups, and groups within groups, there are tables instead: [[groups]], with a name and members.",
     ]
     if combined:
         lines += [

@@ -1,4 +1,4 @@
-"""``hiwl train``: fit the stages of the cascade and bundle the best pair."""
+"""``hiwl train``: fit the stages of the cascade and bundle the best."""
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 Each validation galaxy is decoded once and seen by every stage-1 candidate; a candidate of a later stage sees
 those that any candidate before it sends there. The pairs are then combined from the stored probabilities.
-Where there are three stages or more, all combinations of their candidates take the place of the pairs; where
-there is one, its candidates.
+Where there are more stages, combinations of their candidates take the place of the pairs; where there is one,
+its candidates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,8 @@ __all__ = ["StageCandidates", "score_pairs"]
 
 ROWS_A_BATCH = 256
 FOLDS = 5
+# Of more, as of five stages, each stage's candidates are scored in turn beside the best of the others.
+MOST_COMBINATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,9 @@ def _table(
 ) -> pd.DataFrame:
     taxonomy = recipe.taxonomy
     ratios = sampling_log_ratios(taxonomy, recipe.to_dict(), counts)
-    table = []
-    for chosen in product(*(range(len(stage.candidates)) for stage in stages.values())):
-        choice = dict(zip(stages, chosen, strict=True))
+
+    def scores(choice: Mapping[str, int]) -> dict[str, float]:
+        """Of a candidate of each stage."""
         seen = route({name: found[name][:, index] for name, index in choice.items()}, taxonomy)
         prediction = combine_stages(seen, frequencies, taxonomy)
         matrix = confusion_matrix(truth, prediction.class_indices, len(taxonomy.classes))
@@ -143,18 +146,28 @@ def _table(
         if len(truth) >= FOLDS:
             held_out = cross_fitted(seen, truth, frequencies, taxonomy, ratios, FOLDS)
             likelihood = negative_log_likelihood(held_out, truth)
-        table.append(
-            {
-                **{f"{name}_epoch": stages[name].candidates[index].epoch for name, index in choice.items()},
-                "accuracy": float(accuracy(matrix)),
-                "mean_recall": float(np.nanmean(list(recalls.values()))),
-                **{f"recall_{name}": float(share) for name, share in recalls.items()},
-                "nll": likelihood,
-            }
-        )
+        return {
+            **{f"{name}_epoch": stages[name].candidates[index].epoch for name, index in choice.items()},
+            "accuracy": float(accuracy(matrix)),
+            "mean_recall": float(np.nanmean(list(recalls.values()))),
+            **{f"recall_{name}": float(share) for name, share in recalls.items()},
+            "nll": likelihood,
+        }
+
     best_first = ["nll", "mean_recall"] if recipe.select == "likelihood" else ["accuracy", "mean_recall"]
     order = [name == "nll" for name in best_first]
-    return pd.DataFrame(table).sort_values(best_first, ascending=order, ignore_index=True)
+    kinds = {name: range(len(stage.candidates)) for name, stage in stages.items()}
+    best = dict.fromkeys(stages, 0)
+    table: dict[tuple[int, ...], dict[str, float]] = {}
+    few = math.prod(map(len, kinds.values())) <= MOST_COMBINATIONS
+    for varied in [tuple(stages)] if few else [(name,) for name in stages]:
+        for chosen in product(*(kinds[name] for name in varied)):
+            choice = best | dict(zip(varied, chosen, strict=True))
+            table[tuple(choice.values())] = scores(choice)
+        ranked = pd.DataFrame(table.values(), index=pd.Index(table, tupleize_cols=False))
+        ranked = ranked.sort_values(best_first, ascending=order)
+        best = dict(zip(stages, ranked.index[0], strict=True))
+    return ranked.reset_index(drop=True)
 
 
 class _CandidateScorer:

@@ -15,11 +15,15 @@ from safetensors.torch import save
 from hiwl_core.backbones import create_backbone
 from hiwl_core.bundle import load_bundle
 from hiwl_core.inference import CascadeClassifier
+from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import Group, Taxonomy
+from hiwl_core.taxonomy_file import taxonomy_overrides
 from hiwl_core.training_recipe import training_recipe
 from jobs.cli import main
 from pipeline.catalog.verify import verify
 from pipeline.storage import write_bytes
+from pipeline.training import pairs
+from pipeline.training.pairs import StageCandidates
 from pipeline.training.plan import plan_training
 from pipeline.training.run_folder import Candidate
 from pipeline.training.train import run_training
@@ -94,16 +98,40 @@ def test_all_combinations_of_the_stages_checkpoints_are_scored(
             network = create_backbone(recipe.stage(stage).backbone, len(TREE.stage_classes(stage)))
             write_bytes(f"{one.path}/weights.safetensors", save(network.state_dict()))
         plan.folder.finish_stage(stage, candidates)
-    pairs = run_training(plan).pairs
-    assert pairs is not None
-    chosen = pairs[[f"{stage}_epoch" for stage in TREE.stages]]
+    table = run_training(plan).pairs
+    assert table is not None
+    chosen = table[[f"{stage}_epoch" for stage in TREE.stages]]
     assert sorted(map(tuple, chosen.to_numpy().tolist())) == sorted(product(range(2), range(1), range(2)))
-    assert pairs["accuracy"].is_monotonic_decreasing
+    assert table["accuracy"].is_monotonic_decreasing
     bundle = load_bundle(plan.folder.bundle)
     assert bundle.taxonomy == TREE
     # Of 36 CRS, 36 IBS, 12 CSS, 24 EO and 32 SPI.
     assert bundle.member_frequencies["stage2"] == pytest.approx([1 / 2, 1 / 2])
     assert bundle.member_frequencies["stage3"] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_of_very_many_combinations_each_stage_is_chosen_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("demo", taxonomy_overrides(TREE))
+    truth = np.arange(200) % len(CLASSES)
+    rng = np.random.default_rng(1)
+    found = {}
+    for stage in TREE.stages:
+        said = rng.dirichlet(np.ones(len(TREE.stage_classes(stage))), (200, 3))
+        # The last candidate of each stage is right.
+        targets = TREE.stage_targets(stage, truth)
+        said[targets >= 0, 2] = 0.01 + np.eye(said.shape[2])[targets[targets >= 0]]
+        found[stage] = said / said.sum(axis=2, keepdims=True)
+    candidates = StageCandidates("", None, [Candidate(epoch, 0.5, "") for epoch in range(3)])  # type: ignore[arg-type]
+    stages = dict.fromkeys(TREE.stages, candidates)
+    counts = dict.fromkeys(CLASSES, 40)
+    given = (recipe, stages, truth, found, TREE.member_frequencies(counts), counts)
+    whole = pairs._table(*given)
+    monkeypatch.setattr(pairs, "MOST_COMBINATIONS", 10)
+    in_turn = pairs._table(*given)
+    assert (len(whole), len(in_turn)) == (27, 7)
+    pd.testing.assert_series_equal(in_turn.iloc[0], whole.iloc[0])
+    assert in_turn.iloc[0]["accuracy"] == 1
+    assert in_turn[[f"{stage}_epoch" for stage in TREE.stages]].iloc[0].tolist() == [2, 2, 2]
 
 
 def test_from_a_catalog_to_its_scores_and_fractions(model: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from importlib.metadata import version
+from typing import Any
 
 import click
 
@@ -61,6 +62,18 @@ class LazyVerbs(click.Group):
             return None
         command: click.Command = importlib.import_module(f"jobs.{name}").main
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            from pipeline.progress import log_event, logs_as_json
+
+            if not logs_as_json():
+                raise
+            words = error.format_message()
+            log_event(f"Error: {words}", error=words, exit_code=error.exit_code)
+            ctx.exit(error.exit_code)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

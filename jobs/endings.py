@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import click
 
 from hiwl_core.errors import IncompleteError, UserError
-from pipeline.progress import log_event
+from pipeline.progress import event_line, log_event
 from pipeline.ray_watch import own_process, said
 from pipeline.storage.disk_faults import disk_fault, room_at
 from pipeline.storage.retries import StoreError
@@ -131,7 +131,9 @@ def stoppable() -> Iterator[None]:
         if asked and time.monotonic() - asked[0][0] < SECONDS_OF_ONE_SIGNAL:
             return
         if asked:
-            os.write(2, f"Error: ended at once by a second signal; {KEPT}\n".encode())
+            words = f"ended at once by a second signal; {KEPT}"
+            line = event_line(f"Error: {words}", error=words, exit_code=128 + number)
+            os.write(2, f"{line}\n".encode())
             os._exit(128 + number)
         asked.append((time.monotonic(), number))
         raise Stopped(number)

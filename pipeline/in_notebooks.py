@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from html import escape
+from itertools import islice
+from numbers import Integral, Number, Real
 from typing import ClassVar
 
 __all__ = ["ROWS_SHOWN", "InNotebooks"]
@@ -27,7 +29,7 @@ class InNotebooks:
     def _repr_html_(self) -> str:
         names = self.in_notebooks or tuple(field.name for field in fields(self))  # type: ignore[arg-type]
         values = [(name.replace("_", " "), getattr(self, name)) for name in names]
-        facts = {name: value for name, value in values if isinstance(value, str | int | float)}
+        facts = {name: value for name, value in values if isinstance(value, str | Number)}
         return "".join(
             [_title(type(self).__name__), *([_facts(facts)] if facts else []), *_tables(values, facts)]
         )
@@ -51,20 +53,28 @@ def _html(value: object) -> str:
     if isinstance(value, Mapping) and value:
         ordered = value.most_common() if isinstance(value, Counter) else value.items()
         if any(isinstance(inner, Mapping) for inner in value.values()):
-            return _html(pd.DataFrame(dict(ordered)).fillna(0).astype(int))
-        return _facts(dict(ordered))
+            # Of counts: what is not there was counted never.
+            return _html(pd.DataFrame(dict(ordered)).fillna(0))
+        shown = dict(islice(ordered, ROWS_SHOWN))
+        return _facts(shown) + _more(len(value))
     if isinstance(value, list | tuple) and value:
-        more = len(value) - ROWS_SHOWN
-        lines = [escape(str(line)) for line in value[:ROWS_SHOWN]]
-        lines += [f"and {more:,} more"] if more > 0 else []
-        return f"<pre>{'<br>'.join(lines)}</pre>"
+        return _lines(value) + _more(len(value))
     return ""
 
 
+def _more(count: int) -> str:
+    return f"<p>and {count - ROWS_SHOWN:,} more</p>" if count > ROWS_SHOWN else ""
+
+
+def _lines(values: Sequence[object]) -> str:
+    return f"<pre>{'<br>'.join(escape(str(line)) for line in values[:ROWS_SHOWN])}</pre>"
+
+
 def _facts(facts: Mapping[str, object]) -> str:
-    """A table of two columns."""
+    """A table of two columns; a list in it is shown as one."""
     rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(_text(value))}</td></tr>"
+        f"<tr><th>{escape(str(name))}</th><td>"
+        f"{_html(value) if isinstance(value, list | tuple) else escape(_text(value))}</td></tr>"
         for name, value in facts.items()
     )
     return f'<table class="dataframe"><tbody>{rows}</tbody></table>'
@@ -73,9 +83,9 @@ def _facts(facts: Mapping[str, object]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Integral):
+        return f"{int(value):,}"
+    return f"{float(value):.4g}" if isinstance(value, Real) else str(value)
 
 
 def _title(words: str) -> str:

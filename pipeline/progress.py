@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["lines_of", "log_as_json", "log_event", "progress", "say"]
+__all__ = ["event_line", "lines_of", "log_as_json", "log_event", "logs_as_json", "progress", "say"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -32,8 +32,13 @@ def log_as_json(enabled: bool) -> None:
     _as_json = enabled
 
 
-def log_event(line: str, **facts: Any) -> None:
-    """A line on standard error; in JSON an object with ``time``, ``message`` and the facts.
+def logs_as_json() -> bool:
+    """Whether lines are objects in JSON."""
+    return _as_json
+
+
+def event_line(line: str, **facts: Any) -> str:
+    """A line for people, or in JSON an object with ``time``, ``message`` and the facts.
 
     Parameters
     ----------
@@ -42,10 +47,15 @@ def log_event(line: str, **facts: Any) -> None:
     **facts
         What a program would read out of it.
     """
-    if _as_json:
-        time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": time_now, "message": line, **facts}, default=str)
-    print(line, file=sys.stderr, flush=True)
+    if not _as_json:
+        return line
+    time_now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": time_now, "message": line, **facts}, default=str)
+
+
+def log_event(line: str, **facts: Any) -> None:
+    """Write an `event_line` to standard error."""
+    print(event_line(line, **facts), file=sys.stderr, flush=True)
 
 
 def say(line: str, **facts: Any) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from pipeline.progress import log_event
+
 __all__ = ["RayWatch", "own_process", "said"]
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -52,7 +54,7 @@ def said(code: int) -> None:
 def _leave(words: str) -> None:
     """End this process, wherever it is stuck, and without the end of Ray's C++ side."""
     if not _codes:
-        print(f"Error: {words}", file=sys.stderr)
+        log_event(f"Error: {words}", error=words, exit_code=1)
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()

@@ -81,8 +81,8 @@ class CascadeStage:
 
     The shards whose rows came along are classified together, and with them those for which there was only no
     room. The others are read here, one by one: those that are too large to come along, and those of a group
-    over which workers died. A process that raises
-    may be spoiled for good, as one is after a fault of its GPU: it ends, and Ray starts another instead.
+    over which workers died. A process that raises may be spoiled for good, as one is after a fault of its
+    GPU: it ends, and Ray starts another instead.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +40,7 @@ from pipeline.classification.model_settings import (
     model_facts,
 )
 from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
+from pipeline.classification.seen_rows import SEEN_COLUMN
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.small_work import ThisProcess, classify_here, is_small
 from pipeline.classification.stage_actors import ALL_NODES, AUTO, GPU_NODES, StageActors
@@ -209,11 +210,7 @@ def classify(
         _check_cut(update, keep_truth, model, decode_on)
         decode_on = GPU_NODES
     with ExitStack() as stack:
-        here = False
-
-        @cache
-        def cluster() -> ClusterResources:
-            return ThisProcess() if here else stack.enter_context(connected())
+        where = _Where(stack)
 
         @cache
         def claim() -> object:
@@ -232,11 +229,13 @@ def classify(
             columns, scale = Columns(), AS_IT_IS
 
         def settings(stored: dict[str, Any] | None, shards: list[storage.Entry]) -> dict[str, Any]:
-            nonlocal here
             simple = stored is None and positions is None and deadline is None
-            here = simple and is_small(shards, workers, gpu)
+            where.here = simple and is_small(shards, workers, gpu)
+            if stored is None:
+                # Before anything is written: what no cluster can do is refused.
+                StageActors.on(where.cluster, engine, workers, gpu, decode_on)
             paths = [shard.path for shard in shards]
-            run = decided(model, bundle, stored, cluster, gpu, engine, paths, columns, scale)
+            run = decided(model, bundle, stored, lambda: where.cluster, gpu, engine, paths, columns, scale)
             return {
                 **catalog_settings(columns, carry, stage2, keep_truth, scale),
                 **cutting,
@@ -274,16 +273,16 @@ def classify(
 
         with Ledger(folder, len(found.missing)) as ledger:
             _take_down(ledger, found.adopted)
-            actors = StageActors.on(cluster(), engine, workers, gpu, decode_on)
-            if where := str(actors):
-                say(where)
+            actors = StageActors.on(where.cluster, engine, workers, gpu, decode_on)
+            if actors.where_decoded:
+                say(actors.where_decoded)
             place = bundle_place(bundle_path)
             reader = CutoutReader.of(bundle)
             work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine, reader)
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
-                if here:
-                    entries = classify_here(work, found.missing, cluster().cpus)
+                if where.here:
+                    entries = classify_here(work, found.missing, where.cluster.cpus)
                 else:
                     # Here, since it takes a second to import.
                     from pipeline.classification.shard_stream import classify_shards
@@ -307,6 +306,29 @@ def classify(
                         advance(entry.rows)
             summary.seconds = time.monotonic() - started
     return summary
+
+
+class _Where:
+    """Where rows are computed: in this process, or on a cluster that is connected when it is asked for.
+
+    Parameters
+    ----------
+    stack : ExitStack
+        At whose end the cluster is left.
+
+    Attributes
+    ----------
+    here : bool
+        Whether in this process; to be settled before the cluster is asked for.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack, self.here = stack, False
+
+    @cached_property
+    def cluster(self) -> ClusterResources:
+        """What there is to compute with."""
+        return ThisProcess() if self.here else self._stack.enter_context(connected())
 
 
 def _pool(files: int) -> AbstractContextManager[TaskPool]:
@@ -356,7 +378,7 @@ def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> N
 
     DuckDB, FITS and VOTable readers take ``RA`` and ``ra`` for one.
     """
-    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image}
+    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image, SEEN_COLUMN}
     taken = {name.lower(): name for name in own}
     for name in carry:
         other = taken.get(name.lower())

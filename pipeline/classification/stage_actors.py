@@ -91,7 +91,8 @@ class StageActors:
         """Tasks at most that read for the actors; 0 if these do."""
         return READERS_AN_ACTOR * self.number if self.fed else 0
 
-    def __str__(self) -> str:
+    @property
+    def where_decoded(self) -> str:
         """Where shards are decoded, for a line at the start; empty if there is no choice."""
         if not self.gpus:
             return ""

@@ -138,7 +138,7 @@ def class_notes(
     return [
         ClassNote(
             name,
-            class_sentence(description),
+            class_sentence(name, description),
             shown.examples.get(name),
             {title: of_class[name] for title, of_class in counts.items()},
         )

@@ -38,7 +38,7 @@ class IngestJob:
 
 
 def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
-    """Write a planned shard; the function of a Ray task.
+    """Write a planned shard, in a task of Ray or in a thread.
 
     Parameters
     ----------

@@ -9,15 +9,17 @@ from pipeline.pages.cards import Card
 
 __all__ = ["ClassNote", "class_sentence"]
 
-# By the few words that bundles and catalogs have for Galaxy Zoo's classes; other classes have their own.
+# Of Galaxy Zoo's classes, by name and the few words that bundles and catalogs have; others have their own.
 SENTENCES = {
-    "completely round smooth": "Smooth and completely round: as wide as it is long, without arms or a bar.",
-    "in-between smooth": "Smooth, between round and cigar-shaped: a longish ellipse without arms or a bar.",
-    "cigar-shaped smooth": "Smooth and cigar-shaped: long and thin, without a disk's bulge or lane of dust. "
-    "Easily taken for EO.",
-    "edge-on": "A disk seen from its edge: a straight streak, often with a bulge in the middle, or a dark "
-    "lane of dust along it.",
-    "spiral": "A disk with spiral arms, seen from above or at a slant.",
+    ("CRS", "completely round smooth"): "Smooth and completely round: as wide as it is long, without arms "
+    "or a bar.",
+    ("IBS", "in-between smooth"): "Smooth, between round and cigar-shaped: a longish ellipse without arms "
+    "or a bar.",
+    ("CSS", "cigar-shaped smooth"): "Smooth and cigar-shaped: long and thin, without a disk's bulge or lane "
+    "of dust. Easily taken for EO.",
+    ("EO", "edge-on"): "A disk seen from its edge: a straight streak, often with a bulge in the middle, or a "
+    "dark lane of dust along it.",
+    ("SPI", "spiral"): "A disk with spiral arms, seen from above or at a slant.",
 }
 
 
@@ -40,15 +42,16 @@ class ClassNote(NamedTuple):
     counts: Mapping[str, int]
 
 
-def class_sentence(words: str) -> str:
+def class_sentence(name: str, words: str) -> str:
     """A sentence for a class.
 
     Parameters
     ----------
+    name : str
     words : str
         What the taxonomy or the catalog says of it; may be empty.
     """
-    if words in SENTENCES:
-        return SENTENCES[words]
+    if (name, words) in SENTENCES:
+        return SENTENCES[name, words]
     sentence = words[:1].upper() + words[1:]
     return f"{sentence}." if sentence and sentence[-1] not in ".!?" else sentence

@@ -196,7 +196,7 @@ def _notes(schema: pa.Schema, cards: Sequence[Card]) -> list[ClassNote]:
     for name, words in class_words(schema).items():
         sure = [card for card in cards if card.image is not None and card.is_label(name)]
         best = max(sure, key=lambda card: card.probabilities[name] or 0.0, default=None)
-        notes.append(ClassNote(name, class_sentence(words), best, {}))
+        notes.append(ClassNote(name, class_sentence(name, words), best, {}))
     return notes
 
 

@@ -38,6 +38,11 @@ def test_the_end_for_programs(tmp_path: Path) -> None:
     assert code == 2
     assert log[-1]["exit_code"] == 2
     assert "nowhere" in log[-1]["error"]
+    for arguments in (["classify", "--nope"], ["clasify"]):
+        code, log = logged(*arguments)
+        assert (code, log[-1]["exit_code"]) == (2, 2)
+        assert arguments[-1] in log[-1]["error"]
+    code, log = logged("verify", str(tmp_path / "nowhere"))
     # The next command of the same process is for people again.
     said = CliRunner().invoke(main, ["verify", str(tmp_path / "nowhere")]).stderr
     assert said == f"Error: {log[-1]['error']}\n"

@@ -95,10 +95,11 @@ def test_the_scale_is_that_of_the_shard_whatever_stands_there(tmp_path: Path) ->
 
 
 def test_classes_of_ones_own_have_ones_own_words() -> None:
-    assert class_sentence("spiral") == "A disk with spiral arms, seen from above or at a slant."
-    assert class_sentence("galaxies with a ring") == "Galaxies with a ring."
-    assert class_sentence("Is it barred?") == "Is it barred?"
-    assert class_sentence("") == ""
+    assert class_sentence("SPI", "spiral") == "A disk with spiral arms, seen from above or at a slant."
+    assert class_sentence("ring", "galaxies with a ring") == "Galaxies with a ring."
+    assert class_sentence("bar", "Is it barred?") == "Is it barred?"
+    assert class_sentence("none", "") == ""
+    assert class_sentence("arms", "spiral") == "Spiral."
 
 
 def test_mistakes_come_before_what_is_right_and_not_all_of_many_classes() -> None:

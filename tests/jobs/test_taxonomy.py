@@ -85,9 +85,9 @@ def test_the_two_classes_that_a_model_confuses_most_get_a_stage(tmp_path: Path) 
         ("name = ", "is not TOML"),
         (
             "name = 'x'\nclasses = ['a b', 'a-b']",
-            "the column of the class 'a-b' would be 'p_a_b', as for 'a b'",
+            "the column of 'a-b' would be 'p_a_b', as for 'a b'",
         ),
-        ("name = 'x'\nclasses = ['a', '渦']", "the column of the class '渦' would be 'p_', of which nothing"),
+        ("name = 'x'\nclasses = ['a', '渦']", "the column of '渦' would be 'p_', of which nothing"),
     ],
 )
 def test_what_is_no_taxonomy_is_said(tmp_path: Path, content: str, expected: str) -> None:

@@ -124,7 +124,7 @@ def test_the_figures_are_those_of_the_evaluation(page: Reader, shown: Path) -> N
         cards = page.cards.get("cell-{}-{}-name".format(*place), [])
         assert len(cards) == min(matrix[place[0]][place[1]], 6)
         assert {(card[3], card[0]) for card in cards} <= {(CLASSES[place[0]], CLASSES[place[1]])}
-    assert {"Stage 1 alone", "Stage 2 alone, on the galaxies that stage 1 routed right"} <= set(page.text)
+    assert {"Stage 1 alone", "Stage 2 alone, on the galaxies that were routed right"} <= set(page.text)
 
 
 def test_it_is_said_how_far_the_probabilities_can_be_trusted(

@@ -320,8 +320,10 @@ def test_rows_without_sound_probabilities_are_not_ok() -> None:
     probabilities = np.full((4, 5), 0.2, np.float32)
     probabilities[1, 2], probabilities[2] = np.nan, 0.5
     rows = pa.table({"object_id": range(5), "ra": [0.0] * 5, "dec": [0.0] * 5})
-    nothing = np.full(4, np.nan, np.float32)
-    seen = CascadePrediction(np.arange(4), probabilities, nothing, np.full((4, 2), np.nan, np.float32))
+    nothing = {
+        stage: np.full((4, len(GALAXY_ZOO.stage_classes(stage))), np.nan) for stage in GALAXY_ZOO.stages
+    }
+    seen = CascadePrediction(np.arange(4), probabilities, nothing)
     table = part_table(rows, ["ok", "missing", "ok", "ok", "ok"], seen, GALAXY_ZOO, "model", [])
     assert table["status"].to_pylist() == ["ok", "missing", "not_finite", "not_finite", "ok"]
     assert table["label"].to_pylist() == ["CRS", None, None, None, "EO"]

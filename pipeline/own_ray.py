@@ -12,9 +12,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
+from ray._private.utils import detect_fate_sharing_support_linux
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ray_messages import in_lines
@@ -75,7 +77,7 @@ def start_ray(num_cpus: int) -> None:
         )
     in_lines(alone=True)
     try:
-        with _quiet_backend(), _own_signals(), _loopback():
+        with _quiet_backend(), _own_signals(), _loopback(), _own_group():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -147,6 +149,22 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _own_group() -> Iterator[None]:
+    """Start Ray's processes outside of this one's process group, as Ray does it by itself on Windows.
+
+    What is sent to a group, as by `timeout`, would end them first; and a call to a raylet that is gone ends
+    this process with 1 and without a word, before it can end in order. They end with it, by the kernel.
+    """
+    before = services.ConsolePopen
+    if detect_fate_sharing_support_linux():
+        services.ConsolePopen = partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def short_temp_dir() -> str | None:

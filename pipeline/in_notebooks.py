@@ -54,7 +54,7 @@ def _html(value: object) -> str:
         ordered = value.most_common() if isinstance(value, Counter) else value.items()
         if any(isinstance(inner, Mapping) for inner in value.values()):
             # Of counts: what is not there was counted never.
-            return _html(pd.DataFrame(dict(ordered)).fillna(0))
+            return _html(pd.DataFrame(dict(ordered)).fillna(0).convert_dtypes())
         shown = dict(islice(ordered, ROWS_SHOWN))
         return _facts(shown) + _more(len(value))
     if isinstance(value, list | tuple) and value:

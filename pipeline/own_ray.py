@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import ray
+import ray._private.node
 from ray._private import ray_constants, services
 from ray._private.utils import detect_fate_sharing_support_linux
 
@@ -22,7 +23,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ray_messages import in_lines
 from pipeline.storage.disk_faults import room_at
 
-__all__ = ["OWN_RAY", "join_ray", "short_temp_dir", "start_ray"]
+__all__ = ["OWN_RAY", "bare_node", "join_ray", "short_temp_dir", "start_ray"]
 
 # Linux takes 107 bytes as the name of a socket. This is what Ray adds to the folder for temporary files.
 LONGEST_SOCKET = 103
@@ -77,7 +78,7 @@ def start_ray(num_cpus: int) -> None:
         )
     in_lines(alone=True)
     try:
-        with _quiet_backend(), _own_signals(), _loopback(), _own_group():
+        with _quiet_backend(), _own_signals(), _loopback(), _own_group(), bare_node():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -165,6 +166,31 @@ def _own_group() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = before
+
+
+class _BareNode(ray._private.node.Node):
+    """Ray's processes on this machine, but for three: each takes most of a second of a core to begin."""
+
+    def start_monitor(self) -> None:
+        """No node will join."""
+
+    def start_log_monitor(self) -> None:
+        """Nobody reads what workers print."""
+
+    def start_api_server(self, **_: object) -> None:
+        """Nobody looks at a dashboard."""
+        self._webui_url = None
+
+
+@contextmanager
+def bare_node() -> Iterator[None]:
+    """Start Ray without what only clusters and dashboards want, for the length of a ``with`` block."""
+    before = ray._private.node.Node
+    ray._private.node.Node = _BareNode
+    try:
+        yield
+    finally:
+        ray._private.node.Node = before
 
 
 def short_temp_dir() -> str | None:

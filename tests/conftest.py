@@ -19,7 +19,7 @@ import ray
 from filelock import FileLock
 
 from hiwl_core.recipe import Recipe, load_recipe
-from pipeline.own_ray import OWN_RAY
+from pipeline.own_ray import OWN_RAY, bare_node
 from tests.drawings import write_labeled_shard
 from tests.object_store import ObjectStore, free_ports, serve, store_environment
 
@@ -109,16 +109,15 @@ def object_store(object_store_port: int, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def ray_session(object_store_port: int) -> Iterator[None]:
     """A local Ray with room for a task and for one actor that classifies, which takes seconds to start."""
-    ray.init(
-        # Or a Ray that another process of this machine started would be joined.
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        logging_level="WARNING",
-        _system_config=OWN_RAY,
-    )
-    # It looks at all logs ten times a second, for lines that no test reads.
-    ray._private.worker._global_node.kill_log_monitor(check_alive=False)
+    with bare_node():
+        ray.init(
+            # Or a Ray that another process of this machine started would be joined.
+            address="local",
+            num_cpus=3,
+            include_dashboard=False,
+            logging_level="WARNING",
+            _system_config=OWN_RAY,
+        )
     yield
     ray.shutdown()
 

@@ -25,6 +25,9 @@ __all__ = ["StageSetup", "fit_stage", "stage_trainer", "waited_for"]
 
 BEST_KEPT = 3
 MAX_FAILURES = 3
+# Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer, which
+# ours are not, and for what a killed controller leaves on a cluster, which it asks the dashboard for.
+DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 # The layers' outputs are tens of megabytes each. glibc maps such blocks anew for every step, and the kernel
 # clears their pages: a third of a step. Kept in the process's heap they are there already.
 KEEP_MEMORY = {
@@ -107,13 +110,20 @@ def waited_for(stage: str, setup: StageSetup) -> list[str]:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer, which leaves the signals to the verb.
+    """Ray Train's trainer, which leaves the signals to the verb, and starts no process that it has no use for.
 
     Its own handler of SIGINT waits for its controller, without end if that is not well, and ends the process
     with the code of success.
     """
 
     _controller: Any = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """What Ray Train does beside training, without what would start a process for nothing."""
+        needless = {DATASETS}
+        if ray._private.worker._global_node.webui_url is None:
+            needless.add(CLEANER)
+        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in needless]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller

@@ -53,9 +53,10 @@ def main(
     """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
 
     SHARDS is a file, a folder or a quoted glob. A killed run, started again with the same arguments, goes on
-    from its last checkpoint. The run folder ends up with the bundle, a table of epochs for each stage and the
-    table of pairs. Methods without the hierarchy train one network for all classes, and choose among its
-    three best checkpoints. The bundle keeps the scale that it was trained at, and classify keeps to it.
+    from its last checkpoint; one of a minute or less, which needs no Ray, from its last whole stage. The run
+    folder ends up with the bundle, a table of epochs for each stage and the table of pairs. Methods without
+    the hierarchy train one network for all classes, and choose among its three best checkpoints. The bundle
+    keeps the scale that it was trained at, and classify keeps to it.
 
     \b
     Examples:

@@ -158,7 +158,6 @@ def trained(data: TinyData, recipe: Recipe, shared: Path, own: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(
-    ray_session: None,
     tiny_data: TinyData,
     tiny_recipe: Recipe,
     shared_folder: Path,
@@ -170,9 +169,7 @@ def tiny_run(
 
 
 @pytest.fixture(scope="session")
-def flat_run(
-    ray_session: None, tiny_data: TinyData, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def flat_run(tiny_data: TinyData, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one network for all classes, online smoothed."""
     from hiwl_core.methods import method_overrides
 

@@ -64,12 +64,14 @@ class Phase:
         return not self.there or next(out.glob(self.there), None) is not None
 
 
-TRAIN = ("train", "--data", "train", "--val", "val", "--recipe", "demo", "--out", "OUT")
+HERE = ("train", "--data", "train", "--val", "val", "--recipe", "demo", "--out", "OUT")
+TRAIN = (*HERE, "--workers", "1")
 SMALL = tuple(word for change in (*TINY, "finish=calibration") for word in ("--set", change))
 PHASES = (
     Phase("simulate: rendering", ("simulate", "OUT", "--count", "600"), there="cutouts/*.parquet"),
     Phase("ingest: planning", ("ingest", "images", "OUT"), there="_*"),
     Phase("ingest: packing", ("ingest", "images", "OUT"), there="*.parquet"),
+    Phase("train in the command's own process", (*HERE, *SMALL), said="stage1 epoch 2"),
     Phase("train: loading", (*TRAIN, *SMALL), said="train: "),
     Phase("train: stage 1", (*TRAIN, *SMALL), said="stage1 epoch 1"),
     Phase("train: stage 2", (*TRAIN, *SMALL), said="stage2 epoch 1"),

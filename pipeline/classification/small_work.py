@@ -24,7 +24,7 @@ from pipeline.cluster import ClusterResources
 from pipeline.cores import usable_cores
 from pipeline.shards.shard_groups import ShardToRead, group_shards
 
-__all__ = ["ThisProcess", "classify_here", "is_small"]
+__all__ = ["MOST_BYTES", "ThisProcess", "beside", "classify_here", "is_small", "may_be_here"]
 
 # Some five thousand JPEG cutouts, which the model in the box takes as long to classify on two cores as Ray
 # takes to begin.
@@ -44,8 +44,8 @@ class ThisProcess(ClusterResources):
         return self.cpus
 
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
-        """Call a function here, for which see `_beside`."""
-        with _beside() as thread:
+        """Call a function here, for which see `beside`."""
+        with beside() as thread:
             return thread.submit(function, argument).result()
 
 
@@ -58,12 +58,21 @@ def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | N
     workers, gpu
         As asked for.
     """
+    return may_be_here(workers, gpu) and sum(shard.size for shard in shards) <= MOST_BYTES
+
+
+def may_be_here(workers: int | None, gpu: bool | None) -> bool:
+    """Whether work of any kind may be done in this process, if it is small.
+
+    Parameters
+    ----------
+    workers, gpu
+        As asked for.
+    """
     if workers is not None or gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
         return False
     # That of a notebook, say: the precision would be chosen for another machine than those of later nights.
-    if ray.is_initialized() and ray.cluster_resources().get("GPU"):
-        return False
-    return sum(shard.size for shard in shards) <= MOST_BYTES
+    return not (ray.is_initialized() and ray.cluster_resources().get("GPU"))
 
 
 def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) -> Iterator[LedgerEntry]:
@@ -89,7 +98,7 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
     to_read = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in shards]
     rows = sum(shard.rows or 0 for shard in shards)
     try:
-        with _beside() as thread:
+        with beside() as thread:
             settings = (work.columns, work.settings, cpus, False, work.engine)
             classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
             for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
@@ -106,7 +115,7 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
         ) from error
 
 
-def _beside() -> ThreadPoolExecutor:
+def beside() -> ThreadPoolExecutor:
     """A thread for the networks.
 
     So Ctrl-C comes to a thread that waits: what is under way ends in order, and no engine is broken off. Some

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,18 +13,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.data import DataContext
 
 from hiwl_core.decoding import Cutout
 from pipeline import storage
 from pipeline.cluster import ordered_streams
+from pipeline.cores import usable_cores
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.shard_groups import FAILED_COLUMN, ROW_COLUMN, SHARD_COLUMN, ShardToRead, group_shards
-from pipeline.shards.shards_datasource import ShardsDatasource
+from pipeline.shards.shard_groups import (
+    FAILED_COLUMN,
+    ROW_COLUMN,
+    SHARD_COLUMN,
+    ShardToRead,
+    group_shards,
+    iter_group,
+)
 from pipeline.shards.wanted_scale import AS_IT_IS, OWN, WANTED, WantedScale
 from pipeline.training.labeled_shards import LabeledShards
 
-__all__ = ["CutoutBlocks", "LabeledSource", "iter_blocks", "read_blocks"]
+__all__ = ["CutoutBlocks", "LabeledSource", "iter_blocks", "iter_tables", "read_blocks", "shard_size"]
 
 # A task that wants an image fetches the block that it is in.
 BLOCK_BYTES = 64 * 2**20
@@ -53,10 +60,15 @@ class LabeledSource:
     def of(cls, labeled: LabeledShards, fingerprints: Sequence[str] | None = None) -> LabeledSource:
         """Shards whose labels were checked; if fingerprints are given, what changed since is not read."""
         marks = fingerprints or [""] * len(labeled.shards)
-        sizes = storage.in_threads(_size, labeled.shards)
+        sizes = storage.in_threads(shard_size, labeled.shards)
         shards = map(ShardToRead, labeled.shards, sizes, labeled.rows, marks)
         starts = np.concatenate([[0], np.cumsum(labeled.rows)])
         return cls(tuple(shards), labeled.columns, starts, labeled.scale)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Columns that are read, by the contract's names."""
+        return ("image", "label", *self.scale.wanted)
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class CutoutBlocks:
 
     Parameters
     ----------
-    refs : tuple of ObjectRef
+    refs : tuple of ObjectRef, or of pyarrow.Table
         Tables with a column ``image``, and those of `WantedScale.of_rows`.
     starts : numpy.ndarray of int64, shape (B + 1,)
         Number of the first image of each block, and of all images.
@@ -73,6 +85,11 @@ class CutoutBlocks:
 
     refs: tuple[Any, ...]
     starts: np.ndarray
+
+    @property
+    def here(self) -> bool:
+        """Whether they are in this process's own memory: no Ray is needed to come to them."""
+        return all(isinstance(one, pa.Table) for one in self.refs)
 
     @classmethod
     def of(cls, blocks: Iterable[tuple[Any, int]]) -> CutoutBlocks:
@@ -85,7 +102,8 @@ class CutoutBlocks:
         """Some images, in the order given; cutouts where they are to be seen at a scale."""
         block_of = np.searchsorted(self.starts, numbers, side="right") - 1
         needed = np.unique(block_of)
-        tables = ray.get([self.refs[block] for block in needed])
+        found = [self.refs[block] for block in needed]
+        tables = found if self.here else ray.get(found)
         of_block = dict(zip(needed.tolist(), tables, strict=True))
         return [
             _cutout(of_block[block], int(number - self.starts[block]))
@@ -100,7 +118,8 @@ def _cutout(table: pa.Table, row: int) -> bytes | Cutout:
     return Cutout(image, table[OWN][row].as_py(), table[WANTED][row].as_py())
 
 
-def _size(shard: str) -> int:
+def shard_size(shard: str) -> int:
+    """Bytes of a shard."""
     with storage.open_input(shard) as file:
         return file.seek(0, io.SEEK_END)
 
@@ -119,21 +138,34 @@ def iter_blocks(
         From a table as `pipeline.shards.shard_groups.iter_group` gives it, with image and label, to what is
         kept of it.
     """
+    # Here, since it takes a second, which a training in this process should not wait for.
+    from ray.data import DataContext
+
+    from pipeline.shards.shards_datasource import ShardsDatasource
+
     tasks = TASKS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     groups = group_shards([source.shards[shard] for shard in shards], tasks)
     context = ordered_streams()
     context.target_max_block_size = BLOCK_BYTES
     with DataContext.current(context):
         read = ray.data.read_datasource(
-            ShardsDatasource(
-                groups, source.columns, ("image", "label", *source.scale.wanted), source.scale.carry
-            ),
+            ShardsDatasource(groups, source.columns, source.wanted, source.scale.carry),
             override_num_blocks=len(groups),
         )
         stream = read.map_batches(change, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
         for bundle in stream.iter_internal_ref_bundles():
             for block in bundle.blocks:
                 yield block.ref, block.metadata.num_rows
+
+
+def iter_tables(
+    source: LabeledSource, change: Callable[[pa.Table], pa.Table]
+) -> Iterator[tuple[pa.Table, int]]:
+    """The same of all shards, read by threads of this process; the tables themselves."""
+    rows = iter_group(source.shards, source.columns, source.wanted, source.scale.carry)
+    with ThreadPoolExecutor(usable_cores(), "cutouts") as threads:
+        for table in threads.map(change, rows):
+            yield table, table.num_rows
 
 
 def read_blocks(source: LabeledSource, shards: np.ndarray, wanted: np.ndarray) -> CutoutBlocks:

@@ -29,7 +29,13 @@ from pipeline.progress import progress
 from pipeline.shards.labeled_sample import labeled_statuses
 from pipeline.shards.shard_groups import FAILED_COLUMN, SHARD_COLUMN
 from pipeline.shards.wanted_scale import WantedScale
-from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, iter_blocks, read_blocks
+from pipeline.training.cutout_blocks import (
+    CutoutBlocks,
+    LabeledSource,
+    iter_blocks,
+    iter_tables,
+    read_blocks,
+)
 from pipeline.training.labeled_shards import LabeledShards
 from pipeline.training.window_loader import start_loader
 
@@ -72,6 +78,11 @@ class CutoutStore:
     def __len__(self) -> int:
         """Rows of this set, without a number held for each."""
         return int(np.count_nonzero(self.codes >= 0))
+
+    @property
+    def here(self) -> bool:
+        """Whether all images are in this process's own memory."""
+        return self.blocks is not None and self.blocks.here
 
     @property
     def rows(self) -> np.ndarray:
@@ -158,6 +169,7 @@ def load_cutouts(
     rgb: RgbSettings = DEFAULT_RGB,
     window_bytes: int = 1024 * MEBIBYTE,
     fingerprints: Sequence[str] | None = None,
+    here: bool = False,
 ) -> CutoutStore:
     """Look at all cutouts of some shards, and keep them if they fit into one window.
 
@@ -173,6 +185,8 @@ def load_cutouts(
         Of shards that may be held together.
     fingerprints : sequence of str, optional
         Of the shards as they are meant; what changed since is refused.
+    here : bool
+        Hold them in this process's own memory, which no Ray is needed for; they have to fit into one window.
 
     Raises
     ------
@@ -182,16 +196,17 @@ def load_cutouts(
     source = LabeledSource.of(labeled, fingerprints)
     fits = sum(shard.size for shard in source.shards) <= window_bytes
     look = partial(_looked_at, taxonomy=taxonomy, smallest=smallest, rgb=rgb, keep=fits, scale=labeled.scale)
-    notes_of = ray.remote(_notes)
+    notes_of = _notes if here else ray.remote(_notes).remote
+    everything = np.arange(len(source.shards))
     blocks: list[tuple[Any, int]] = []
     pending = []
     with progress("reading", sum(labeled.rows)) as advance:
-        for ref, rows in iter_blocks(source, np.arange(len(source.shards)), look):
-            pending.append(notes_of.remote(ref))
+        for ref, rows in iter_tables(source, look) if here else iter_blocks(source, everything, look):
+            pending.append(notes_of(ref))
             if fits:
                 blocks.append((ref, rows))
             advance(rows)
-    notes = ray.get(pending)
+    notes = pending if here else ray.get(pending)
     failed = [failed for note in notes for failed in note.failed]
     codes = np.concatenate([note.codes for note in notes])
     if failed or len(codes) != source.starts[-1]:

@@ -13,9 +13,7 @@ from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
-from ray.data import DataContext
 from torch import Tensor
 
 from hiwl_core.augmentation import TrainTransform
@@ -309,7 +307,12 @@ class StageFeed:
         ]
         if not tables:
             return iter(())
-        with DataContext.current(ordered_streams(1 / world_size)):
+        if store.here:
+            return read_ahead(map(load, tables), BLOCKS_AHEAD)
+        # Here, since it takes a second, which a training in this process should not wait for.
+        import ray.data
+
+        with ray.data.DataContext.current(ordered_streams(1 / world_size)):
             dataset = ray.data.from_blocks(tables).map_batches(
                 load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
             )

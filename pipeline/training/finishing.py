@@ -12,6 +12,7 @@ from hiwl_core.bundle import ModelBundle
 from hiwl_core.device import granted_compute
 from hiwl_core.finishing import UNLIKENESS_GALAXIES, Galaxies, finish
 from pipeline.cores import usable_cores
+from pipeline.progress import say
 from pipeline.training.cutout_store import CutoutStore
 
 __all__ = ["finished"]
@@ -35,8 +36,8 @@ def finished(
     train, val : CutoutStore
     gpu : bool
         Whether to compute on a GPU.
-    relay : ActorHandle
-        Takes the lines of progress; see `pipeline.relay`.
+    relay : ActorHandle or None
+        Takes the lines of progress of a worker; see `pipeline.relay`.
     precisions : tuple of str, optional
         As `hiwl_core.finishing.finish`; a recipe that asks for calibration alone wants none.
     """
@@ -52,12 +53,14 @@ def finished(
             _galaxies(train, UNLIKENESS_GALAXIES),
             # A validation part that does not fit into memory has more than enough of them.
             _galaxies(val, None if val.blocks else MOST_VALIDATION_GALAXIES),
-            lambda line: ray.get(relay.add.remote(line)),
+            say if relay is None else lambda line: ray.get(relay.add.remote(line)),
             compute,
             threads,
             precisions,
         )
 
+    if val.here:
+        return work(bundle)
     task = ray.remote(work).options(num_cpus=1, num_gpus=int(gpu), name="finish", max_retries=1)
     # The weights go by reference: a task's own definition is to be small.
     made: ModelBundle = ray.get(task.remote(ray.put(bundle)))

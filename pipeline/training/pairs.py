@@ -17,9 +17,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import ray.data
 import torch
-from ray.data import DataContext
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.calibration import cross_fitted, sampling_log_ratios
@@ -107,12 +105,18 @@ def _seen(
     table = pa.table({"row": rows[chosen], "number": of_window[chosen]})
     if not len(table):
         return iter(())
-    with DataContext.current(ordered_streams()):
-        scored = ray.data.from_blocks(
-            [table.slice(start, ROWS_A_BATCH) for start in range(0, len(table), ROWS_A_BATCH)]
-        ).map_batches(
+    slices = [table.slice(start, ROWS_A_BATCH) for start in range(0, len(table), ROWS_A_BATCH)]
+    arguments = (recipe, stages, val.window(shards), val.rgb, use_gpu)
+    if val.here:
+        batches = ({name: one[name].to_numpy() for name in one.column_names} for one in slices)
+        return map(_CandidateScorer(*arguments), batches)
+    # Here, since it takes a second, which a training in this process should not wait for.
+    import ray.data
+
+    with ray.data.DataContext.current(ordered_streams()):
+        scored = ray.data.from_blocks(slices).map_batches(
             _CandidateScorer,
-            fn_constructor_args=(recipe, stages, val.window(shards), val.rgb, use_gpu),
+            fn_constructor_args=arguments,
             # That of the blocks; Ray refuses to leave it open where there are GPUs.
             batch_size=ROWS_A_BATCH,
             batch_format="numpy",

@@ -2,7 +2,7 @@
 
 out/run.json                recipe and data of the run, to refuse another one in the same folder
 out/sources.json            where the data are and what their columns are called
-out/stage1/epoch_0007/      checkpoints, kept by Ray Train
+out/stage1/epoch_0007/      checkpoints, kept by Ray Train; of a small training those of a whole stage
 out/stage1_epochs.csv       metrics of each epoch
 out/stage1.json             marker: the stage is trained; its best checkpoints
 out/pairs.csv               the nine pairs on validation; without hierarchy, stage 1's three candidates
@@ -27,6 +27,8 @@ from pipeline import storage
 __all__ = ["Candidate", "RunFolder"]
 
 WEIGHTS = "weights.safetensors"
+# Checkpoints of a stage.
+BEST_KEPT = 3
 # What a run writes beside its `run.json`, which it writes first.
 OWN_NAMES = ("bundle", "pairs.csv", "sources.json")
 # Of each stage, after its name.

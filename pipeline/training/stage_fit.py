@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,16 +16,17 @@ from hiwl_core.errors import IncompleteError
 from pipeline import storage
 from pipeline.mistakes import user_error_in
 from pipeline.training.process_group import CheckedTorchConfig
-from pipeline.training.run_folder import Candidate, RunFolder
-from pipeline.training.stage_worker import StageJob, train_stage
+from pipeline.training.run_folder import BEST_KEPT, Candidate, RunFolder
+from pipeline.training.stage_epochs import StageJob
+from pipeline.training.stage_setup import StageSetup
+from pipeline.training.stage_worker import train_stage
 from pipeline.waiting import waiting_lines
 
-__all__ = ["StageSetup", "fit_stage", "stage_trainer", "waited_for"]
+__all__ = ["fit_stage", "stage_trainer", "waited_for"]
 
-BEST_KEPT = 3
 MAX_FAILURES = 3
-# Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer, which
-# ours are not, and for what a killed controller leaves on a cluster, which it asks the dashboard for.
+# Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer,
+# which ours are not, and for what a killed controller leaves on a cluster, which it asks the dashboard for.
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 # The layers' outputs are tens of megabytes each. glibc maps such blocks anew for every step, and the kernel
 # clears their pages: a third of a step. Kept in the process's heap they are there already.
@@ -35,19 +35,6 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
-
-
-@dataclass(frozen=True)
-class StageSetup:
-    """How many workers train, and on what."""
-
-    workers: int
-    gpu: bool
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """What each takes, by Ray's names."""
-        return {"CPU": 1.0, **({"GPU": 1.0} if self.gpu else {})}
 
 
 def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candidate]:
@@ -110,7 +97,7 @@ def waited_for(stage: str, setup: StageSetup) -> list[str]:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer, which leaves the signals to the verb, and starts no process that it has no use for.
+    """Ray Train's trainer, which leaves the signals to the verb, and starts no process without a use.
 
     Its own handler of SIGINT waits for its controller, without end if that is not well, and ends the process
     with the code of success.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage
+from pipeline.classification.small_work import ThisProcess
 from pipeline.cluster import ClusterResources, connected
 from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
@@ -34,22 +36,19 @@ from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.plan import (
     TrainingPlan,
     check_classes,
-    check_workers,
-    default_workers,
     initial_weights,
     plan_training,
     stage_preprocessing,
 )
-from pipeline.training.run_folder import Candidate
-from pipeline.training.stage_fit import StageSetup, fit_stage
-from pipeline.training.stage_worker import StageJob
+from pipeline.training.run_folder import Candidate, RunFolder
+from pipeline.training.small_training import is_small_training, small_training
+from pipeline.training.stage_epochs import StageJob
+from pipeline.training.stage_setup import FEED_CPUS, StageSetup, stage_setup
 from pipeline.waiting import waiting_lines
 
 __all__ = ["Stores", "TrainingResult", "load_stores", "run_training", "train"]
 
-# Decoding feeds a worker with a fraction of a core; Ray's CPUs are slots, not cores.
-FEED_CPUS = 0.5
-
+Result = TypeVar("Result")
 Stores = dict[str, CutoutStore]
 """The cutouts to train on and to select by, under ``"train"`` and ``"val"``."""
 
@@ -148,7 +147,7 @@ def run_training(
         plan = replace(plan, begun=folder.check(plan.description))
         if folder.is_bundled():
             return TrainingResult(folder.bundle, None, time.monotonic() - started)
-        pairs = _trained(plan, workers, gpu, stores or load_stores, lease)
+        pairs = _trained(plan, workers, gpu, stores, lease)
     return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
 
 
@@ -156,20 +155,27 @@ def _trained(
     plan: TrainingPlan,
     workers: int | None,
     gpu: bool | None,
-    stores: Callable[[TrainingPlan], Stores],
+    stores: Callable[[TrainingPlan], Stores] | None,
     lease: Lease,
 ) -> pd.DataFrame:
     """Train all stages and bundle the best in a folder that is this run's; the scored pairs."""
     recipe, folder = plan.recipe, plan.folder
-    # A training worker and its feed each take a slot.
-    slots = (workers or torch.cuda.device_count() or 1) + 1
-    with connected(min_cpus=slots) as cluster, relayed_lines() as relay:
+    here = stores is None and is_small_training(plan, workers, gpu)
+    with ExitStack() as stack:
+        if here:
+            cluster: ClusterResources = ThisProcess()
+            small, relay = stack.enter_context(small_training()), None
+        else:
+            # A training worker and its feed each take a slot.
+            slots = (workers or torch.cuda.device_count() or 1) + 1
+            cluster = stack.enter_context(connected(min_cpus=slots))
+            small, relay = None, stack.enter_context(relayed_lines())
         with waiting_lines(_waited_for):
-            loaded = _sampled(recipe, stores(plan))
+            loaded = _sampled(recipe, stores(plan) if stores else load_stores(plan, here))
         counts = {part: _class_counts(recipe, store) for part, store in loaded.items()}
         for part in loaded:
             check_classes(recipe, part, counts[part])
-        setup = _setup(recipe, counts["train"], cluster, workers, gpu)
+        setup = stage_setup(recipe, counts["train"], cluster, workers, gpu)
         folder.claim(plan.description, plan.sources)
         say(f"{'going on with' if plan.begun else 'starting'} the run in {folder.path}")
         preprocessing = {name: stage_preprocessing(stage) for name, stage in recipe.stages.items()}
@@ -190,8 +196,11 @@ def _trained(
                 out=folder.path,
                 feed_cpus=FEED_CPUS,
                 relay=relay,
+                stopped=small.stopped if small else None,
             )
-            candidates[name] = folder.finished_stage(name) or fit_stage(job, folder, setup)
+            candidates[name] = folder.finished_stage(name) or (
+                small.fit(job, folder) if small else _fit_on_ray(job, folder, setup)
+            )
             lease.check()
         stages = {
             name: StageCandidates(stage.backbone, preprocessing[name], candidates[name])
@@ -199,7 +208,8 @@ def _trained(
         }
         say(f"scoring {' x '.join(str(len(best)) for best in candidates.values())} checkpoints on validation")
         frequencies = recipe.taxonomy.member_frequencies(counts["train"])
-        pairs = score_pairs(recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
+        run = small.run if small else _run
+        pairs = run(score_pairs, recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
         folder.write_pairs(pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
         bundle = replace(
@@ -207,37 +217,29 @@ def _trained(
         )
         bundle = bundle.in_half() if recipe.weights == "float16" else bundle
         if recipe.finish != "none":
-            bundle = finished(bundle, loaded["train"], loaded["val"], setup.gpu, relay)
+            bundle = run(finished, bundle, loaded["train"], loaded["val"], setup.gpu, relay)
         lease.check()
         for file, content in bundle_files(bundle).items():
             storage.write_bytes(f"{folder.bundle}/{file}", content)
     return pairs
 
 
-def _waited_for() -> list[str]:
+def _fit_on_ray(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candidate]:
+    # Here, since Ray Train takes two seconds to import.
+    from pipeline.training.stage_fit import fit_stage
+
+    return fit_stage(job, folder, setup)
+
+
+def _run(function: Callable[..., Result], *arguments: Any) -> Result:
+    return function(*arguments)
+
+
+def _waited_for() -> list[str] | None:
+    if not ray.is_initialized():
+        return None
     has = ray.cluster_resources().get("CPU", 0)
     return [] if has else ["the cutouts are read as soon as there is a node: the cluster has no CPU"]
-
-
-def _setup(
-    recipe: Recipe, counts: dict[str, int], cluster: ClusterResources, workers: int | None, gpu: bool | None
-) -> StageSetup:
-    gpu = cluster.gpus > 0 if gpu is None else gpu
-    if not workers:
-        workers = default_workers(recipe, cluster.gpus if gpu else 0)
-        if gpu and workers < cluster.gpus:
-            say(
-                f"{workers} of {cluster.gpus} GPUs: more would have too few images of each batch for batch "
-                "normalization; a larger batch_size uses more, or --workers"
-            )
-    check_workers(recipe, counts, workers)
-    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
-    if 0 < cluster.cpus < workers + FEED_CPUS:
-        raise UserError(
-            f"{workers} workers and the decoding of their images need {workers + 1} CPUs, the cluster has "
-            f"{cluster.cpus}: give fewer --workers"
-        )
-    return StageSetup(workers, gpu)
 
 
 def _class_counts(recipe: Recipe, store: CutoutStore) -> dict[str, int]:
@@ -247,8 +249,8 @@ def _class_counts(recipe: Recipe, store: CutoutStore) -> dict[str, int]:
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def load_stores(plan: TrainingPlan) -> Stores:
-    """The readable cutouts of a plan's shards, in Ray's object store.
+def load_stores(plan: TrainingPlan, here: bool = False) -> Stores:
+    """The readable cutouts of a plan's shards, in Ray's object store, or in this process's memory.
 
     Raises
     ------
@@ -269,6 +271,7 @@ def load_stores(plan: TrainingPlan) -> Stores:
             plan.recipe.rgb,
             int(plan.recipe.window_mb * MEBIBYTE),
             plan.description[part],
+            here,
         )
         left_out = {**store.left_out, **({"unlabeled": labeled.unlabeled} if labeled.unlabeled else {})}
         note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""

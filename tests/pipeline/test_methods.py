@@ -24,7 +24,7 @@ from pipeline.training.cutout_blocks import LabeledSource
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import epoch_plan
 from pipeline.training.plan import stage_preprocessing
-from pipeline.training.stage_worker import StageJob, stage_learner
+from pipeline.training.stage_epochs import StageJob, stage_learner
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES
 

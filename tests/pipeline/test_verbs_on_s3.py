@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from hiwl_core.bundle import load_bundle
 from hiwl_core.methods import method_overrides
 from hiwl_core.recipe import load_recipe
 from pipeline import storage
@@ -24,7 +27,7 @@ from tests.object_store import ObjectStore
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_from_cutouts_by_a_sample_of_them_to_a_catalog_in_s3(
-    object_store: ObjectStore, tiny_data: TinyData
+    object_store: ObjectStore, tiny_data: TinyData, tmp_path: Path
 ) -> None:
     root = f"{object_store.url}/survey"
     for part in ("train", "val"):
@@ -44,8 +47,14 @@ def test_from_cutouts_by_a_sample_of_them_to_a_catalog_in_s3(
     # Of one stage: how two follow each other is no matter of where their files are.
     recipe = load_recipe("demo", [*method_overrides("slwslm"), *TINY, *sample, "stage1.epochs=2"])
     data, val, run = f"{root}/labeled/train", f"{root}/labeled/val", f"{root}/run"
-    bundle = train(data, val, recipe, run).bundle
+    bundle = train(data, val, recipe, run, workers=1).bundle
     model_id = read_bundle(bundle).model_id
+    # What is trained in this process is the same.
+    here = load_bundle(train(tiny_data.train, tiny_data.val, recipe, str(tmp_path / "run")).bundle)
+    assert not (tmp_path / "run" / "stage1" / "checkpoint_manager_snapshot.json").exists()
+    assert here.metrics == read_bundle(bundle).metrics
+    for name, weights in read_bundle(bundle).stages["stage1"].weights.items():
+        torch.testing.assert_close(here.stages["stage1"].weights[name], weights)
     counts = {"CRS": 18, "IBS": 18, "CSS": 6, "EO": 12, "SPI": 16}
     assert read_bundle(bundle).provenance["class_counts"] == counts
     sources = json.loads(storage.read_bytes(f"{run}/sources.json"))
@@ -54,7 +63,7 @@ def test_from_cutouts_by_a_sample_of_them_to_a_catalog_in_s3(
     # As if it had been killed after the last epoch: it goes on from the checkpoint.
     for lost in ("bundle", "pairs.csv", "stage1.json"):
         storage.remove(f"{run}/{lost}")
-    again = train(data, val, recipe, run)
+    again = train(data, val, recipe, run, workers=1)
     assert again.pairs is not None
     assert len(again.pairs) == 2
     assert {round(25 * accuracy, 4) % 1 for accuracy in again.pairs["accuracy"]} == {0}

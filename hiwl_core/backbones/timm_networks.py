@@ -55,6 +55,8 @@ def spec(name: str) -> BackboneSpec:
         layout = "NHWC"
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
 
+    # A grid of trainings asks for the same sizes again and again.
+    @lru_cache
     def check_input(other: int) -> None:
         if other == size:
             return

@@ -1,4 +1,4 @@
-"""The grid's trainings through Ray: as many at once as there is room for, each to its scores.
+"""The trainings of the grid, each to its scores: here if they are small, else through Ray, several at once.
 
 Each is a run of `hiwl train` in a folder of its own, so that a grid that was stopped goes on where it was:
 finished runs are left as they are, the one that was interrupted goes on from its last checkpoint.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import ray
@@ -24,6 +24,7 @@ from pipeline.reproduction.grid import GridRun
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
 from pipeline.training.plan import TrainingPlan
+from pipeline.training.small_training import is_small_training
 from pipeline.training.train import Stores, load_stores, run_training
 
 __all__ = ["PlannedRun", "QueueSettings", "run_grid"]
@@ -51,6 +52,10 @@ class PlannedRun:
             If it was scored on other galaxies.
         """
         return [part for part in self.scored if not part.is_scored(self.folder)]
+
+
+Outcomes = Generator[tuple[PlannedRun, BaseException | None]]
+"""Runs as they end, with what went wrong."""
 
 
 @dataclass(frozen=True)
@@ -120,38 +125,57 @@ def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str
     if not missing:
         return failed
     started = time.monotonic()
+    small = settings.at_once is None and all(_is_small(one, settings) for one in missing)
+    with closing((_here if small else _by_ray)(missing, settings)) as outcomes:
+        for number, (one, error) in enumerate(outcomes, start=1):
+            name = one.run.name
+            if error is None:
+                minutes = (time.monotonic() - started) / 60
+                left = minutes / number * (len(missing) - number)
+                say(f"done {number}/{len(missing)}: {name}; {minutes:.0f} min, about {left:.0f} to go")
+            else:
+                failed[one.folder] = _reason(error)
+                say(f"failed: {name} ({failed[one.folder]})")
+    return failed
+
+
+def _is_small(one: PlannedRun, settings: QueueSettings) -> bool:
+    """Whether a run is trained already, or would be in this process."""
+    return one.plan.folder.is_bundled() or is_small_training(one.plan, settings.workers, settings.gpu)
+
+
+def _here(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
+    """Train and score runs one after the other, and see what comes of each."""
+    for one in missing:
+        error: BaseException | None = None
+        try:
+            _run(one, settings.columns, None, settings.gpu, None, False, threading.Event())
+        except Exception as raised:
+            error = raised
+        yield one, error
+
+
+def _by_ray(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
+    """The same through Ray, several at once."""
+    workers = settings.workers or 1
     # One slot for the worker of each run, one for its feed.
-    slots = (settings.at_once or 1) * (settings.workers or 1) + 1
+    slots = (settings.at_once or 1) * workers + 1
     with connected(min_cpus=slots) as cluster:
         use_gpu = cluster.gpus > 0 if settings.gpu is None else settings.gpu
-        at_once = settings.at_once or _room(use_gpu, cluster.gpus, settings.workers or 1)
-        at_once = min(at_once, len(missing))
-        stores = SharedStores()
-        executor = ThreadPoolExecutor(at_once, "run")
-        ended = threading.Event()
+        at_once = min(settings.at_once or _room(use_gpu, cluster.gpus, workers), len(missing))
+        executor, ended = ThreadPoolExecutor(at_once, "run"), threading.Event()
+        arguments = (settings.columns, workers, use_gpu, SharedStores(), at_once > 1, ended)
         try:
-            futures = {
-                executor.submit(_run, one, settings, use_gpu, stores, at_once > 1, ended): one
-                for one in missing
-            }
-            for number, future in enumerate(as_completed(futures), start=1):
-                one = futures[future]
-                name, error = one.run.name, future.exception()
-                if error is None:
-                    minutes = (time.monotonic() - started) / 60
-                    left = minutes / number * (len(missing) - number)
-                    say(f"done {number}/{len(missing)}: {name}; {minutes:.0f} min, about {left:.0f} to go")
-                else:
-                    failed[one.folder] = _reason(error)
-                    say(f"failed: {name} ({failed[one.folder]})")
-        except KeyboardInterrupt:
+            futures = {executor.submit(_run, one, *arguments): one for one in missing}
+            for future in as_completed(futures):
+                yield futures[future], future.exception()
+        except (KeyboardInterrupt, GeneratorExit):
             abandon_own_ray()
             raise
         finally:
             # When the user ends all, what waits must not begin: Ray is gone, and would be started again.
             ended.set()
             executor.shutdown(wait=False, cancel_futures=True)
-    return failed
 
 
 def _reason(error: BaseException) -> str:
@@ -163,14 +187,14 @@ def _reason(error: BaseException) -> str:
 
 def _run(
     one: PlannedRun,
-    settings: QueueSettings,
-    gpu: bool,
-    stores: Callable[[TrainingPlan], Stores],
+    columns: Columns,
+    workers: int | None,
+    gpu: bool | None,
+    stores: Callable[[TrainingPlan], Stores] | None,
     named: bool,
     ended: threading.Event,
 ) -> None:
     """Train one run, or go on with it, and score it."""
-    workers = settings.workers or 1
     with lines_of(one.run.name) if named else nullcontext():
         if not named:
             say(f"== {one.run.name}")
@@ -178,7 +202,7 @@ def _run(
         for part in one.missing():
             if ended.is_set():
                 return
-            evaluate(result.bundle, part.path, part.folder(one.folder), settings.columns, workers, gpu)
+            evaluate(result.bundle, part.path, part.folder(one.folder), columns, workers, gpu)
 
 
 def _room(gpu: bool, gpus: int, workers: int) -> int:

@@ -51,12 +51,31 @@ class TinyData:
     val: str
 
 
+# Files of a minute and more, the longest first.
+LONGEST = (
+    "jobs/test_submit.py",
+    "pipeline/test_shard_stream.py",
+    "pipeline/test_faults.py",
+    "pipeline/test_train.py",
+    "pipeline/test_reproduce.py",
+    "core/test_backbone_networks.py",
+    "core/test_engines.py",
+    "pipeline/test_calibrated_catalog.py",
+    "test_notebooks.py",
+    "pipeline/test_report.py",
+    "pipeline/test_publish.py",
+    "pipeline/test_classify.py",
+    "pipeline/test_survey.py",
+    "jobs/test_gpus.py",
+    "pipeline/test_verbs_on_s3.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Begin with files that have slow tests, lest one process is left with them and the other is done."""
+    """Begin with the longest files, then others with slow tests: lest one process ends with them alone."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    # The first of them that needs the trained run comes before all: later the other process would wait too.
-    first = next((item.path for item in items if item.path in slow and "tiny_run" in item.fixturenames), None)
-    items.sort(key=lambda item: (item.path != first, item.path not in slow))
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in slow))
 
 
 @pytest.fixture(scope="session", autouse=True)

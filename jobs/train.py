@@ -14,7 +14,17 @@ __all__ = ["main"]
 
 @click.command("train", cls=NotifyingCommand)
 @click.option("--data", required=True, metavar="SHARDS", help="Labeled shards to train on.")
-@click.option("--val", required=True, metavar="SHARDS", help="Labeled shards to select checkpoints by.")
+@click.option(
+    "--val",
+    required=True,
+    metavar="SHARDS|SHARE",
+    help="Labeled shards to select checkpoints by, or the share of --data to hold out for that, such as 0.1.",
+)
+@click.option(
+    "--group-by",
+    metavar="COLUMN",
+    help="Of the shards: galaxies with one value of it are not held out apart; sky: cells of 0.9 degrees.",
+)
 @click.option(
     "--recipe",
     "recipe_name",
@@ -40,6 +50,7 @@ __all__ = ["main"]
 def main(
     data: str,
     val: str,
+    group_by: str | None,
     recipe_name: str,
     taxonomy: str | None,
     method: str | None,
@@ -58,9 +69,13 @@ def main(
     the hierarchy train one network for all classes, and choose among its three best checkpoints. The bundle
     keeps the scale that it was trained at, and classify keeps to it.
 
+    With a share for --val, so much of each class is held out, by the recipe's seed; the run folder's
+    held_out.csv names these galaxies, and `hiwl evaluate` of the same shards scores them alone.
+
     \b
     Examples:
       hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
+      hiwl train --data 'data/*.parquet' --val 0.1 --recipe cpu --out run
       hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
       hiwl train --data train.parquet --val val.parquet --recipe cpu --method slwslm --out run
       hiwl train --data data/train --val data/val --recipe cpu --taxonomy bars.toml --out run
@@ -71,7 +86,7 @@ def main(
     from pipeline.training.train import train
 
     recipe = training_recipe(recipe_name, taxonomy, method, overrides)
-    result = train(data, val, recipe, out, columns, workers, gpu, scale)
+    result = train(data, val, recipe, out, columns, workers, gpu, scale, group_by)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return
@@ -79,7 +94,7 @@ def main(
     best = result.pairs.iloc[0]
     click.echo(f"best: validation accuracy {best['accuracy']:.4f}, after {result.seconds / 60:.1f} min")
     click.echo(f"bundle: {result.bundle}")
-    click.echo(f"next: hiwl evaluate {result.bundle} '{val}'")
+    click.echo(f"next: hiwl evaluate {result.bundle} '{result.selected_by}'")
 
 
 if __name__ == "__main__":

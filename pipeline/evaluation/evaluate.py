@@ -22,6 +22,7 @@ from pipeline.classification.classify import CatalogSummary, classify
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.galaxies import read_galaxies, scored
+from pipeline.evaluation.held_out import LEARNED_FROM, not_learned_from
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
 from pipeline.evaluation.shown_galaxies import ShownGalaxies, class_notes, read_shown
@@ -69,7 +70,8 @@ class Evaluation(InNotebooks):
         Folder with the tables and the catalog.
     catalog : CatalogSummary
     galaxies : pandas.DataFrame
-        All rows of the catalog; see `pipeline.evaluation.galaxies.read_galaxies`.
+        All rows of the catalog that the model did not learn from; see
+        `pipeline.evaluation.galaxies.read_galaxies`.
     shown : ShownGalaxies
         Those that the page shows.
     """
@@ -138,7 +140,7 @@ def evaluate(
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     shards = list_shards(shards_path)
-    check_labeled(shards, columns, bundle.taxonomy)
+    kept = not_learned_from(bundle, check_labeled(shards, columns, bundle.taxonomy))
     out = storage.absolute(out).rstrip("/")
     _check_own(out)
     summary = classify(
@@ -159,7 +161,10 @@ def evaluate(
             f"{summary.failed[0]}"
         )
     galaxies = read_galaxies(summary.parts, shards, bundle.taxonomy)
-    evaluation = _score(galaxies, bundle, out, summary, columns)
+    left_out = {}
+    if kept is not None and not kept.all():
+        left_out, galaxies = {LEARNED_FROM: int((~kept).sum())}, galaxies[kept].reset_index(drop=True)
+    evaluation = _score(galaxies, bundle, out, summary, columns, left_out)
     _write(evaluation, bundle, shards_path)
     return evaluation
 
@@ -174,11 +179,17 @@ def _check_own(out: str) -> None:
 
 
 def _score(
-    rows: pd.DataFrame, bundle: ModelBundle, out: str, summary: CatalogSummary, columns: Columns
+    rows: pd.DataFrame,
+    bundle: ModelBundle,
+    out: str,
+    summary: CatalogSummary,
+    columns: Columns,
+    left_out: dict[str, int],
 ) -> Evaluation:
     taxonomy, plan = bundle.taxonomy, read_plan(summary.catalog)
     labeled, known = rows[rows[TRUE_LABEL].notna()], scored(rows)
     left_out = {
+        **left_out,
         **{str(status): int(n) for status, n in labeled["status"].value_counts().items() if status != OK},
         **({"unlabeled": len(rows) - len(labeled)} if len(rows) > len(labeled) else {}),
     }

@@ -112,7 +112,7 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
         selected = f"a stratified sample of {recipe.val_galaxies:,} of the{known} galaxies"
     else:
         selected = f"all{known} galaxies"
-    selected += " of the validation shards"
+    selected += f" held out of them: {run.held_out}" if run.held_out else " of the validation shards"
     machines = dict.fromkeys(
         f"{compute}, {workers} worker{'s' if workers > 1 else ''}"
         for epochs in run.epochs.values()
@@ -123,7 +123,7 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
         "Recipe": f"{recipe.name}: {recipe.description}",
         "Method": f"{method} ({METHOD_WORDS[method]})" if method else "none by name; see its settings below",
         "Trained on": trained + _from(run, "data"),
-        "Selected by": selected + _from(run, "val"),
+        "Selected by": selected + ("" if run.held_out else _from(run, "val")),
         "Seed": str(recipe.seed),
         "Views at prediction": str(recipe.views),
         "Compute": "; ".join(machines),
@@ -186,7 +186,7 @@ def which_data(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> st
         Of their shards.
     """
     shards, chosen_by = set(fingerprints), set(run.fingerprints["val"])
-    if shards & set(run.fingerprints["train"]):
+    if shards & set(run.fingerprints["train"]) and not (run.held_out and shards == chosen_by):
         return "Among them are galaxies that the model was trained on: the figures say nothing of others."
     if shards == chosen_by and scored <= (run.recipe.val_galaxies or scored):
         return (

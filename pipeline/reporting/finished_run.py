@@ -16,6 +16,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns
+from pipeline.training.held_out import HeldOut
 from pipeline.training.run_folder import Candidate, RunFolder
 
 __all__ = ["FinishedRun", "read_run"]
@@ -70,6 +71,12 @@ class FinishedRun:
         """For each stage the epoch that is in the bundle."""
         validation = self.bundle.metrics["validation"]
         return {stage: int(validation[f"{stage}_epoch"]) for stage in self.epochs}
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What was held out of the training's shards to select by, if it was."""
+        held_out = self.bundle.provenance.get("held_out")
+        return HeldOut.from_description(held_out) if held_out else None
 
     @property
     def seconds(self) -> float:

@@ -25,7 +25,8 @@ from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.small_training import is_small_training
-from pipeline.training.train import Stores, load_stores, run_training
+from pipeline.training.stores import Stores, load_stores
+from pipeline.training.train import run_training
 
 __all__ = ["PlannedRun", "QueueSettings", "run_grid"]
 
@@ -87,7 +88,7 @@ class SharedStores:
         self._loaded: dict[object, Stores] = {}
 
     def __call__(self, plan: TrainingPlan) -> Stores:
-        """Those of a plan; see `pipeline.training.train.load_stores`."""
+        """Those of a plan; see `pipeline.training.stores.load_stores`."""
         recipe = plan.recipe
         # What decides which cutouts are readable, and their class numbers; the shards are the grid's.
         crops = [(stage.augmentation.center_crop, stage.center_crop) for stage in recipe.stages.values()]

@@ -146,10 +146,13 @@ class CutoutStore:
         """A stratified sample of the rows, or all of them; see `hiwl_core.sampling.stratified_sample`."""
         if count is None or count >= len(self):
             return self
-        chosen = self.rows[stratified_sample(self.class_indices, count, seed)]
-        codes = np.full_like(self.codes, LEFT_OUT)
-        codes[chosen] = self.codes[chosen]
-        return replace(self, codes=codes).held()
+        chosen = np.zeros(len(self.codes), bool)
+        chosen[self.rows[stratified_sample(self.class_indices, count, seed)]] = True
+        return self.part(chosen)
+
+    def part(self, chosen: np.ndarray) -> CutoutStore:
+        """Those of the rows that are chosen, by a mask of all rows of the shards."""
+        return replace(self, codes=np.where(chosen, self.codes, np.int8(LEFT_OUT))).held()
 
     def held(self) -> CutoutStore:
         """The same with its images where they can be reached: all in memory, or behind a loader."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+
+import numpy as np
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
@@ -32,6 +34,8 @@ class LabeledShards:
         Of each shard.
     scale : WantedScale
         At which the galaxies are to be seen.
+    chosen : tuple of numpy.ndarray of bool, optional
+        For each row of each shard whether it is meant; default: all are. See `pipeline.training.held_out`.
     """
 
     shards: tuple[str, ...]
@@ -40,6 +44,26 @@ class LabeledShards:
     unlabeled: int
     rows: tuple[int, ...]
     scale: WantedScale = AS_IT_IS
+    chosen: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
+
+    @property
+    def galaxies(self) -> int:
+        """Rows that are meant."""
+        return sum(self.rows) if self.chosen is None else sum(int(mask.sum()) for mask in self.chosen)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """For each row of all shards whether it is meant; shape (R,), bool."""
+        return np.ones(sum(self.rows), bool) if self.chosen is None else np.concatenate(self.chosen)
+
+    def only(self, numbers: Sequence[int]) -> LabeledShards:
+        """Some of the shards, by their numbers; the counts of classes stay those of all."""
+        return replace(
+            self,
+            shards=tuple(self.shards[number] for number in numbers),
+            rows=tuple(self.rows[number] for number in numbers),
+            chosen=None if self.chosen is None else tuple(self.chosen[number] for number in numbers),
+        )
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:

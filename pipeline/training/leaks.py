@@ -18,7 +18,7 @@ from pipeline.progress import say
 from pipeline.shards.cutout_shards import iter_rows
 from pipeline.training.labeled_shards import LabeledShards
 
-__all__ = ["check_apart", "shared_galaxies"]
+__all__ = ["check_apart", "shared_galaxies", "tell_shared"]
 
 ARCSEC = np.deg2rad(1 / 3600)
 # What is compared before each training takes seconds, up to here.
@@ -68,18 +68,19 @@ def check_apart(others: dict[str, LabeledShards], option: str, held_out: Labeled
                     "no training saw, such as a part that `hiwl ingest --split 8:1:1` makes"
                 )
     for other, labeled in others.items():
-        _tell(other, labeled, option, held_out)
+        tell_shared(other, labeled, option, held_out)
 
 
-def _tell(other: str, labeled: LabeledShards, option: str, held_out: LabeledShards) -> None:
-    if sum(labeled.rows) + sum(held_out.rows) > MOST_ROWS:
+def tell_shared(other: str, labeled: LabeledShards, option: str, held_out: LabeledShards) -> None:
+    """Say which galaxies of one set are among those of another; see `check_apart`."""
+    if labeled.galaxies + held_out.galaxies > MOST_ROWS:
         say(f"whether galaxies of {option} are among those of {other} was not looked at: there are too many")
         return
     shared = shared_galaxies(labeled, held_out)
     if shared:
         by = ", ".join(f"{count:,} by {key}" for key, count in shared.items())
         say(
-            f"warning: some of the {sum(held_out.rows):,} galaxies of {option} are among those of {other} "
+            f"warning: some of the {held_out.galaxies:,} galaxies of {option} are among those of {other} "
             f"too, {by}: the model will seem better than it is"
         )
 
@@ -97,9 +98,9 @@ def shared_galaxies(labeled: LabeledShards, held_out: LabeledShards) -> dict[str
         Of the second set, by what they share: ``"object id"``, ``"position (1 arcsec)"`` or ``"image"``; no
         key where there is none. Images are compared byte by byte, and not of very large sets.
     """
-    with_images = sum(labeled.rows) + sum(held_out.rows) <= MOST_IMAGES
+    with_images = labeled.galaxies + held_out.galaxies <= MOST_IMAGES
     keys = partial(_keys_of, with_images=with_images)
-    given = list(storage.in_threads(partial(keys, held_out), held_out.shards))
+    given = list(storage.in_threads(partial(keys, held_out), range(len(held_out.shards))))
     ids = pa.chunked_array([one.ids for one in given]).combine_chunks()
     directions = np.concatenate([one.directions for one in given])
     placed = np.flatnonzero(np.isfinite(directions[:, 0]))
@@ -107,7 +108,7 @@ def shared_galaxies(labeled: LabeledShards, held_out: LabeledShards) -> dict[str
     images = pa.chunked_array([one.images for one in given]).combine_chunks() if with_images else None
 
     found = {key: np.zeros(len(ids), bool) for key in ("object id", "position (1 arcsec)", "image")}
-    for one in storage.in_threads(partial(keys, labeled), labeled.shards):
+    for one in storage.in_threads(partial(keys, labeled), range(len(labeled.shards))):
         _mark(found["object id"], one.ids, ids)
         if images is not None and one.images is not None:
             _mark(found["image"], one.images, images)
@@ -127,10 +128,14 @@ def _flat(lists: Iterable[list[int]]) -> np.ndarray:
     return np.array([row for one in lists for row in one], dtype=np.int64)
 
 
-def _keys_of(labeled: LabeledShards, shard: str, with_images: bool) -> _Keys:
+def _keys_of(labeled: LabeledShards, shard: int, with_images: bool) -> _Keys:
     wanted = ["object_id", "ra", "dec", *(["image"] if with_images else [])]
-    places, digests = [], []
-    for table in iter_rows(shard, labeled.columns, wanted):
+    meant = None if labeled.chosen is None else labeled.chosen[shard]
+    places, digests, start = [], [], 0
+    for table in iter_rows(labeled.shards[shard], labeled.columns, wanted):
+        if meant is not None:
+            start, rows = start + len(table), meant[start : start + len(table)]
+            table = table.filter(pa.array(rows))
         if with_images:
             digests += [_digest(image) for image in table["image"]]
             table = table.drop_columns("image")

@@ -19,6 +19,7 @@ from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.training.held_out import HeldOut
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
@@ -53,6 +54,10 @@ class TrainingPlan:
         Where its data are and what their columns are called, for those who look at the run later.
     begun : bool
         Whether the folder holds this run already.
+    selected_by : str
+        The shards of `val`, as they were given.
+    held_out : HeldOut, optional
+        How `val` was taken from the shards of `train`, if it was.
     """
 
     recipe: Recipe
@@ -62,23 +67,26 @@ class TrainingPlan:
     description: dict[str, Any]
     sources: dict[str, Any]
     begun: bool
+    selected_by: str
+    held_out: HeldOut | None = None
 
 
 def plan_training(
     data: str,
-    val: str,
+    val: str | float,
     recipe: Recipe,
     out: str,
     columns: Columns | None = None,
     workers: int | None = None,
     labeled: tuple[LabeledShards, LabeledShards] | None = None,
     scale: WantedScale = AS_IT_IS,
+    group_by: str | None = None,
 ) -> TrainingPlan:
     """Check all that can be checked before any work.
 
     Parameters
     ----------
-    data, val, recipe, out, columns, workers, scale
+    data, val, recipe, out, columns, workers, scale, group_by
         As `pipeline.training.train.train`.
     labeled : (LabeledShards, LabeledShards), optional
         Those of `data` and `val`, for who plans many trainings on the same shards and has read them once.
@@ -89,10 +97,15 @@ def plan_training(
         As `pipeline.training.train.train`.
     """
     columns = columns or Columns()
-    train_shards, val_shards = labeled or (
-        check_labeled(list_shards(data), columns, recipe.taxonomy, scale),
-        check_labeled(list_shards(val), columns, recipe.taxonomy, scale),
-    )
+    held_out = HeldOut.parse(val, recipe.seed, group_by)
+    if labeled is not None:
+        train_shards, val_shards = labeled
+    else:
+        train_shards = check_labeled(list_shards(data), columns, recipe.taxonomy, scale)
+        if held_out is not None:
+            train_shards, val_shards = held_out.apart(train_shards)
+        else:
+            val_shards = check_labeled(list_shards(str(val)), columns, recipe.taxonomy, scale)
     for part, shards in (("train", train_shards), ("val", val_shards)):
         check_classes(recipe, part, shards.class_counts)
     if workers is not None:
@@ -100,15 +113,19 @@ def plan_training(
     for name, stage in recipe.stages.items():
         _check_weights(name, stage.backbone, stage.init, stage.input_size)
     folder = RunFolder(out)
-    description = _description(recipe, train_shards, val_shards)
+    description = _description(recipe, train_shards, val_shards, held_out)
+    selected_by = str(val) if held_out is None else data
+    places = {"data": storage.absolute(data), "val": storage.absolute(selected_by)}
     return TrainingPlan(
         recipe=recipe,
         train=train_shards,
         val=val_shards,
         folder=folder,
         description=description,
-        sources={"data": storage.absolute(data), "val": storage.absolute(val), "columns": asdict(columns)},
+        sources={**places, "columns": asdict(columns)},
         begun=folder.check(description),
+        selected_by=selected_by,
+        held_out=held_out,
     )
 
 
@@ -216,11 +233,15 @@ def check_workers(recipe: Recipe, counts: dict[str, int], workers: int) -> None:
         )
 
 
-def _description(recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards) -> dict[str, Any]:
+def _description(
+    recipe: Recipe, train_shards: LabeledShards, val_shards: LabeledShards, held_out: HeldOut | None
+) -> dict[str, Any]:
     """What decides a run's result: another description is another run."""
+    counts = {"train": train_shards.galaxies, "val": val_shards.galaxies}
     return {
         "recipe": recipe.to_dict(),
         "train": list(train_shards.fingerprints),
         "val": list(val_shards.fingerprints),
+        **({"held_out": {**held_out.describe(), "galaxies": counts}} if held_out else {}),
         **({"scale": train_shards.scale.to_dict()} if train_shards.scale.asked else {}),
     }

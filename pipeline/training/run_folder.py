@@ -2,6 +2,7 @@
 
 out/run.json                recipe and data of the run, to refuse another one in the same folder
 out/sources.json            where the data are and what their columns are called
+out/held_out.csv            the galaxies that were held out, where no shards to select by were given
 out/stage1/epoch_0007/      checkpoints, kept by Ray Train; of a small training those of a whole stage
 out/stage1_epochs.csv       metrics of each epoch
 out/stage1.json             marker: the stage is trained; its best checkpoints
@@ -30,7 +31,7 @@ WEIGHTS = "weights.safetensors"
 # Checkpoints of a stage.
 BEST_KEPT = 3
 # What a run writes beside its `run.json`, which it writes first.
-OWN_NAMES = ("bundle", "pairs.csv", "sources.json")
+OWN_NAMES = ("bundle", "held_out.csv", "pairs.csv", "sources.json")
 # Of each stage, after its name.
 OWN_ENDINGS = ("", ".json", "_epochs.csv")
 
@@ -91,7 +92,9 @@ class RunFolder:
             )
         return True
 
-    def claim(self, description: dict[str, Any], sources: dict[str, Any]) -> None:
+    def claim(
+        self, description: dict[str, Any], sources: dict[str, Any], held_out: pd.DataFrame | None = None
+    ) -> None:
         """Take the folder for a run.
 
         Parameters
@@ -100,9 +103,13 @@ class RunFolder:
             What decides its result.
         sources : dict
             Where its data are: the same data may be elsewhere when it goes on.
+        held_out : pandas.DataFrame, optional
+            The galaxies that it holds out by itself.
         """
         storage.write_bytes(f"{self.path}/run.json", _json_bytes(description))
         storage.write_bytes(f"{self.path}/sources.json", _json_bytes(sources))
+        if held_out is not None:
+            self._write_table("held_out.csv", held_out)
 
     @property
     def bundle(self) -> str:

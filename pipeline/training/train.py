@@ -29,9 +29,10 @@ from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.training.cutout_store import MEBIBYTE, CutoutStore, load_cutouts
+from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.finishing import finished
-from pipeline.training.leaks import check_apart
+from pipeline.training.held_out import galaxies_of
+from pipeline.training.leaks import check_apart, tell_shared
 from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.plan import (
     TrainingPlan,
@@ -44,13 +45,12 @@ from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob
 from pipeline.training.stage_setup import FEED_CPUS, StageSetup, stage_setup
+from pipeline.training.stores import Stores, load_stores, sampled
 from pipeline.waiting import waiting_lines
 
-__all__ = ["Stores", "TrainingResult", "load_stores", "run_training", "train"]
+__all__ = ["TrainingResult", "run_training", "train"]
 
 Result = TypeVar("Result")
-Stores = dict[str, CutoutStore]
-"""The cutouts to train on and to select by, under ``"train"`` and ``"val"``."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,26 @@ class TrainingResult(InNotebooks):
         The scored pairs of checkpoints, best first; None if the run was complete before.
     seconds : float
         From the call to the bundle; of a resumed run, its last part.
+    selected_by : str
+        The shards with the galaxies that it was selected by.
     """
 
     bundle: str
     pairs: pd.DataFrame | None
     seconds: float
+    selected_by: str
 
 
 def train(
     data: str,
-    val: str,
+    val: str | float,
     recipe: Recipe,
     out: str,
     columns: Columns | None = None,
     workers: int | None = None,
     gpu: bool | None = None,
     scale: WantedScale = AS_IT_IS,
+    group_by: str | None = None,
 ) -> TrainingResult:
     """Train the recipe's stages and bundle the checkpoints that are best on validation.
 
@@ -88,8 +92,10 @@ def train(
 
     Parameters
     ----------
-    data, val : str
-        Labeled shards to train on and to select by: a file, a folder or a glob.
+    data : str
+        Labeled shards to train on: a file, a folder or a glob.
+    val : str or float
+        Those to select by, or the share of each class of `data` that is held out for that, such as 0.1.
     recipe : Recipe
     out : str
         The run folder; see `pipeline.training.run_folder`. On a cluster, storage that all nodes share.
@@ -103,6 +109,8 @@ def train(
     scale : WantedScale
         The pixel scale at which the model is to see galaxies, which the bundle keeps; default: the images as
         they are.
+    group_by : str, optional
+        A column of the shards whose equal values stay on one side where a share is held out, or ``sky``.
 
     Raises
     ------
@@ -112,10 +120,25 @@ def train(
     IncompleteError
         If a stage failed again and again; its checkpoints are kept.
     """
-    plan = plan_training(data, val, recipe, out, columns, workers, scale=scale)
-    if not plan.begun:
+    plan = plan_training(data, val, recipe, out, columns, workers, scale=scale, group_by=group_by)
+    if plan.held_out:
+        _say_held_out(plan)
+    elif not plan.begun:
         check_apart({"--data": plan.train}, "--val", plan.val)
     return run_training(plan, workers, gpu)
+
+
+def _say_held_out(plan: TrainingPlan) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in plan.val.class_counts.items())
+    say(
+        f"held out of --data, to select by: {plan.val.galaxies:,} galaxies ({counts}), {plan.held_out}; "
+        f"{plan.folder.path}/held_out.csv will name them"
+    )
+    none = [name for name, count in plan.val.class_counts.items() if not count]
+    if none:
+        say(f"warning: of {', '.join(none)} there are too few to hold one out: nothing is selected by them")
+    if not plan.begun:
+        tell_shared("those to train on", plan.train, "the held-out part", plan.val)
 
 
 def run_training(
@@ -141,14 +164,14 @@ def run_training(
     """
     started, folder = time.monotonic(), plan.folder
     if folder.is_bundled():
-        return TrainingResult(folder.bundle, None, time.monotonic() - started)
+        return TrainingResult(folder.bundle, None, time.monotonic() - started, plan.selected_by)
     with Lease(folder.path, "hiwl train", keep=False) as lease:
         # Another run may have begun here, or even ended, since this one was planned.
         plan = replace(plan, begun=folder.check(plan.description))
         if folder.is_bundled():
-            return TrainingResult(folder.bundle, None, time.monotonic() - started)
+            return TrainingResult(folder.bundle, None, time.monotonic() - started, plan.selected_by)
         pairs = _trained(plan, workers, gpu, stores, lease)
-    return TrainingResult(folder.bundle, pairs, time.monotonic() - started)
+    return TrainingResult(folder.bundle, pairs, time.monotonic() - started, plan.selected_by)
 
 
 def _trained(
@@ -171,12 +194,13 @@ def _trained(
             cluster = stack.enter_context(connected(min_cpus=slots))
             small, relay = None, stack.enter_context(relayed_lines())
         with waiting_lines(_waited_for):
-            loaded = _sampled(recipe, stores(plan) if stores else load_stores(plan, here))
+            loaded = sampled(recipe, stores(plan) if stores else load_stores(plan, here))
         counts = {part: _class_counts(recipe, store) for part, store in loaded.items()}
         for part in loaded:
             check_classes(recipe, part, counts[part])
         setup = stage_setup(recipe, counts["train"], cluster, workers, gpu)
-        folder.claim(plan.description, plan.sources)
+        held_out = galaxies_of(plan.val).to_pandas() if plan.held_out else None
+        folder.claim(plan.description, plan.sources, held_out)
         say(f"{'going on with' if plan.begun else 'starting'} the run in {folder.path}")
         preprocessing = {name: stage_preprocessing(stage) for name, stage in recipe.stages.items()}
         candidates: dict[str, list[Candidate]] = {}
@@ -247,55 +271,6 @@ def _class_counts(recipe: Recipe, store: CutoutStore) -> dict[str, int]:
     classes = recipe.taxonomy.classes
     counts = np.bincount(store.class_indices, minlength=len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
-
-
-def load_stores(plan: TrainingPlan, here: bool = False) -> Stores:
-    """The readable cutouts of a plan's shards, in Ray's object store, or in this process's memory.
-
-    Raises
-    ------
-    UserError
-        If a part has none.
-    """
-    stages = plan.recipe.stages.values()
-    smallest = {
-        "train": max(stage.augmentation.center_crop for stage in stages),
-        "val": max(stage.center_crop for stage in stages),
-    }
-    stores = {}
-    for part, labeled in (("train", plan.train), ("val", plan.val)):
-        stores[part] = store = load_cutouts(
-            labeled,
-            plan.recipe.taxonomy,
-            smallest[part],
-            plan.recipe.rgb,
-            int(plan.recipe.window_mb * MEBIBYTE),
-            plan.description[part],
-            here,
-        )
-        left_out = {**store.left_out, **({"unlabeled": labeled.unlabeled} if labeled.unlabeled else {})}
-        note = f"; left out: {', '.join(f'{n} {why}' for why, n in left_out.items())}" if left_out else ""
-        counts = ", ".join(f"{name} {n}" for name, n in labeled.class_counts.items())
-        windows = "" if store.blocks else f", read in {len(store.windows())} windows in each epoch"
-        say(f"{part}: {len(store)} galaxies in {len(labeled.shards)} shards ({counts}){windows}{note}")
-        if not len(store):
-            smaller = "--set stage1.center_crop=64 --set stage1.augmentation.center_crop=64"
-            raise UserError(
-                f"no readable cutout of {smallest[part]} px or more among the {part} shards{note}: smaller "
-                f"ones want a smaller crop, as by {smaller}"
-            )
-    return stores
-
-
-def _sampled(recipe: Recipe, stores: Stores) -> Stores:
-    """The galaxies that the recipe takes of those that there are."""
-    sampled = {}
-    for part, wanted in (("train", recipe.train_galaxies), ("val", recipe.val_galaxies)):
-        sampled[part] = stores[part].sampled(wanted, recipe.seed)
-        taken = len(sampled[part])
-        if taken < len(stores[part]):
-            say(f"{part}: a stratified sample of {taken} of them")
-    return sampled
 
 
 def _bundle(

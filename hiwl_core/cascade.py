@@ -47,6 +47,8 @@ class CascadePrediction:
         How unlike the training galaxies each is; see `hiwl_core.unlikeness`.
     flags : numpy.ndarray of int32, shape (N,), optional
         Bits of `hiwl_core.flags`.
+    features : numpy.ndarray of float32, shape (N, A), optional
+        What stage 1 saw in each; see `hiwl_core.unlikeness.Unlikeness.components`.
     """
 
     class_indices: np.ndarray
@@ -56,6 +58,7 @@ class CascadePrediction:
     views: np.ndarray | None = None
     ood_scores: np.ndarray | None = None
     flags: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def of_rows(self, rows: np.ndarray) -> CascadePrediction:
         """What is said of some of the galaxies.
@@ -77,6 +80,7 @@ class CascadePrediction:
             some(self.views),
             some(self.ood_scores),
             some(self.flags),
+            some(self.features),
         )
 
     @property

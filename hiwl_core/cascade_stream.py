@@ -33,7 +33,7 @@ Image = bytes | Cutout | ReadCutout | None
 # for the rows of many others, and no pixels stay in memory.
 MOST_WAITING = 1024
 # What a `SeenBatch` says of each row, beside what the stages do.
-ARRAYS = ("flags", "views", "disagree", "scores")
+ARRAYS = ("flags", "views", "disagree", "scores", "features")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class SeenBatch:
     flags : numpy.ndarray of int32, shape (n,)
     classes : mapping of int
         How many each stage tells apart.
+    num_features : int
+        That are kept of each image.
 
     Attributes
     ----------
@@ -75,15 +77,20 @@ class SeenBatch:
         Whether the views of a stage do not all say the same class.
     scores : numpy.ndarray of float32, shape (n,)
         How unlike the training galaxies an image is; see `hiwl_core.unlikeness`.
+    features : numpy.ndarray of float32, shape (n, num_features)
+        What stage 1 saw in it, in few numbers.
     """
 
-    def __init__(self, statuses: list[str], flags: np.ndarray, classes: Mapping[str, int]) -> None:
+    def __init__(
+        self, statuses: list[str], flags: np.ndarray, classes: Mapping[str, int], num_features: int = 0
+    ) -> None:
         rows = len(statuses)
         self.statuses, self.flags, self._classes = statuses, flags, classes
         self.outputs = {stage: np.full((rows, kinds), np.nan, np.float32) for stage, kinds in classes.items()}
         self.views = np.ones(rows, np.int8)
         self.disagree = np.zeros(rows, bool)
         self.scores = np.full(rows, np.nan, np.float32)
+        self.features = np.full((rows, num_features), np.nan, np.float32)
         # Stages that have yet to say something of a row, over all rows.
         self.waiting = sum(status == OK for status in statuses)
 
@@ -144,6 +151,9 @@ class CascadeStream:
     score : callable, optional
         From stage 1's features of images, shape (n, F), and their pixels, shape (n, H, W, 3), to how unlike
         the training galaxies they are, shape (n,).
+    describe : callable, optional
+        From stage 1's features, shape (n, F), to what is kept of them, shape (n, num_features).
+    num_features : int
     """
 
     def __init__(
@@ -155,9 +165,12 @@ class CascadeStream:
         send_on: Callable[[str, np.ndarray], Mapping[str, np.ndarray]],
         classes: Mapping[str, int],
         score: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        describe: Callable[[np.ndarray], np.ndarray] | None = None,
+        num_features: int = 0,
     ) -> None:
         self._decode, self._threads = decode, threads
-        self._send_on, self._score, self._classes = send_on, score, classes
+        self._send_on, self._score, self._describe = send_on, score, describe
+        self._classes, self._num_features = classes, num_features
         engine = stages[FIRST_STAGE].engine
         self._batch_size = engine.batch_size
         self._most_waiting = max(2 * engine.in_flight + 4, MOST_WAITING // self._batch_size)
@@ -182,7 +195,7 @@ class CascadeStream:
         order: deque[SeenBatch] = deque()
         try:
             for decoded in self._decoded(images):
-                seen = SeenBatch(decoded.statuses, decoded.flags, self._classes)
+                seen = SeenBatch(decoded.statuses, decoded.flags, self._classes, self._num_features)
                 order.append(seen)
                 rows = [
                     _Row(seen, index, decoded.pixels) if status == OK else None
@@ -222,6 +235,9 @@ class CascadeStream:
         if self._score is not None:
             for row, score in zip(rows, self._score(answer.features, pixels), strict=True):
                 row.seen.scores[row.index] = score
+        if self._describe is not None:
+            for row, kept in zip(rows, self._describe(answer.features), strict=True):
+                row.seen.features[row.index] = kept
 
     def _settle(self, stage: str, rows: Sequence[_Row], found: Settled) -> None:
         self._note_views(rows, found)

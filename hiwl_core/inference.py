@@ -61,12 +61,14 @@ class CascadeClassifier:
         Class shares to which the calibrated probabilities are moved; default: those that they were fitted at.
     coverage : float
         Promised by the sets of classes, where the bundle can promise any.
+    features : bool
+        Keep what stage 1 saw in each galaxy: the principal components of its features.
 
     Raises
     ------
     UserError
         If stage 2 is to run on every galaxy and the model has none, or the bundle lacks the calibration that
-        the views or the prior need; see `hiwl_core.bundle.ModelBundle.check`.
+        the views or the prior need, or the axes of its features; see `hiwl_core.bundle.ModelBundle.check`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class CascadeClassifier:
         views: Views | None = None,
         prior: Sequence[float] | None = None,
         coverage: float = DEFAULT_COVERAGE,
+        features: bool = False,
     ) -> None:
         bundle.check(always_stage2, views, prior is not None)
         self._bundle, self._always, self._num_threads = bundle, always_stage2, threads
@@ -86,6 +89,7 @@ class CascadeClassifier:
         self._validated = bundle.validated(Setting(views, self.engine.precision))
         self._prior, self._coverage = prior, coverage
         self._unlikeness = bundle.fitted.unlikeness
+        self._described = self._unlikeness if features else None
         self._stages = {name: self._stage(name, views) for name in bundle.taxonomy.stages}
         self._classes = {name: len(bundle.taxonomy.stage_classes(name)) for name in self._stages}
         self.reader = CutoutReader.of(bundle)
@@ -129,6 +133,7 @@ class CascadeClassifier:
                 lengths.append(len(batch))
                 yield batch
 
+        kept = 0 if self._described is None else self._described.num_components
         stream = CascadeStream(
             self._decode,
             self._threads,
@@ -137,8 +142,10 @@ class CascadeClassifier:
             self._send_on,
             self._classes,
             None if self._unlikeness is None else self._unlikeness.score,
+            None if self._described is None else self._described.components,
+            kept,
         )
-        held = _Rows(SeenBatch([], np.empty(0, np.int32), self._classes))
+        held = _Rows(SeenBatch([], np.empty(0, np.int32), self._classes, kept))
         for seen in stream.run(chain.from_iterable(noted())):
             held.add(seen)
             while lengths and len(held) >= lengths[0]:
@@ -213,6 +220,7 @@ class CascadeClassifier:
             views=seen.views[ok],
             ood_scores=None if self._unlikeness is None else scores,
             flags=flags,
+            features=None if self._described is None else seen.features[ok],
         )
 
 

@@ -170,6 +170,16 @@ class Unlikeness:
         """
         return ((self._surprise(features, pixels) - self.scale[0]) / self.scale[1]).astype(np.float32)
 
+    @property
+    def num_components(self) -> int:
+        """What `components` gives of each image."""
+        return self.axes.shape[1]
+
+    def components(self, features: np.ndarray) -> np.ndarray:
+        """The principal components of features, float32 of shape (n, A), from features of shape (n, F)."""
+        found: np.ndarray = (features - self.center) @ self._axes
+        return found.astype(np.float32)
+
     def pixel_flags(self, pixels: np.ndarray) -> int:
         """Bits of `hiwl_core.flags` that one image's pixels show, uint8 of shape (S, S, 3)."""
         return self._limits.flags(pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -57,6 +58,11 @@ __all__ = ["main"]
 @decode_on_option
 @engine_option
 @model_options
+@click.option(
+    "--features",
+    is_flag=True,
+    help="Keep what stage 1 saw in each galaxy, 32 numbers, by which `hiwl explore` finds others like it.",
+)
 @scale_options
 @column_options
 @click.option(
@@ -79,6 +85,7 @@ def main(
     decode_on: str,
     engine: str,
     model: ModelSettings,
+    features: bool,
     scale: WantedScale,
     columns: Columns,
     positions: str | None,
@@ -127,7 +134,7 @@ def main(
         scale=scale,
         update=update,
         engine=engine,
-        model=model,
+        model=replace(model, features=features),
         deadline=wanted,
         positions=None if positions is None else Positions(positions, mask_planes),
         decode_on=decode_on,

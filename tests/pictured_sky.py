@@ -54,7 +54,8 @@ def make_sky(folder: Path, draw: Callable[[int, dict[str, Any]], bytes] | None =
         drawn = [draw(n, rows[n]) if draw else picture(n) for n in numbers]
         images = [{"bytes": one, "path": None} for one in drawn]
         ids = [rows[n]["object_id"] for n in numbers]
-        pq.write_table(pa.table({"objid": ids, "picture": images}), shards / part.name, row_group_size=64)
+        table = {"objid": ids, "picture": images, "pixel_scale": [0.4] * ROWS}
+        pq.write_table(pa.table(table), shards / part.name, row_group_size=64)
         plan[part.name] = PlannedShard(str(shards / part.name), part.name, ROWS, 1, "mark", "fingerprint")
     # As `classify` does, which writes the plan before the parts.
     hold = folder / "hold"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog s
     from hiwl_core.cascade import CascadePrediction
 
 __all__ = [
+    "FEATURES",
     "PartRecord",
     "catalog_schema",
     "check_part_record",
@@ -59,6 +60,8 @@ RECORD_KEY = b"hiwl.part"
 TRUE_LABEL = "true_label"
 # What the only group is called in its column.
 COMBINED = "combined"
+FEATURES = "features"
+"""What stage 1 saw in each galaxy, where it was asked for."""
 OF_CLASS = "Calibrated probability of "
 # As catalogs of before have it.
 ALSO_OF_CLASS = "Probability of "
@@ -155,7 +158,9 @@ def _stage_column(stage: str, name: str) -> str:
     return f"p_{stage}_{probability_column(name)[2:]}"
 
 
-def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[pa.Field] = ()) -> pa.Schema:
+def catalog_schema(
+    taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[pa.Field] = (), features: int = 0
+) -> pa.Schema:
     """Columns of a catalog with their units, UCDs and descriptions.
 
     Parameters
@@ -165,6 +170,8 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
         Of the object ids: int64 or string.
     carried : sequence of pyarrow.Field
         Columns taken over from the shards.
+    features : int
+        Numbers in the column `FEATURES`; 0 for catalogs without it.
     """
     descriptions = taxonomy.descriptions or taxonomy.classes
     flags = "; ".join(f"{bit}: {text}" for bit, text in FLAG_DESCRIPTIONS.items())
@@ -217,6 +224,20 @@ def catalog_schema(taxonomy: Taxonomy, id_type: pa.DataType, carried: Sequence[p
             "",
             "stat.value",
             "How unlike the training galaxies the cutout is; null if the model has no measure of it",
+        ),
+        *(
+            [
+                (
+                    FEATURES,
+                    pa.list_(pa.float32(), features),
+                    "",
+                    "stat.value",
+                    "Principal components of stage 1's features, of like direction for like galaxies; "
+                    "NaN if not classified",
+                )
+            ]
+            if features
+            else []
         ),
         ("flags", pa.int32(), "", "meta.code", f"Sum of bits: {flags}"),
         (
@@ -284,6 +305,12 @@ def part_table(
             column[ok] = values
         return pa.array(column, pa.string())
 
+    def lists(values: np.ndarray) -> pa.Array:
+        """Some numbers of each classified row, NaN elsewhere: astropy does not read lists among nulls."""
+        column = np.full((len(ok), values.shape[1]), np.nan, np.float32)
+        column[ok] = values
+        return pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), values.shape[1])
+
     classes = np.array(taxonomy.classes, dtype=object)
     sets = None if prediction.sets is None else set_names(prediction.sets, taxonomy.classes)
     columns: dict[str, Any] = {
@@ -304,12 +331,14 @@ def part_table(
         },
         "views_used": spread(prediction.views),
         "ood_score": spread(prediction.ood_scores),
+        **({} if prediction.features is None else {FEATURES: lists(prediction.features)}),
         "flags": spread(prediction.flags),
         "status": pa.array(statuses, pa.string()),
         "model_id": pa.array([model_id] * len(ok), pa.string()),
         **{field.name: rows[field.name] for field in carried},
     }
-    schema = catalog_schema(taxonomy, rows["object_id"].type, carried)
+    width = 0 if prediction.features is None else prediction.features.shape[1]
+    schema = catalog_schema(taxonomy, rows["object_id"].type, carried, width)
     return pa.table(columns).cast(schema)
 
 

@@ -201,7 +201,7 @@ def classify(
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
     model = model.checked(bundle, stage2 == "always")
-    check_names(bundle.taxonomy, columns, carry)
+    check_names(bundle.taxonomy, columns, carry, model.features)
     folder = storage.absolute(catalog).rstrip("/")
     _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
     lease = Lease(folder, "hiwl classify")
@@ -373,12 +373,18 @@ def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
         ledger.add(entry)
 
 
-def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str]) -> None:
+def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str], features: bool = False) -> None:
     """Check that no carried column has a name that the catalog uses itself, in whatever case.
 
     DuckDB, FITS and VOTable readers take ``RA`` and ``ra`` for one.
     """
-    own = {*catalog_schema(taxonomy, pa.int64()).names, TRUE_LABEL, "image", columns.image, SEEN_COLUMN}
+    own = {
+        *catalog_schema(taxonomy, pa.int64(), features=int(features)).names,
+        TRUE_LABEL,
+        "image",
+        columns.image,
+        SEEN_COLUMN,
+    }
     taken = {name.lower(): name for name in own}
     for name in carry:
         other = taken.get(name.lower())

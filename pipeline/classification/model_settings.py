@@ -50,17 +50,27 @@ class ModelSettings:
         ``CRS=..,IBS=..``, ``"estimate"``, or class shares in the taxonomy's order; None: those that the
         calibration was fitted at.
     coverage : float
+    features : bool
+        Whether the catalog is to hold what stage 1 saw in each galaxy.
     """
 
     views: Views | None = None
     precision: str = AUTO
     prior: str | tuple[float, ...] | None = None
     coverage: float = DEFAULT_COVERAGE
+    features: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a catalog's plan."""
         prior = list(self.prior) if isinstance(self.prior, tuple) else self.prior
-        return {"views": self.views, "precision": self.precision, "prior": prior, "coverage": self.coverage}
+        return {
+            "views": self.views,
+            "precision": self.precision,
+            "prior": prior,
+            "coverage": self.coverage,
+            # Catalogs of before have no such setting.
+            **({"features": True} if self.features else {}),
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelSettings:
@@ -71,6 +81,7 @@ class ModelSettings:
             data.get("precision", AUTO),
             tuple(prior) if isinstance(prior, list) else prior,
             data.get("coverage", DEFAULT_COVERAGE),
+            data.get("features", False),
         )
 
     def class_shares(self, bundle: ModelBundle) -> dict[str, float] | None:
@@ -98,6 +109,11 @@ class ModelSettings:
                 "--precision int8: this model has no int8 graphs; `hiwl optimize BUNDLE` makes them, or "
                 "leave the option out"
             )
+        if self.features and bundle.fitted.unlikeness is None:
+            raise UserError(
+                "--features: this model has no measure of what galaxies look like; `hiwl optimize BUNDLE` "
+                "fits it, or leave the option out"
+            )
         validated = bundle.validated(Setting(views, self.precision))
         if validated is not None:
             validated.conformal.thresholds(self.coverage)
@@ -117,7 +133,9 @@ class ModelSettings:
         compute = granted_compute(use_gpu)
         choice = choose_engine(engine, self.precision, compute, threads)
         prior = self.prior if isinstance(self.prior, tuple) else None
-        return CascadeClassifier(bundle, choice, threads, always_stage2, self.views, prior, self.coverage)
+        return CascadeClassifier(
+            bundle, choice, threads, always_stage2, self.views, prior, self.coverage, self.features
+        )
 
 
 AS_VALIDATED = ModelSettings()

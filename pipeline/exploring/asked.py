@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, VIEWS_DISAGREE
+from pipeline.catalog.parts import FEATURES
 from pipeline.querying.validated_columns import quoted, texts
 
-__all__ = ["FLOATS", "ORDERS", "Asked", "Box", "Given", "parse_asked", "parse_given"]
+__all__ = ["FLOATS", "ORDERS", "SIMILAR", "Asked", "Box", "Given", "Like", "parse_asked", "parse_given"]
 
+SIMILAR = "similar"
+"""The order by likeness to a galaxy."""
 # What each order needs of the catalog, beside the ids.
 ORDERS: Mapping[str, tuple[str, ...]] = {
     "uncertain": ("confidence",),
@@ -21,6 +24,7 @@ ORDERS: Mapping[str, tuple[str, ...]] = {
     "random": (),
     "chosen": ("_place",),
     "catalog": (),
+    SIMILAR: (FEATURES,),
 }
 BITS = {name: bit for bit, name in FLAGS.items()}
 MOST_BOXES = 8
@@ -50,6 +54,15 @@ class Box(BaseModel):
         )
 
 
+class Like(BaseModel):
+    """A galaxy that others are to be like."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    part: str
+    id: str
+
+
 class Asked(BaseModel):
     """Filters and an order.
 
@@ -72,6 +85,8 @@ class Asked(BaseModel):
         One of `ORDERS`, or a column.
     descending : bool
         Of the order by a column.
+    like : Like or None
+        Of the order ``similar``: it comes first, and then those that are most like it.
     seed : int
         Of the random order.
     drawn : int
@@ -90,6 +105,7 @@ class Asked(BaseModel):
     labeled: Literal["all", "no", "yes"] = "all"
     order: str = "uncertain"
     descending: bool = False
+    like: Like | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     drawn: int = 0
 
@@ -129,8 +145,15 @@ class Asked(BaseModel):
         parts += [box.condition(columns) for box in self.boxes]
         return " AND ".join(parts) or "true"
 
-    def keys(self, columns: Mapping[str, str]) -> tuple[str, str]:
+    def keys(self, columns: Mapping[str, str], features: Sequence[float] | None = None) -> tuple[str, str]:
         """Which rows have a place in the order, and the keys to sort by, as SQL; empty for no order.
+
+        Parameters
+        ----------
+        columns : mapping of str
+            DuckDB's type of each column of the catalog.
+        features : sequence of float, optional
+            Of the galaxy that others are to be like.
 
         Raises
         ------
@@ -144,6 +167,11 @@ class Asked(BaseModel):
         lacking = [name for name in ORDERS[self.order] if name not in columns]
         if lacking:
             raise UserError(f"no order {self.order!r} of a catalog without the column {lacking[0]!r}")
+        if self.order == SIMILAR:
+            kind, given = f"FLOAT[{len(features or ())}]", ", ".join(map(repr, features or ()))
+            likeness = f"array_cosine_similarity({FEATURES}::{kind}, [{given}]::{kind})"
+            # The one that others are to be like comes first, whatever the rounding.
+            return f"isfinite({FEATURES}[1])", f"round({likeness}, 6) DESC, object_id"
         # Of rows that have no label there is nothing to doubt.
         return {
             "uncertain": ("confidence IS NOT NULL", "confidence, object_id"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,8 @@ import pyarrow as pa
 
 from hiwl_core.errors import UserError
 from pipeline.catalog.class_names import classes_in
-from pipeline.exploring.asked import FLOATS, ORDERS, Asked
+from pipeline.catalog.parts import FEATURES
+from pipeline.exploring.asked import FLOATS, ORDERS, SIMILAR, Asked
 from pipeline.exploring.open_files import OpenFiles
 from pipeline.exploring.places import Place, Plane
 from pipeline.querying.files import PART_COLUMN
@@ -102,7 +104,7 @@ class CatalogView:
         UserError
             With DuckDB's words on a wrong condition.
         """
-        there, keys = asked.keys(self.columns)
+        there, keys = asked.keys(self.columns, self._features_of(asked))
         conditions = [asked.condition(self.columns), there, "object_id IS NOT NULL"]
         if asked.labeled == "yes":
             conditions.append(f"object_id IN ({_literals(labeled)})" if labeled else "false")
@@ -195,6 +197,24 @@ class CatalogView:
             if len(rows) > MOST_ANSWERED:
                 break
         return list(given.schema.names), rows[:MOST_ANSWERED], len(rows) > MOST_ANSWERED
+
+    def _features_of(self, asked: Asked) -> list[float] | None:
+        """Of the galaxy that those of a list are to be like; None where they are to be like none."""
+        if asked.order != SIMILAR or FEATURES not in self.columns:
+            return None
+        if asked.like is None:
+            raise UserError("the order by likeness needs a galaxy: choose one, and press l")
+        one = Place(self._id(asked.like.id), asked.like.part)
+        found = self.rows([one])
+        features = found[0].get(FEATURES) if found else None
+        if features is None or not all(map(math.isfinite, features)):
+            raise UserError(f"galaxy {asked.like.id} has no features: it was not classified")
+        return [float(value) for value in features]
+
+    def _id(self, text: str) -> Any:
+        """An id as the catalog has it."""
+        whole = self.columns["object_id"] != "VARCHAR" and text.lstrip("-").isdecimal()
+        return int(text) if whole else text
 
     def _asked(self, sql: str) -> pa.Table:
         return ask(self._connection, sql).table()

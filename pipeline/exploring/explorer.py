@@ -10,7 +10,8 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, flag_names
-from pipeline.exploring.asked import Asked, Given
+from pipeline.catalog.parts import FEATURES
+from pipeline.exploring.asked import SIMILAR, Asked, Given
 from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView
 from pipeline.exploring.images import Images
 from pipeline.exploring.labels import NO_CLASS, Labels
@@ -86,7 +87,8 @@ class Explorer:
                 }
                 for name, kind in view.columns.items()
             ],
-            "orders": view.orders,
+            "orders": [order for order in view.orders if order != SIMILAR],
+            "similar": SIMILAR in view.orders,
             "flags": list(FLAGS.values()) if "flags" in view.columns else [],
             "no_pictures": self.images.why_not,
             "labels": self.labels.counts(),
@@ -199,7 +201,7 @@ class Explorer:
     def _card(self, row: Mapping[str, Any]) -> dict[str, Any]:
         probabilities = {name: _plain(row.get(column)) for name, column in self.view.classes.items()}
         flags = row.get("flags")
-        shown = {*OWN, *self.view.classes.values(), "model_id", "_part", "_why", "_place"}
+        shown = {*OWN, *self.view.classes.values(), "model_id", "_part", "_why", "_place", FEATURES}
         return {
             "id": str(row["object_id"]),
             "part": row["_part"],

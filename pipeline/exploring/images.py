@@ -11,7 +11,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES
 from pipeline import storage
 from pipeline.exploring.places import Place
-from pipeline.pages.cards import try_thumbnail
+from pipeline.pages.cards import Thumbnail, try_thumbnail
 from pipeline.querying.origin import Origin, find_origin
 
 __all__ = ["Images", "find_images"]
@@ -35,7 +35,7 @@ class Images:
     def __init__(self, origin: Origin | None, why_not: str = "") -> None:
         self._origin, self.why_not = origin, why_not
         self._readers = ThreadPoolExecutor(READERS)
-        self._shown: OrderedDict[Place, Future[bytes | str]] = OrderedDict()
+        self._shown: OrderedDict[Place, Future[Thumbnail | str]] = OrderedDict()
 
     def ask(self, rows: Mapping[Place, str]) -> None:
         """Begin to read the pictures of some rows that are not there yet.
@@ -63,8 +63,8 @@ class Images:
         while len(self._shown) > max(MOST_KEPT, len(rows)):
             self._shown.popitem(last=False)
 
-    def picture(self, place: Place) -> Future[bytes | str]:
-        """A JPEG, or why there is none, in words.
+    def picture(self, place: Place) -> Future[Thumbnail | str]:
+        """A JPEG and its size on the sky, or why there is none, in words.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Images:
         origin: Origin,
         part: str,
         rows: Sequence[tuple[Place, str]],
-        futures: Sequence[Future[bytes | str]],
+        futures: Sequence[Future[Thumbnail | str]],
     ) -> None:
         shard = origin.shards.get(part)
         try:
@@ -137,8 +137,8 @@ def find_images(
     return Images(origin)
 
 
-def _small(cutout: Cutout | None, status: str, shard: str) -> bytes | str:
+def _small(cutout: Cutout | None, status: str, shard: str) -> Thumbnail | str:
     shown, words = try_thumbnail(cutout, PIXELS, f"no picture of it in {shard}")
     if shown is not None:
-        return shown.image
+        return shown
     return words if status == "ok" else f"{status}: {STATUSES.get(status, '')}".rstrip(": ")

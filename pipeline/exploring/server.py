@@ -25,6 +25,8 @@ from pipeline.exploring.asker import Asker
 from pipeline.exploring.explorer import Explorer
 from pipeline.exploring.export import export_bytes
 from pipeline.exploring.labels import exported
+from pipeline.pages.cards import Thumbnail
+from pipeline.pages.scale_bars import scale_bar
 
 __all__ = ["ADDRESS", "Server"]
 
@@ -83,6 +85,7 @@ class Server:
             ("GET", "api/plane", self._plane),
             ("GET", "api/sql", self._sql),
             ("GET", "api/image", self._image),
+            ("GET", "api/scale", self._scale),
             ("GET", "labels.csv", self._export),
             ("POST", "api/label", self._label),
             ("POST", "api/undo", self._undo),
@@ -158,16 +161,24 @@ class Server:
         return _said(await self._asker.ask(self.explorer.answer, request.query.get("sql", "")))
 
     async def _image(self, request: web.Request) -> web.Response:
-        place = self.explorer.place_of(request.query.get("part", ""), request.query.get("id", ""))
-        if place is None:
-            return web.Response(status=404, text="reload the page")
-        try:
-            picture = await asyncio.wrap_future(self.explorer.images.picture(place))
-        except KeyError:
-            picture = self.explorer.images.why_not or "reload the page"
+        picture = await self._picture(request)
         if isinstance(picture, str):
             return web.Response(status=404, text=picture)
-        return web.Response(body=picture, content_type="image/jpeg")
+        return web.Response(body=picture.image, content_type="image/jpeg")
+
+    async def _scale(self, request: web.Request) -> web.Response:
+        picture = await self._picture(request)
+        bar = None if isinstance(picture, str) else scale_bar(picture.arcsec)
+        return _said({"bar": None if bar is None else bar._asdict()})
+
+    async def _picture(self, request: web.Request) -> Thumbnail | str:
+        place = self.explorer.place_of(request.query.get("part", ""), request.query.get("id", ""))
+        if place is None:
+            return "reload the page"
+        try:
+            return await asyncio.wrap_future(self.explorer.images.picture(place))
+        except KeyError:
+            return self.explorer.images.why_not or "reload the page"
 
     async def _export(self, request: web.Request) -> web.Response:
         content = export_bytes(exported(self.explorer.labels), "labels.csv")

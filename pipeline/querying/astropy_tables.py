@@ -84,6 +84,9 @@ def _table(rows: pa.Table) -> Table:
 def _column(name: str, values: pa.Array) -> Column:
     """A column of the nearest type that both formats have; nulls are NaN, empty or masked."""
     kind = values.type
+    rows = _rows_of_numbers(values)
+    if rows is not None:
+        return Column(rows, name)
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise UserError(f"column {name!r} is {kind}, which FITS and VOTable tables do not hold: leave it out")
     if pa.types.is_decimal(kind):
@@ -114,6 +117,21 @@ def _column(name: str, values: pa.Array) -> Column:
             f"column {name!r} is {kind}, which FITS and VOTable tables do not hold: leave it out"
         ) from None
     return Column(np.array(words, dtype=str) if words else np.array([], dtype="U1"), name)
+
+
+def _rows_of_numbers(values: pa.Array) -> np.ndarray | None:
+    """Lists of numbers that are all of one length, NaN where they are null; None for other columns."""
+    kind = values.type
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return None
+    lengths = pc.unique(pc.list_value_length(values).drop_null()).to_pylist()
+    if not pa.types.is_floating(kind.value_type) or len(lengths) != 1:
+        return None
+    found = np.full((len(values), lengths[0]), np.nan, kind.value_type.to_pandas_dtype())
+    found[values.is_valid().to_numpy(zero_copy_only=False)] = (
+        pc.list_flatten(values).to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
+    )
+    return found
 
 
 def _seconds(name: str, values: pa.Array) -> np.ndarray:

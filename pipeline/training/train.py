@@ -17,7 +17,6 @@ import ray
 import torch
 
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
-from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
+from astropy.table import Table
 from click.testing import CliRunner
 
+from hiwl_core.bundle import load_bundle
+from hiwl_core.cutouts import EvalTransform, decode_cutout, normalize
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS
 from hiwl_core.taxonomy import GALAXY_ZOO
@@ -20,6 +25,8 @@ from pipeline.catalog.plan import MODEL_FACTS
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.classification.model_settings import ModelSettings
+from pipeline.querying.output import encode
+from pipeline.querying.query import query
 from tests.drawings import CLASSES, write_labeled_shard
 
 PROBABILITIES = ["p_crs", "p_ibs", "p_css", "p_eo", "p_spi"]
@@ -142,6 +149,38 @@ def test_a_catalog_has_one_way_of_making(
 ) -> None:
     with pytest.raises(UserError, match=f"other settings .{words}"):
         classify(calibrated_model, str(sky / "three"), str(catalog), model=model)
+
+
+def test_features_are_kept_where_they_are_asked_for(
+    random_model: str, calibrated_model: str, sky: Path, tmp_path: Path
+) -> None:
+    where, asked = str(tmp_path / "catalog"), ModelSettings(precision="float32", features=True)
+    classify(calibrated_model, str(sky / "three"), where, model=asked)
+    assert verify(where).passed
+    rows = read(tmp_path / "catalog")
+    bundle = load_bundle(calibrated_model)
+    stage, measure = bundle.stages["stage1"], bundle.fitted.unlikeness
+    assert measure is not None
+    shards = [pq.read_table(path) for path in sorted((sky / "three").iterdir())]
+    images = [image for shard in shards for image in shard["image"].to_pylist()[:4]]
+    seen = torch.from_numpy(np.stack([EvalTransform(stage.preprocessing)(decode_cutout(i)) for i in images]))
+    with torch.inference_mode():
+        network = stage.network(len(bundle.taxonomy.stage1_classes))
+        features = network.features(normalize(seen, stage.preprocessing.mean, stage.preprocessing.std))
+    expected = (features.numpy() - measure.center) @ measure.axes.astype(np.float32)
+    ids = [one for shard in shards for one in shard["object_id"].to_pylist()[:4]]
+    found = rows.set_index("object_id")["features"].loc[ids]
+    np.testing.assert_allclose(np.stack(found), expected, rtol=2e-3, atol=2e-3)
+
+    table = Table.read(io.BytesIO(encode(query(where, "SELECT object_id, features FROM catalog"), "votable")))
+    assert table["features"].shape == (len(rows), expected.shape[1])
+    with pytest.raises(UserError, match=r"other settings .features True, now None"):
+        classify(calibrated_model, str(sky / "three"), where, model=ModelSettings(precision="float32"))
+    with pytest.raises(UserError, match=r"--features: this model has no measure .* `hiwl optimize BUNDLE`"):
+        classify(random_model, str(sky / "one"), str(tmp_path / "none"), model=asked)
+    words = ["classify", calibrated_model, str(sky / "one"), str(tmp_path / "no"), "--features"]
+    carried = CliRunner().invoke(main, [*words, "--carry", "features"])
+    assert (carried.exit_code, "--carry features: that name is taken" in carried.stderr) == (2, True)
 
 
 def test_an_estimated_prior_is_estimated_once(calibrated_model: str, sky: Path, tmp_path: Path) -> None:

@@ -43,14 +43,21 @@ from pipeline.lease import Lease
 from tests.browser import chromium, open_browser
 from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore
-from tests.pictured_sky import Sky, color, make_sky
+from tests.pictured_sky import ROWS, Sky, color, make_sky
 
 CLASSES = ["CRS", "IBS", "CSS", "EO", "SPI"]
 
 
+def with_features(rows: pa.Table, part: int) -> pa.Table:
+    """Three numbers for each classified galaxy, as a catalog of `hiwl classify --features` has them."""
+    values = np.random.default_rng(part).normal(size=(len(rows), 3)).astype(np.float32)
+    values[rows["label"].is_null().to_numpy()] = np.nan
+    return rows.append_column("features", pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 3))
+
+
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Sky:
-    return make_sky(tmp_path_factory.mktemp("explored"), without_position=4)
+    return make_sky(tmp_path_factory.mktemp("explored"), without_position=4, change=with_features)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,29 @@ def test_lists_are_those_of_the_rows(sky: Sky, view: CatalogView) -> None:
     assert [place.object_id for place in labeled] == chosen
     others = view.listing(Asked(labeled="no", order="catalog"), chosen)
     assert [place.object_id for place in others] == [one for one in everything if one not in chosen]
+
+
+def test_those_that_are_most_like_a_galaxy(sky: Sky, view: CatalogView, tmp_path: Path) -> None:
+    seen = [(number, row) for number, row in enumerate(sky.rows) if row["label"] is not None]
+    names = sorted(part.name for part in sky.catalog.glob("*.parquet"))
+    number, row = seen[400]
+    like = {"part": names[number // ROWS], "id": str(row["object_id"])}
+    features = np.array([row["features"] for _, row in seen])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    order = np.argsort(-(features @ features[400]), kind="stable")
+    found = ids(view, order="similar", like=like)
+    # Of nearly the same likeness either may be first.
+    assert found[0] == row["object_id"]
+    assert found[:20] == [seen[one][1]["object_id"] for one in order[:20]]
+    assert len(found) == len(seen) < len(sky.rows)
+    spirals = ids(view, order="similar", like=like, classes=("SPI",))
+    assert spirals == [one for one in found if one in set(spirals)]
+    for wrong, words in ((None, "needs a galaxy"), ({**like, "id": "7"}, "galaxy 7 has no features")):
+        with pytest.raises(UserError, match=words):
+            ids(view, order="similar", like=wrong)
+    write_catalog(tmp_path / "plain", 1, 10)
+    with pytest.raises(UserError, match="no order 'similar' of a catalog without the column 'features'"):
+        ids(CatalogView(str(tmp_path / "plain")), order="similar", like=like)
 
 
 def test_counts_planes_and_rows(sky: Sky, view: CatalogView) -> None:
@@ -302,6 +332,10 @@ def test_rows_pictures_and_labels_by_the_server(sky: Sky, tmp_path: Path) -> Non
             assert status == 200
             middle = np.array(Image.open(io.BytesIO(body)))[32, 32].astype(int)
             assert np.abs(middle - color(numbers[row["id"]])).max() <= 6
+        # 64 pixels of 0.4 arcsec.
+        bar = get(address, "api/scale", part=row["part"], id=row["id"])["bar"]
+        assert (bar["words"], bar["share"]) == ("10″", pytest.approx(10 / 25.6))
+        assert get(address, "api/scale", part=row["part"], id="7")["bar"] is None
         first = page["rows"][0]
         given = {
             "part": first["part"],
@@ -495,8 +529,10 @@ def test_the_page_in_a_browser(sky: Sky, tmp_path: Path) -> None:
             page = browser.open(address, width, dark)
             page.wait(ready)
             page.wait("[...document.images].every(image => image.complete)")
+            page.wait("document.querySelectorAll('#grid .bar').length === state.rows.length")
             seen = page.look()
             assert (seen["overflow"], seen["wide"], seen["broken"]) == (0, [], []), width
+            assert page.run("$('large').querySelector('.bar').textContent") == "10″"
             assert page.contrast()[0] >= 4.5, width
         page.wait("state.planes.sky.data !== null")
         # Filter: a class, by its box; then an area of the sky, drawn by the mouse.
@@ -548,6 +584,22 @@ def test_the_page_in_a_browser(sky: Sky, tmp_path: Path) -> None:
         page.run("$('labeled').value = 'yes'; $('labeled').onchange()")
         page.wait("state.listed === 3")
         assert sorted(page.run("state.rows.map(row => row.mine)")) == ["CSS", "EO", "unsure"]
+        # Those that are like one of them, by a key; the filters hold.
+        like = page.run("state.rows[0].id")
+        page.press("l")
+        page.wait(f"state.asked.order === 'similar' && state.rows[0].id === '{like}'")
+        assert page.run("[state.listed, $('order').selectedOptions[0].textContent]") == [
+            3,
+            f"most like {like}",
+        ]
+        page.run("$('labeled').value = 'all'; $('labeled').onchange()")
+        page.wait(f"state.listed === {sum(row['label'] is not None for row in sky.rows)}")
+        assert page.run("state.rows[0].id") == like
+        page.press("ArrowRight")
+        page.run("$('similar').click()")
+        page.wait("state.asked.like.id === state.rows[0].id && state.rows[0].id !== '" + like + "'")
+        page.run("$('clear').click()")
+        page.wait("state.asked.order === 'uncertain'")
         page.run("$('where').value = 'lable = 1'; $('filters').requestSubmit()")
         page.wait("!$('error').hidden && $('error').textContent.includes('lable')")
         page.news()

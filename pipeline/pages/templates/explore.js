@@ -2,6 +2,7 @@
 'use strict';
 
 const PAGE = 60, DIGITS = 9;
+const SIMILAR = 'similar';
 const NAMES = { uncertain: 'least confident first', disagreement: 'stages or views disagree', unlike: 'most unlike the training first',
   random: 'at random', chosen: 'as in the table', catalog: 'as in the catalog' };
 const $ = id => document.getElementById(id);
@@ -58,6 +59,7 @@ function asked() {
     boxes: Object.values(state.planes).map(plane => plane.box).filter(Boolean),
     // The first list is made before it is asked for; each further one is a new one.
     drawn: state.asked.order ? Date.now() : 0,
+    ...($('order').value === SIMILAR ? { like: state.like } : {}),
   };
 }
 
@@ -123,7 +125,25 @@ function picture(row, holder) {
   const source = `api/image?${new URLSearchParams({ part: row.part, id: row.id })}`;
   const image = make('img', null, { alt: `galaxy ${row.id}`, src: source, draggable: false });
   image.onerror = async () => words(await fetch(source).then(response => response.text(), () => 'no picture'));
-  holder.append(image);
+  image.onload = () => drawBar(row, image);
+  const frame = make('div', null, { className: 'frame' });
+  frame.append(image); holder.append(frame);
+}
+
+// The pixel scale is known when the picture is read.
+async function drawBar(row, image) {
+  if (row.bar === undefined) {
+    const source = `api/scale?${new URLSearchParams({ part: row.part, id: row.id })}`;
+    row.bar = await fetch(source).then(response => response.json(), () => ({})).then(answer => answer.bar || null);
+  }
+  if (!row.bar || !image.isConnected) return;
+  image.alt += `, with a bar of ${row.bar.words}`;
+  const bar = make('span', row.bar.words, { className: 'bar', ariaHidden: 'true' });
+  // The share is of the longer side, which fills a square that shows all, and less than it of one that is cut.
+  const sides = [image.naturalWidth, image.naturalHeight], whole = image.closest('#large') !== null;
+  const shown = row.bar.share * (whole ? 1 : Math.max(...sides) / Math.min(...sides));
+  bar.style.width = `${(100 * shown).toFixed(2)}%`;
+  if (shown < 0.9) image.parentElement.append(bar);
 }
 
 function drawGrid() {
@@ -155,6 +175,7 @@ function drawCurrent() {
   $('large').replaceChildren(); $('facts').replaceChildren();
   for (const button of $('answers').children) {
     button.disabled = !row && button.value !== 'undo';
+    $('similar').disabled = !row;
     if (button.value !== 'undo') button.setAttribute('aria-pressed', String(Boolean(row) && row.mine === button.value));
   }
   if (!row) { $('large').append(make('div', 'no galaxy', { className: 'placeholder' })); return; }
@@ -236,6 +257,7 @@ function keys(event) {
   const classes = state.facts.classes.slice(0, DIGITS);
   const doing = event.ctrlKey ? (event.key === 'z' ? undo : null) : {
     u: () => label('unsure'), s: () => label('skip'), z: undo,
+    l: similar,
     m: () => { $('shown').checked = !$('shown').checked; redraw(); },
     ArrowLeft: () => move(-1), ArrowRight: () => move(1), ArrowUp: () => move(-columns), ArrowDown: () => move(columns),
     PageUp: () => turn(-1), PageDown: () => turn(1),
@@ -245,6 +267,22 @@ function keys(event) {
   event.preventDefault();
   // One after the other, however fast they are struck.
   state.doing = (state.doing || Promise.resolve()).catch(() => {}).then(doing);
+}
+
+// The list of those that are most like the galaxy that is shown, with the other filters as they are.
+async function similar() {
+  const row = state.rows[state.current];
+  if (!row) return;
+  if (!state.facts.similar) {
+    $('error').textContent = 'This catalog does not say what galaxies look like: hiwl classify --features keeps that.';
+    $('error').hidden = false;
+    return;
+  }
+  state.like = { part: row.part, id: row.id };
+  $('order').querySelector(`[value=${SIMILAR}]`)?.remove();
+  $('order').append(make('option', `most like ${row.id}`, { value: SIMILAR }));
+  $('order').value = SIMILAR;
+  $('order').onchange();
 }
 
 function redraw() { state.rows.forEach((_, index) => drawWords(index)); drawCurrent(); }
@@ -279,6 +317,9 @@ function buildAnswers() {
     button(name, place < DIGITS ? String(place + 1) : '', described(name), () => label(name))),
   button('unsure', 'u', 'It may be several', () => label('unsure')), button('skip', 's', 'Leave it out', () => label('skip')),
   button('undo', 'z', 'Take the last label back', undo));
+  $('similar').onclick = similar;
+  $('similar').title = state.facts.similar ? 'Those whose features are nearest in direction'
+    : 'hiwl classify --features keeps what galaxies look like; this catalog was made without';
 }
 
 function buildPlanes() {
@@ -310,12 +351,12 @@ async function begin() {
   if (orders.includes('chosen')) $('order').value = 'chosen';
   $('flag').append(...flags.map(flag => make('option', flag.replaceAll('_', ' '), { value: flag })));
   buildAnswers(); buildPlanes();
-  const ordered = () => { $('descending-line').hidden = orders.includes($('order').value); };
+  const ordered = () => { $('descending-line').hidden = [SIMILAR, ...orders].includes($('order').value); };
   ordered();
   $('filters').onsubmit = event => { event.preventDefault(); apply(); };
   for (const id of ['order', 'labeled', 'flag', 'descending', 'low', 'high']) $(id).onchange = () => { ordered(); apply(); };
   $('classes').onchange = apply;
-  $('clear').onclick = () => { $('filters').reset(); $('classes').querySelectorAll('input').forEach(box => { box.checked = false; });
+  $('clear').onclick = () => { $('filters').reset(); $('order').querySelector(`[value=${SIMILAR}]`)?.remove(); $('classes').querySelectorAll('input').forEach(box => { box.checked = false; });
     Object.values(state.planes).forEach(plane => plane.keep(null)); ordered(); apply(); };
   $('before').onclick = () => turn(-1); $('next').onclick = () => turn(1);
   $('shown').onchange = redraw; $('sql').onsubmit = askSql;

@@ -19,7 +19,8 @@ from hiwl_core.cutouts import center_crop
 from hiwl_core.decoding import decode_pixels
 from hiwl_core.metrics import wilson
 from hiwl_core.statuses import OK
-from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
+from pipeline.catalog.catalog_schema import TRUE_LABEL
+from pipeline.catalog.parts import list_parts, read_part
 from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards
 
 SIDE = 192

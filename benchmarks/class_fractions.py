@@ -20,7 +20,8 @@ from hiwl_core.fractions import Galaxies, class_fractions
 from hiwl_core.metrics import confusion_matrix
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import GALAXY_ZOO, probability_column
-from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
+from pipeline.catalog.catalog_schema import TRUE_LABEL
+from pipeline.catalog.parts import list_parts, read_part
 
 CLASSES = GALAXY_ZOO.classes
 ESTIMATES = ("naive", "adjusted", "em")

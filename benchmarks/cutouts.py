@@ -26,7 +26,7 @@ from astropy.wcs import WCS
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measuring import watched
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.stamps import StampSettings
 from pipeline.cutouts.assignment import assign
 from pipeline.cutouts.cutting import cut

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.nn.functional import grid_sample, interpolate
 
 from hiwl_core.cutouts import center_crop
-from hiwl_core.recipe import Augmentation
+from hiwl_core.recipe_sections import Augmentation
 
 __all__ = ["Draw", "TrainTransform"]
 

@@ -27,7 +27,7 @@ from hiwl_core.bundle_description import (
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
 from hiwl_core.fitted import ADAPTIVE, Fitted, Setting, ValidatedSetting, Views, checked
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
 
 __all__ = ["FORMAT_VERSION", "ModelBundle", "StageModel", "bundle_files", "bundle_from_files", "load_bundle"]

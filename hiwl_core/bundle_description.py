@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
 
 __all__ = [

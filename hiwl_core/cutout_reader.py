@@ -10,7 +10,7 @@ from hiwl_core.decoding import Scratch
 
 if TYPE_CHECKING:
     from hiwl_core.bundle import ModelBundle
-    from hiwl_core.recipe import RgbSettings
+    from hiwl_core.recipe_sections import RgbSettings
 
 __all__ = ["CutoutReader"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_cutout, decode_pixels
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
 from hiwl_core.statuses import (
     BAD_PIXELS,

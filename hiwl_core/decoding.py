@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
 from hiwl_core.fits_cutouts import Seen, is_fits, rgb_from_fits
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_whole, zoom_to
 from hiwl_core.statuses import MAX_PIXELS, MISSING, TOO_LARGE, UNDECODABLE, UnreadableCutout
 

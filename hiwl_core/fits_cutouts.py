@@ -21,7 +21,7 @@ from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
 from hiwl_core.lupton import lupton_rgb
 from hiwl_core.plain_fits import claims_nonsense, plain_images
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, TOO_LARGE, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import WINDOW, may_have_holes, unobserved_pixels
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 
 __all__ = ["lupton_rgb"]
 

@@ -14,7 +14,7 @@ import simplejpeg
 
 from hiwl_core.lupton import lupton_rgb
 from hiwl_core.plain_fits import BLOCK, CARD
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_planes
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, unobserved_pixels

@@ -26,7 +26,7 @@ import numpy as np
 import pydantic
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import TaxonomySection
+from hiwl_core.recipe_sections import TaxonomySection
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 
 __all__ = ["most_confused", "read_taxonomy", "taxonomy_overrides", "taxonomy_template"]

@@ -20,7 +20,7 @@ from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
 from hiwl_core.precision_trial import quickest_training
-from hiwl_core.recipe import StageRecipe
+from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.smoothing import OnlineTargets, similarity_targets, torch_label_smoothing
 
 __all__ = ["StageLearner", "early_stop", "ema_decay"]

@@ -113,7 +113,8 @@ def main(
       hiwl classify galaxyzoo s3://sky/lsst s3://sky/catalog --notify 'echo "$HIWL_PLACE ended" | mail me'
     """
     from pipeline import storage
-    from pipeline.classification.classify import classify, failures
+    from pipeline.classification.catalog_summary import failures
+    from pipeline.classification.classify import classify
     from pipeline.classification.deadline import Deadline
     from pipeline.cutouts.position_shards import Positions
     from pipeline.storage.disk_faults import disk_fault, room_at

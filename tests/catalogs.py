@@ -12,7 +12,8 @@ import pyarrow as pa
 from hiwl_core.conformal import set_names
 from hiwl_core.flags import BORDER, UNLIKE
 from hiwl_core.taxonomy import GALAXY_ZOO, probability_column
-from pipeline.catalog.parts import PartRecord, catalog_schema, encode_part
+from pipeline.catalog.catalog_schema import catalog_schema
+from pipeline.catalog.parts import PartRecord, encode_part
 
 __all__ = ["MODEL_ID", "catalog_rows", "write_catalog"]
 

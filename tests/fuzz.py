@@ -34,7 +34,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.fits_cutouts import fits_position, rgb_from_bands
 from hiwl_core.fits_headers import card, sky_of
 from hiwl_core.plain_fits import plain_images
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files

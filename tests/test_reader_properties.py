@@ -26,7 +26,7 @@ from hiwl_core.cutouts import read_cutout
 from hiwl_core.decoding import decode_pixels
 from hiwl_core.fits_headers import card, sky_of
 from hiwl_core.plain_fits import plain_images
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import STATUSES
 from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.shards.cutout_shards import Columns, iter_rows

@@ -16,7 +16,7 @@ from hiwl_core.cutouts import Preprocessing, normalize
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_pixels
 from hiwl_core.errors import UserError
 from hiwl_core.figures.style import GRAY, bare, in_style
-from hiwl_core.recipe import Augmentation, RgbSettings
+from hiwl_core.recipe_sections import Augmentation, RgbSettings
 from hiwl_core.statuses import UnreadableCutout
 
 __all__ = ["draw_augmentation_steps"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from hiwl_core.taxonomy import probability_column
-from pipeline.catalog.parts import ALSO_OF_CLASS, OF_CLASS, class_columns
+from pipeline.catalog.catalog_schema import ALSO_OF_CLASS, OF_CLASS, class_columns
 
 __all__ = ["class_words", "classes_in"]
 

@@ -8,11 +8,10 @@ stream, and `pipeline.classification.shard_classifier` does the work.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -24,14 +23,15 @@ from hiwl_core.device import choose_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.stamps import StampSettings
-from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
+from pipeline.catalog.catalog_schema import TRUE_LABEL, catalog_schema
 from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
-from pipeline.catalog.parts import TRUE_LABEL, catalog_schema
 from pipeline.catalog.plan import write_model_facts
 from pipeline.classification.cascade_stage import CatalogWork
+from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.deadline import Deadline, Forecast, in_time
+from pipeline.classification.missing_parts import find_parts
 from pipeline.classification.model_settings import (
     AS_VALIDATED,
     ESTIMATE,
@@ -39,16 +39,15 @@ from pipeline.classification.model_settings import (
     decided,
     model_facts,
 )
-from pipeline.classification.plan import catalog_settings, find_parts, plan_catalog
+from pipeline.classification.plan import catalog_settings, plan_catalog
 from pipeline.classification.seen_rows import SEEN_COLUMN
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
-from pipeline.classification.small_work import ThisProcess, classify_here, is_small
+from pipeline.classification.small_work import WhereComputed, classify_here, is_small
 from pipeline.classification.stage_actors import ALL_NODES, AUTO, GPU_NODES, StageActors
-from pipeline.cluster import ClusterResources, connected, resources_now
+from pipeline.cluster import resources_now
 from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
 from pipeline.cutouts.positions import OWN_COLUMNS, PositionColumns
-from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
@@ -56,71 +55,10 @@ from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
-__all__ = ["CatalogSummary", "check_names", "classify", "failures"]
+__all__ = ["check_names", "classify"]
 
 FEW_FILES = 64
 """Their headers are read before a worker of Ray's has begun."""
-
-
-@dataclass
-class CatalogSummary(InNotebooks):
-    """What a catalog holds, and what this call did for it.
-
-    Parameters
-    ----------
-    catalog : str
-    parts : list of str
-        Parts of the shards that were asked for.
-    classes, statuses : Counter
-        Rows of each label and of each status, in all of `parts`.
-    flags : Counter or None
-        Rows with each flag; None if not all parts have told, as those of an older catalog.
-    computed : int
-        Rows classified by this call.
-    skipped_parts : int
-        Parts that were there already.
-    seconds : float
-        Time of the classification alone.
-    failed : list of str
-        A line for each shard that could not be read or whose part could not be written; it has no part.
-    """
-
-    in_notebooks = (
-        "catalog",
-        "rows",
-        "computed",
-        "seconds",
-        "skipped_parts",
-        "classes",
-        "statuses",
-        "failed",
-    )
-
-    catalog: str
-    parts: list[str]
-    classes: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] | None = field(default_factory=Counter)
-    computed: int = 0
-    skipped_parts: int = 0
-    seconds: float = 0.0
-    failed: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """Rows in all of `parts`."""
-        return self.statuses.total()
-
-    def take(self, entry: LedgerEntry) -> None:
-        """Count a part, or a shard that has none."""
-        if entry.failed:
-            self.failed.append(entry.failed)
-        self.classes.update(entry.classes)
-        self.statuses.update(entry.statuses)
-        if entry.flags is None and not entry.failed:
-            self.flags = None
-        elif self.flags is not None:
-            self.flags.update(entry.flags or {})
 
 
 def classify(
@@ -210,7 +148,7 @@ def classify(
         _check_cut(update, keep_truth, model, decode_on)
         decode_on = GPU_NODES
     with ExitStack() as stack:
-        where = _Where(stack)
+        where = WhereComputed(stack)
 
         @cache
         def claim() -> object:
@@ -308,29 +246,6 @@ def classify(
     return summary
 
 
-class _Where:
-    """Where rows are computed: in this process, or on a cluster that is connected when it is asked for.
-
-    Parameters
-    ----------
-    stack : ExitStack
-        At whose end the cluster is left.
-
-    Attributes
-    ----------
-    here : bool
-        Whether in this process; to be settled before the cluster is asked for.
-    """
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack, self.here = stack, False
-
-    @cached_property
-    def cluster(self) -> ClusterResources:
-        """What there is to compute with."""
-        return ThisProcess() if self.here else self._stack.enter_context(connected())
-
-
 def _pool(files: int) -> AbstractContextManager[TaskPool]:
     """A pool that looks at the headers of so many tiles."""
     work = "the look at the tiles"
@@ -402,8 +317,3 @@ def _check_apart(catalog: str, shards: str) -> None:
         raise UserError(
             f"the catalog {catalog} and the shards {shards} lie in each other: choose another folder"
         )
-
-
-def failures(summary: CatalogSummary) -> dict[str, int]:
-    """Rows that could not be classified, by status."""
-    return {status: count for status, count in summary.statuses.items() if status != OK}

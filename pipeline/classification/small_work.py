@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -20,11 +22,11 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
 from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.shard_classifier import ShardClassifier
-from pipeline.cluster import ClusterResources
+from pipeline.cluster import ClusterResources, connected
 from pipeline.cores import usable_cores
 from pipeline.shards.shard_groups import ShardToRead, group_shards
 
-__all__ = ["MOST_BYTES", "ThisProcess", "beside", "classify_here", "is_small", "may_be_here"]
+__all__ = ["MOST_BYTES", "ThisProcess", "WhereComputed", "beside", "classify_here", "is_small", "may_be_here"]
 
 # Some five thousand JPEG cutouts, which the model in the box takes as long to classify on two cores as Ray
 # takes to begin.
@@ -47,6 +49,29 @@ class ThisProcess(ClusterResources):
         """Call a function here, for which see `beside`."""
         with beside() as thread:
             return thread.submit(function, argument).result()
+
+
+class WhereComputed:
+    """Where rows are computed: in this process, or on a cluster that is connected when it is asked for.
+
+    Parameters
+    ----------
+    stack : ExitStack
+        At whose end the cluster is left.
+
+    Attributes
+    ----------
+    here : bool
+        Whether in this process; to be settled before the cluster is asked for.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack, self.here = stack, False
+
+    @cached_property
+    def cluster(self) -> ClusterResources:
+        """What there is to compute with."""
+        return ThisProcess() if self.here else self._stack.enter_context(connected())
 
 
 def is_small(shards: Sequence[storage.Entry], workers: int | None, gpu: bool | None) -> bool:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hiwl_core.errors import IncompleteError, UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.cutouts.pieces import pieces_folder, pieces_path

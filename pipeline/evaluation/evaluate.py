@@ -16,9 +16,10 @@ from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.statuses import OK
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL
+from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.plan import is_catalog, read_plan
-from pipeline.classification.classify import CatalogSummary, classify
+from pipeline.classification.catalog_summary import CatalogSummary
+from pipeline.classification.classify import classify
 from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.galaxies import read_galaxies, scored

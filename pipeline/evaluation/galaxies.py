@@ -10,11 +10,12 @@ import pandas as pd
 import pyarrow as pa
 
 from hiwl_core.decoding import Cutout
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL, read_part, stage_columns, stage_outputs
+from pipeline.catalog.catalog_schema import TRUE_LABEL, stage_columns, stage_outputs
+from pipeline.catalog.parts import read_part
 from pipeline.pages.cards import Card, try_thumbnail
 from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns

@@ -22,7 +22,7 @@ from hiwl_core.probability_scores import ProbabilityScores, cross_fitted_sets, s
 from hiwl_core.purity import threshold_table
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from hiwl_core.uncalibrated import uncalibrated_stage1
-from pipeline.catalog.parts import TRUE_LABEL, stage_outputs
+from pipeline.catalog.catalog_schema import TRUE_LABEL, stage_outputs
 from pipeline.classification.model_settings import ModelSettings
 
 __all__ = [

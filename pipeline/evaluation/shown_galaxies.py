@@ -9,7 +9,7 @@ import pandas as pd
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.taxonomy import Taxonomy
-from pipeline.catalog.parts import TRUE_LABEL
+from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.evaluation.galaxies import confident_mistakes, galaxy_cards, read_pictures, scored
 from pipeline.pages.cards import Card
 from pipeline.pages.class_notes import ClassNote, class_sentence

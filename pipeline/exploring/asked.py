@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, VIEWS_DISAGREE
-from pipeline.catalog.parts import FEATURES
+from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.querying.validated_columns import quoted, texts
 
 __all__ = ["FLOATS", "ORDERS", "SIMILAR", "Asked", "Box", "Given", "Like", "parse_asked", "parse_given"]

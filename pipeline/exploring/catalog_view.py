@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from hiwl_core.errors import UserError
+from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.catalog.class_names import classes_in
-from pipeline.catalog.parts import FEATURES
 from pipeline.exploring.asked import FLOATS, ORDERS, SIMILAR, Asked
 from pipeline.exploring.open_files import OpenFiles
 from pipeline.exploring.places import Place, Plane

@@ -10,7 +10,7 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, flag_names
-from pipeline.catalog.parts import FEATURES
+from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.exploring.asked import SIMILAR, Asked, Given
 from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView
 from pipeline.exploring.images import Images

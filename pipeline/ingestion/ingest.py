@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from hiwl_core.errors import IncompleteError, UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cores import usable_cores

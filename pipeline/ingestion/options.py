@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from pipeline import storage
 from pipeline.ingestion.labels import SERIES_NAME, UNLABELED
 from pipeline.ingestion.split import Split

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
 from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, PlannedShard, lines_of, read_objects

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_image
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import UnreadableCutout
 from pipeline.pages.embedded_files import small_jpeg
 from pipeline.pages.scale_bars import ScaleBar, scale_bar

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from hiwl_core.decoding import Cutout
-from pipeline.catalog.parts import TRUE_LABEL
+from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.pages.embedded_files import Picture, small_jpeg
 from pipeline.pages.sky_viewers import SkyViewer, sky_viewers
 from pipeline.reporting.finished_run import FinishedRun

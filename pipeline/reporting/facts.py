@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hiwl_core.methods import method_name
-from hiwl_core.recipe import Recipe, StageRecipe
+from hiwl_core.recipe import Recipe
+from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline.pages.numbers import duration, percent
 from pipeline.reporting.finished_run import FinishedRun

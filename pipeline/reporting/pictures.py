@@ -17,7 +17,7 @@ from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
-from pipeline.catalog.parts import TRUE_LABEL
+from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.galaxies import scored
 from pipeline.pages.embedded_files import Picture

@@ -12,7 +12,8 @@ from hiwl_core.metrics import confusion_matrix
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.catalog.parts import TRUE_LABEL, list_parts, read_part
+from pipeline.catalog.catalog_schema import TRUE_LABEL
+from pipeline.catalog.parts import list_parts, read_part
 from pipeline.catalog.plan import read_plan
 from pipeline.shards.cutout_shards import ends_of
 

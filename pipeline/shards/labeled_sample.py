@@ -12,7 +12,7 @@ import pyarrow as pa
 from hiwl_core.cutouts import OK, read_cutout
 from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.sampling import stratified_sample
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns

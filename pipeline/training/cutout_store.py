@@ -21,7 +21,7 @@ import ray
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.sampling import epoch_windows, stratified_sample
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy

@@ -19,7 +19,7 @@ from torch import Tensor
 from hiwl_core.augmentation import TrainTransform
 from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
 from hiwl_core.decoding import Scratch, decode_pixels
-from hiwl_core.recipe import StageRecipe
+from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.sampling import (
     batch_bounds,
     class_weights,

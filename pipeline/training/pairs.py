@@ -27,7 +27,8 @@ from hiwl_core.decoding import Cutout, decode_pixels
 from hiwl_core.device import granted_compute
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
-from hiwl_core.recipe import Recipe, RgbSettings
+from hiwl_core.recipe import Recipe
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.views import MOST_VIEWS

@@ -12,7 +12,8 @@ from hiwl_core.backbones import create_backbone, load_weights, spec
 from hiwl_core.box import box_models
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import Recipe, StageRecipe
+from hiwl_core.recipe import Recipe
+from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.sampling import batch_bounds
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage

@@ -9,7 +9,8 @@ from torchvision.transforms.v2 import functional as v2
 
 from hiwl_core.augmentation import Draw, TrainTransform
 from hiwl_core.decoding import decode_cutout
-from hiwl_core.recipe import Augmentation, load_recipe
+from hiwl_core.recipe import load_recipe
+from hiwl_core.recipe_sections import Augmentation
 from tests.drawings import CLASSES, draw_galaxy
 
 RECIPES = {name: load_recipe(name).stage1 for name in ("paper", "cpu")}

@@ -14,7 +14,7 @@ from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.fits_cutouts import rgb_from_fits
 from hiwl_core.inference import CascadeClassifier
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.broken_inputs import encode, fits_file
 from tests.bundles import random_bundle

@@ -30,7 +30,7 @@ from hiwl_core.figures import (
 )
 from hiwl_core.figures.reliability_diagram import draw_reliability_diagram
 from hiwl_core.probability_scores import score_probabilities
-from hiwl_core.recipe import Augmentation, RgbSettings
+from hiwl_core.recipe_sections import Augmentation, RgbSettings
 from tests.broken_inputs import fits_file
 from tests.drawings import CLASSES, draw_galaxy
 

@@ -7,7 +7,7 @@ from astropy.wcs import WCS
 
 from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_cutout
 from hiwl_core.fits_cutouts import SkyImage, fits_position, rgb_from_bands, rgb_from_fits
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import UnreadableCutout
 from tests.broken_inputs import fits_file
 

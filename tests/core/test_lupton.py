@@ -7,7 +7,7 @@ import pytest
 from astropy.visualization import make_lupton_rgb
 
 from hiwl_core.lupton import lupton_rgb
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 
 SIDE = 60
 TYPES = (np.float32, np.float64, np.dtype(">f4"), np.dtype(">f8"), np.int16, np.int32)

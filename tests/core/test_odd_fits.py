@@ -15,7 +15,7 @@ from hiwl_core import compressed
 from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_cutout, read_zoomed
 from hiwl_core.decoding import decode_image
 from hiwl_core.fits_cutouts import fits_position, rgb_from_bands, rgb_from_fits
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from tests.broken_inputs import fits_file
 

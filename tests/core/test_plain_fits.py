@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from hiwl_core.fits_cutouts import SkyImage, fits_position, rgb_from_fits
 from hiwl_core.plain_fits import plain_images, tangential_sky
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import UnreadableCutout
 
 RGB = RgbSettings(stretch=0.7, q=4)

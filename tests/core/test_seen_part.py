@@ -10,7 +10,7 @@ from PIL import Image
 
 from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_zoomed, seen_pixels
 from hiwl_core.fits_cutouts import rgb_from_fits
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import OK, UnreadableCutout
 from hiwl_core.unobserved import seen_share
 from tests.broken_inputs import encode, fits_file

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hiwl_core.cutouts import Preprocessing
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import StageRecipe, load_recipe
+from hiwl_core.recipe import load_recipe
+from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.sampling import batch_bounds, rank_share
 from hiwl_core.training import StageLearner, early_stop, ema_decay
 

@@ -18,7 +18,8 @@ from hiwl_core.errors import UserError
 from jobs.cli import main
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
-from pipeline.classification.classify import CatalogSummary, classify
+from pipeline.classification.catalog_summary import CatalogSummary
+from pipeline.classification.classify import classify
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.shards.cutout_shards import fingerprint
 from tests.bundles import random_bundle

@@ -28,8 +28,8 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy, probability_column
 from jobs.cli import main
 from pipeline import storage
+from pipeline.catalog.catalog_schema import catalog_schema
 from pipeline.catalog.class_names import classes_in
-from pipeline.catalog.parts import catalog_schema
 from pipeline.exploring.asked import Asked, Box
 from pipeline.exploring.catalog_view import CatalogView
 from pipeline.exploring.explore import labels_folder

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hiwl_core.errors import UserError
 from hiwl_core.fits_cutouts import rgb_from_bands, rgb_from_fits
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.images import pack_image
 from pipeline.ingestion.ingest import ingest
 from tests.broken_inputs import BrokenInput, broken_inputs, fits_file

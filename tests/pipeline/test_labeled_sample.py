@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled

@@ -21,7 +21,8 @@ from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.probability_scores import cross_fitted_sets
 from hiwl_core.reliability import negative_log_likelihood, probability_table
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
-from pipeline.catalog.parts import TRUE_LABEL, part_table
+from pipeline.catalog.catalog_schema import TRUE_LABEL
+from pipeline.catalog.parts import part_table
 from pipeline.classification.model_settings import ModelSettings
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities

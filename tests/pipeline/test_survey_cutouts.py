@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import RgbSettings
+from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.stamps import StampSettings
 from jobs.cutouts import main
 from jobs.verify import main as verify_main

@@ -30,7 +30,8 @@ from pipeline.catalog.ledger import Ledger, LedgerEntry, read_ledger
 from pipeline.catalog.parts import encode_part
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog, part_record
 from pipeline.classification.plan import catalog_settings
-from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, Columns, encode_shard, fingerprint
+from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, Columns, encode_shard
+from pipeline.shards.fingerprints import fingerprint
 
 
 def main() -> None:

@@ -48,7 +48,8 @@ from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import load_cutouts
-from pipeline.training.feed import Batch, StageFeed
+from pipeline.training.epoch_plan import Batch
+from pipeline.training.feed import StageFeed
 from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.plan import stage_preprocessing
 from pipeline.training.run_folder import RunFolder

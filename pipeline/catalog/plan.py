@@ -70,7 +70,7 @@ class PlannedShard:
     mark : str
         What the storage says of the file's version: an ETag, a time of modification.
     fingerprint : str
-        Short hash of the content; see `pipeline.shards.cutout_shards.fingerprint`.
+        Short hash of the content; see `pipeline.shards.fingerprints.fingerprint`.
     """
 
     shard: str

@@ -30,7 +30,8 @@ from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_p
 from pipeline.catalog.shard_content import content_of
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress
-from pipeline.shards.cutout_shards import Columns, ends_of, inspect_shard, iter_rows
+from pipeline.shards.cutout_shards import Columns, inspect_shard, iter_rows
+from pipeline.shards.fingerprints import ends_of
 from pipeline.task_pool import ray_pool, thread_pool
 
 __all__ = ["CHECKS", "Verification", "verify"]

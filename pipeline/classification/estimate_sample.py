@@ -25,7 +25,8 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import PartRecord, encode_part, part_table
 from pipeline.classification.estimate_count import bytes_got, tar_bytes_a_row
-from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, fingerprint, is_tar, iter_rows
+from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, is_tar, iter_rows
+from pipeline.shards.fingerprints import fingerprint
 
 __all__ = ["ShardSample", "ShardSampler"]
 

@@ -27,7 +27,8 @@ from pipeline.catalog.plan import (
 )
 from pipeline.catalog.shard_content import content_of
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, ends_of, list_shards
+from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, list_shards
+from pipeline.shards.fingerprints import ends_of
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.shards.side_files import without_side_files

@@ -29,7 +29,8 @@ from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_pr
 from pipeline.evaluation.shown_galaxies import ShownGalaxies, class_notes, read_shown
 from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.in_notebooks import InNotebooks
-from pipeline.shards.cutout_shards import Columns, ends_of, list_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.fingerprints import ends_of
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.labeled_shards import check_labeled
 

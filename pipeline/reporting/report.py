@@ -33,7 +33,8 @@ from pipeline.reporting.facts import class_facts
 from pipeline.reporting.finished_run import FinishedRun, read_run
 from pipeline.reporting.page import Contents, render_report
 from pipeline.reporting.pictures import check_drawing, choose_examples, draw
-from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.fingerprints import fingerprint
 from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Report", "report"]

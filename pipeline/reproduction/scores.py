@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.parts import list_parts, read_part
 from pipeline.catalog.plan import read_plan
-from pipeline.shards.cutout_shards import ends_of
+from pipeline.shards.fingerprints import ends_of
 
 __all__ = ["RunScores", "ScoredPart", "same_galaxies"]
 
@@ -59,7 +59,7 @@ class ScoredPart:
     shards : tuple of str
         The same as files.
     fingerprints : frozenset of str
-        Of their content; see `pipeline.shards.cutout_shards.fingerprint`.
+        Of their content; see `pipeline.shards.fingerprints.fingerprint`.
     on_test : bool
         Whether they are others than those that the checkpoints were selected by.
     """

@@ -7,7 +7,6 @@ followed by any further ones. Files that hold the same under other column names 
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from hiwl_core.near_names import or_meant
 from pipeline import storage
+from pipeline.shards.fingerprints import fingerprint_of
 from pipeline.shards.fits_positions import fill_positions
 from pipeline.shards.parquet_footer import check_not_encrypted, schema_of
 from pipeline.shards.parquet_rows import is_id_type, is_image_type, is_number_type, iter_parquet
@@ -40,8 +40,6 @@ __all__ = [
     "check_schema",
     "count_rows",
     "encode_shard",
-    "ends_of",
-    "fingerprint",
     "inspect_shard",
     "is_tar",
     "iter_rows",
@@ -53,7 +51,6 @@ __all__ = [
 MAX_SHARD_ROWS = 4096
 MAX_SHARD_BYTES = 64 * 2**20
 ROW_GROUP_ROWS = 256
-FINGERPRINT_BYTES = 65536
 SHARD_SUFFIXES = (".parquet", *TAR_SUFFIXES)
 
 SHARD_SCHEMA = pa.schema(
@@ -131,7 +128,7 @@ def inspect_shard(shard: str) -> ShardFacts:
         If it is not a Parquet file, or a tar.
     """
     with storage.open_input(shard) as file:
-        mark = _fingerprint(file)
+        mark = fingerprint_of(file)
         if is_tar(shard):
             return ShardFacts(None, None, mark)
         parquet = _parquet(shard, file)
@@ -245,32 +242,6 @@ def count_rows(shard: str) -> int | None:
         return None
     with storage.open_input(shard) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
-
-
-def fingerprint(shard: str) -> str:
-    """A short hash of a shard's size and its two ends, cheap to read from object storage.
-
-    A Parquet footer, at the end of the file, holds the row counts, sizes and statistics of all columns, so
-    two different shards of one name share a fingerprint only if one is the other, mended in its middle.
-    Plans have ``<fingerprint>+<state>`` for such; see `pipeline.catalog.shard_content`.
-    """
-    with storage.open_input(shard) as file:
-        return _fingerprint(file)
-
-
-def ends_of(planned: str) -> str:
-    """The fingerprint in that of a plan."""
-    return planned.split("+")[0]
-
-
-def _fingerprint(file: BinaryIO) -> str:
-    size = file.seek(0, io.SEEK_END)
-    digest = hashlib.sha256(str(size).encode())
-    for start in (0, max(0, size - FINGERPRINT_BYTES)):
-        file.seek(start)
-        digest.update(file.read(FINGERPRINT_BYTES))
-    file.seek(0)
-    return digest.hexdigest()[:16]
 
 
 def is_tar(shard: str) -> bool:

@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.shards.cutout_shards import (
-    MAX_SHARD_BYTES,
-    MAX_SHARD_ROWS,
-    Columns,
-    ends_of,
-    fingerprint,
-    is_tar,
-    iter_rows,
-)
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns, is_tar, iter_rows
+from pipeline.shards.fingerprints import ends_of, fingerprint
 
 __all__ = [
     "FAILED_COLUMN",
@@ -65,7 +58,7 @@ class ShardToRead:
     rows : int or None
         None if it was not opened, or is a tar.
     fingerprint : str
-        Of the state that is wanted, or empty; see `pipeline.shards.cutout_shards.fingerprint`.
+        Of the state that is wanted, or empty; see `pipeline.shards.fingerprints.fingerprint`.
     """
 
     path: str

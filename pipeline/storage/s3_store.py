@@ -267,7 +267,8 @@ class S3Store:
                 # The upload is gone because an attempt whose answer was lost had completed it.
                 there = self.head(path) or {}
                 etag = f"{_md5(digests).hex()}-{len(parts)}"
-                if there.get("ContentLength") != len(content) or _mark(there) != etag:
+                found = str(there.get("ETag", "")).strip('"')
+                if there.get("ContentLength") != len(content) or found != etag:
                     raise
         except BaseException:
             with suppress(OSError, UserError):
@@ -324,10 +325,6 @@ class S3Store:
 
 def _md5(content: bytes) -> bytes:
     return hashlib.md5(content, usedforsecurity=False).digest()
-
-
-def _mark(answer: dict[str, Any]) -> str:
-    return str(answer.get("ETag", "")).strip('"')
 
 
 def _allowed_seconds(size: int) -> float:

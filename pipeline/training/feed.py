@@ -14,7 +14,6 @@ from itertools import zip_longest
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from hiwl_core.augmentation import TrainTransform
 from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
@@ -22,9 +21,7 @@ from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe_sections import StageRecipe
 from hiwl_core.sampling import (
     batch_bounds,
-    class_weights,
     draws_of_shards,
-    epoch_draws,
     rank_share,
     rows_of_shard,
 )
@@ -32,82 +29,13 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline.cluster import ordered_streams
 from pipeline.read_ahead import read_ahead
 from pipeline.training.cutout_store import CutoutStore
+from pipeline.training.epoch_plan import AUGMENTATION, ORDER, Batch, epoch_plan
 
-__all__ = ["Batch", "StageFeed", "WindowDraws", "epoch_plan"]
+__all__ = ["StageFeed", "WindowDraws"]
 
 # Rows a task: long enough to make the cost of a task small, short enough to start an epoch soon.
 ROWS_A_TASK = 256
 BLOCKS_AHEAD = 2
-# What the generators of an epoch are for, beside those of `hiwl_core.sampling`.
-_AUGMENTATION, _ORDER = 1, 5
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One worker's part of a global batch.
-
-    Parameters
-    ----------
-    pixels : Tensor of uint8, shape (N, H, W, 3)
-    targets : Tensor of int64, shape (N,)
-    global_size : int
-        Images of the batch over all workers.
-    """
-
-    pixels: Tensor
-    targets: Tensor
-    global_size: int
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """One worker's rows of an epoch.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray of int64, shape (n,)
-        Row numbers in the stage's cutouts, in order.
-    seeds : numpy.ndarray of int64, shape (n,)
-        Of the augmentation of each.
-    sizes : list of (int, int)
-        For each batch, the rows of this worker and of all workers.
-    """
-
-    rows: np.ndarray
-    seeds: np.ndarray
-    sizes: list[tuple[int, int]]
-
-
-def epoch_plan(
-    targets: np.ndarray,
-    num_classes: int,
-    recipe: StageRecipe,
-    seed: int,
-    epoch: int,
-    rank: int,
-    world_size: int,
-) -> EpochPlan:
-    """What one worker trains on in one epoch; over all workers, the same for any number of them.
-
-    Parameters
-    ----------
-    targets : numpy.ndarray of int64, shape (N,)
-        The stage's targets.
-    num_classes : int
-    recipe : StageRecipe
-    seed, epoch : int
-        Fix the draws and the augmentation.
-    rank, world_size : int
-    """
-    weights = class_weights(targets, num_classes, recipe.weighting) if recipe.sampling == "weighted" else None
-    draws = epoch_draws(len(targets), seed, epoch, weights)
-    seeds = np.random.default_rng([seed, epoch, _AUGMENTATION]).integers(2**62, size=len(draws))
-    shares = [
-        (rank_share(start, stop, rank, world_size), stop - start)
-        for start, stop in batch_bounds(len(draws), recipe.batch_size)
-    ]
-    positions = np.concatenate([share for share, _ in shares])
-    return EpochPlan(draws[positions], seeds[positions], [(len(share), size) for share, size in shares])
 
 
 @dataclass(frozen=True)
@@ -217,8 +145,8 @@ class StageFeed:
                     targets, None if power is None else wanted[shard], seed, epoch, shard
                 ),
             )
-            order = np.random.default_rng([seed, epoch, _ORDER, number]).permutation(len(rows))
-            generator = np.random.default_rng([seed, epoch, _AUGMENTATION, number])
+            order = np.random.default_rng([seed, epoch, ORDER, number]).permutation(len(rows))
+            generator = np.random.default_rng([seed, epoch, AUGMENTATION, number])
             seeds = generator.integers(2**62, size=len(rows))
             # The place in the global batch says whose it is.
             places = np.arange(first, first + len(rows))

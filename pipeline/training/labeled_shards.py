@@ -12,7 +12,8 @@ import numpy as np
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.shards.cutout_shards import Columns, check_columns, fingerprint, read_columns
+from pipeline.shards.cutout_shards import Columns, check_columns, read_columns
+from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["LabeledShards", "check_labeled"]
@@ -67,7 +68,7 @@ class LabeledShards:
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
-        """Of each shard; see `pipeline.shards.cutout_shards.fingerprint`. They are read once."""
+        """Of each shard; see `pipeline.shards.fingerprints.fingerprint`. They are read once."""
         return tuple(storage.in_threads(fingerprint, self.shards))
 
 

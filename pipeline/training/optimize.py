@@ -11,7 +11,8 @@ from pipeline import storage
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
-from pipeline.shards.cutout_shards import Columns, fingerprint, list_shards
+from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.wanted_scale import AS_IT_IS, kept_scale
 from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.finishing import finished

@@ -21,7 +21,7 @@ from pipeline.catalog.verify import verify
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.classify import classify
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.shards.cutout_shards import fingerprint
+from pipeline.shards.fingerprints import fingerprint
 from tests.bundles import random_bundle
 from tests.conftest import TinyData
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard

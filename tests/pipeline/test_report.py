@@ -30,7 +30,8 @@ from pipeline.querying.sample import sample
 from pipeline.reporting.facts import run_facts, which_data
 from pipeline.reporting.finished_run import read_run
 from pipeline.reporting.report import report
-from pipeline.shards.cutout_shards import fingerprint, list_shards
+from pipeline.shards.cutout_shards import list_shards
+from pipeline.shards.fingerprints import fingerprint
 from tests.browser import Browser, chromium, open_browser
 from tests.conftest import TinyData
 from tests.drawings import CLASSES

@@ -15,11 +15,11 @@ from pipeline.shards.cutout_shards import (
     Columns,
     check_columns,
     count_rows,
-    fingerprint,
     iter_rows,
     list_shards,
     read_columns,
 )
+from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.shard_groups import ShardToRead, checked_rows, read_group
 from tests.broken_inputs import fits_file, with_rows_in_footer

@@ -11,7 +11,8 @@ import ray
 
 from hiwl_core.errors import UserError
 from pipeline.shards import shard_groups
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns, fingerprint
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns
+from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.shard_groups import NOTES, ShardToRead, group_shards, join_groups, read_group
 from pipeline.shards.shards_datasource import ShardsDatasource
 from tests.broken_inputs import fits_file

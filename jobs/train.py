@@ -43,6 +43,12 @@ __all__ = ["main"]
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
 )
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="TRACKER[:PLACE]",
+    help="Tell tensorboard or mlflow of each epoch; a place is a folder, or a tracking URI.  Repeatable.",
+)
 @notify_option
 @gpu_option
 @scale_options
@@ -57,6 +63,7 @@ def main(
     out: str,
     overrides: tuple[str, ...],
     workers: int | None,
+    track: tuple[str, ...],
     gpu: bool | None,
     scale: WantedScale,
     columns: Columns,
@@ -77,6 +84,7 @@ def main(
       hiwl train --data 'data/train-*.parquet' --val 'data/val-*.parquet' --recipe cpu --out run
       hiwl train --data 'data/*.parquet' --val 0.1 --recipe cpu --out run
       hiwl train --data train.parquet --val val.parquet --recipe paper --out run --set stage1.epochs=3
+      hiwl train --data data/train --val data/val --recipe cpu --out run --track tensorboard --track mlflow
       hiwl train --data train.parquet --val val.parquet --recipe cpu --method slwslm --out run
       hiwl train --data data/train --val data/val --recipe cpu --taxonomy bars.toml --out run
       hiwl train --data zoo/train --val zoo/val --recipe my.toml --out run --label-column class
@@ -86,7 +94,7 @@ def main(
     from pipeline.training.train import train
 
     recipe = training_recipe(recipe_name, taxonomy, method, overrides)
-    result = train(data, val, recipe, out, columns, workers, gpu, scale, group_by)
+    result = train(data, val, recipe, out, columns, workers, gpu, scale, group_by, track)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return

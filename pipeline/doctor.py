@@ -23,7 +23,16 @@ from pipeline.cores import usable_cores
 __all__ = ["Finding", "examine"]
 
 PACKAGES = ("hiwl", "ray", "torch", "torchvision", "openvino", "pyarrow", "duckdb", "numpy", "astropy")
-OPTIONAL = {"s3fs": "s3", "matplotlib": "figures", "galsim": "simulate", "timm": "timm", "nncf": "int8"}
+OPTIONAL = {
+    "s3fs": "s3",
+    "huggingface_hub": "hub",
+    "matplotlib": "figures",
+    "galsim": "simulate",
+    "timm": "timm",
+    "nncf": "int8",
+    "tensorboard": "tensorboard",
+    "mlflow-skinny": "mlflow",
+}
 """Packages without which something is not there, and the extra that brings each."""
 LEAST_MEMORY, LEAST_DISK = 4 * 2**30, 2 * 2**30
 """Bytes, below which a small classification does not run for sure."""

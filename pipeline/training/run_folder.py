@@ -8,6 +8,8 @@ out/stage1_epochs.csv       metrics of each epoch
 out/stage1.json             marker: the stage is trained; its best checkpoints
 out/pairs.csv               the nine pairs on validation; without hierarchy, stage 1's three candidates
 out/bundle/                 the model bundle
+out/tensorboard/            event files, if asked for; see `pipeline.training.tracking`
+out/mlflow.json             which run of MLflow it is, if it is one
 """
 
 from __future__ import annotations

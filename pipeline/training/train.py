@@ -6,7 +6,7 @@ Without hierarchy the only stage is trained alike, and its candidates take the p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -45,6 +45,7 @@ from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob
 from pipeline.training.stage_setup import FEED_CPUS, StageSetup, stage_setup
 from pipeline.training.stores import Stores, load_stores, sampled
+from pipeline.training.tracking import Wanted, parse_trackers, tracked
 from pipeline.waiting import waiting_lines
 
 __all__ = ["TrainingResult", "run_training", "train"]
@@ -84,6 +85,7 @@ def train(
     gpu: bool | None = None,
     scale: WantedScale = AS_IT_IS,
     group_by: str | None = None,
+    track: Sequence[str] = (),
 ) -> TrainingResult:
     """Train the recipe's stages and bundle the checkpoints that are best on validation.
 
@@ -110,6 +112,9 @@ def train(
         they are.
     group_by : str, optional
         A column of the shards whose equal values stay on one side where a share is held out, or ``sky``.
+    track : sequence of str
+        Who is told of each epoch: ``tensorboard`` or ``mlflow``, with a place behind a colon if it is not the
+        usual one; see `pipeline.training.tracking`.
 
     Raises
     ------
@@ -119,12 +124,13 @@ def train(
     IncompleteError
         If a stage failed again and again; its checkpoints are kept.
     """
+    trackers = parse_trackers(track)
     plan = plan_training(data, val, recipe, out, columns, workers, scale=scale, group_by=group_by)
     if plan.held_out:
         _say_held_out(plan)
     elif not plan.begun:
         check_apart({"--data": plan.train}, "--val", plan.val)
-    return run_training(plan, workers, gpu)
+    return run_training(plan, workers, gpu, track=trackers)
 
 
 def _say_held_out(plan: TrainingPlan) -> None:
@@ -145,6 +151,7 @@ def run_training(
     workers: int | None = None,
     gpu: bool | None = None,
     stores: Callable[[TrainingPlan], Stores] | None = None,
+    track: Sequence[Wanted] = (),
 ) -> TrainingResult:
     """Do what was planned.
 
@@ -155,6 +162,8 @@ def run_training(
         As `train`.
     stores : callable, optional
         Loads the cutouts of a plan, for who has trainings that share them; default: `load_stores`.
+    track : sequence of Wanted
+        Who is told of each epoch.
 
     Raises
     ------
@@ -169,7 +178,9 @@ def run_training(
         plan = replace(plan, begun=folder.check(plan.description))
         if folder.is_bundled():
             return TrainingResult(folder.bundle, None, time.monotonic() - started, plan.selected_by)
-        pairs = _trained(plan, workers, gpu, stores, lease)
+        with tracked(track, plan) as tracking:
+            pairs = _trained(plan, workers, gpu, stores, lease)
+            tracking.finish(pairs)
     return TrainingResult(folder.bundle, pairs, time.monotonic() - started, plan.selected_by)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,9 @@ def test_train_holds_out_and_resume_and_evaluate_know_it(
     run = str(tmp_path / "run")
     settings = [word for key in SETTINGS for word in ("--set", key)]
     train = ["train", "--data", tiny_data.train, "--recipe", "demo", *settings, "--out", run]
-    printed, said = hiwl(*train, "--val", "0.2")
+    tracker = ["--track", "tensorboard"] if find_spec("tensorboard") else []
+    printed, said = hiwl(*train, "--val", "0.2", *tracker)
+    assert len(list(Path(run).glob("tensorboard/events.*"))) == len(tracker) // 2
     held = pd.read_csv(f"{run}/held_out.csv")
     assert held["label"].value_counts().to_dict() == {"CRS": 7, "IBS": 7, "SPI": 6, "EO": 5, "CSS": 2}
     assert "held out of --data, to select by: 27 galaxies (CRS 7, IBS 7, CSS 2, EO 5, SPI 6)" in said

@@ -90,13 +90,12 @@ def _facts(read: ReadCutout) -> dict[str, Any]:
 
 def images_of(table: pa.Table, scale: WantedScale) -> list[Image]:
     """The images of a table: as `WantedScale.cutouts` has them, or as they were seen."""
-    images: list[Image] = [*scale.cutouts(table)]
     if SEEN_COLUMN not in table.column_names:
-        return images
-    return [
-        _read(seen) if seen.is_valid else image
-        for seen, image in zip(table[SEEN_COLUMN], images, strict=True)
-    ]
+        return [*scale.cutouts(table)]
+    seen = table[SEEN_COLUMN]
+    # An encoded FITS image is megabytes to copy, for nothing where what is seen of it is there.
+    others = iter(scale.cutouts(table.filter(seen.is_null())))
+    return [_read(one) if one.is_valid else next(others) for one in seen]
 
 
 def _read(seen: pa.StructScalar) -> Image:

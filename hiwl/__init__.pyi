@@ -21,6 +21,7 @@ from pipeline.fractions import fractions as fractions
 from pipeline.ingestion.ingest import ingest as ingest
 from pipeline.ingestion.split import Split as Split
 from pipeline.publication.publish import publish as publish
+from pipeline.push import push as push
 from pipeline.querying.cone import Cone as Cone
 from pipeline.querying.query import open_catalog as open_catalog
 from pipeline.querying.query import query as query

@@ -28,6 +28,7 @@ VERBS = {
     "train": "Train the cascade and bundle the best pair of stages.",
     "optimize": "Calibrate a bundle and quantize its networks, as the end of a training does.",
     "models": "List the models that come with HIWL.",
+    "push": "Copy a bundle to another place, such as a repository of the Hugging Face Hub.",
     "evaluate": "Score a bundle on labeled shards.",
     "report": "Show all of a training run on one page.",
     "reproduce": "Repeat the paper's tables and figures on your own data.",

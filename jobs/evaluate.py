@@ -17,6 +17,7 @@ from jobs.options import (
     model_options,
     scale_options,
 )
+from pipeline.hub import in_hub
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -63,7 +64,9 @@ def main(
     """
     from pipeline.evaluation.evaluate import evaluate
 
-    out = out or posixpath.join(posixpath.dirname(bundle.rstrip("/")) or ".", "evaluation")
+    # The Hub takes bundles alone.
+    beside = "." if in_hub(bundle) else posixpath.dirname(bundle.rstrip("/")) or "."
+    out = out or posixpath.join(beside, "evaluation")
     result = evaluate(bundle, shards, out, columns, workers, gpu, scale, engine, model)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())

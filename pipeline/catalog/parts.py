@@ -214,7 +214,10 @@ def encode_part(table: pa.Table, record: PartRecord, engine: str = "", content: 
     note = json.dumps(said, sort_keys=True).encode()
     table = table.replace_schema_metadata({RECORD_KEY: note})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # Of numbers that are all different a dictionary is half as much again, and takes time to read.
+    others = [name for name in table.column_names if name != FEATURES]
+    dictionary = others if FEATURES in table.column_names else True
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=dictionary)
     return buffer.getvalue()
 
 

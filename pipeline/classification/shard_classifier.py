@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from hiwl_core.box import box_models, in_the_box
-from hiwl_core.bundle import ModelBundle, bundle_from_files, load_bundle
+from hiwl_core.box import box_models, box_place, in_the_box
+from hiwl_core.bundle import ModelBundle, bundle_from_files
 from hiwl_core.cascade_stream import Image
 from hiwl_core.device import check_device
 from hiwl_core.errors import UserError
@@ -23,11 +23,12 @@ from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.model_settings import ModelSettings
 from pipeline.classification.shard_work import ShardTask, ShardWork
+from pipeline.hub import in_hub, reader
 from pipeline.read_ahead import read_ahead
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 
-__all__ = ["ShardClassifier", "bundle_place", "read_bundle"]
+__all__ = ["ShardClassifier", "bundle_place", "bundle_reader", "read_bundle"]
 
 
 # Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
@@ -45,16 +46,21 @@ def read_bundle(path: str) -> ModelBundle:
     UserError
         If it is not whole or was changed, or is neither a folder nor a name.
     """
-    if path in box_models():
-        return load_bundle(path)
-    folder = bundle_place(path)
+    return bundle_from_files(bundle_reader(path), path)
+
+
+def bundle_reader(path: str) -> Callable[[str], bytes]:
+    """What reads the files of a bundle by their names, wherever it is; for errors see `read_bundle`."""
+    if in_hub(path):
+        return reader(path)
+    folder = str(box_place(path)) if path in box_models() else bundle_place(path)
 
     def read(name: str) -> bytes:
         if not storage.exists(f"{folder}/{name}"):
             raise UserError(f"no model bundle at {path!r}: {name} is missing{in_the_box()}")
         return storage.read_bytes(f"{folder}/{name}")
 
-    return bundle_from_files(read, path)
+    return read
 
 
 def bundle_place(path: str) -> str:

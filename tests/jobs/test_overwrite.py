@@ -24,6 +24,7 @@ OCCUPIED = {
         ["{bundle}", "--data", "{train}", "--val", "{val}", "--out", "{out}"],
         "out/bundle.json",
     ),
+    "push": (["{bundle}", "{out}"], "out/stage1.safetensors"),
     "evaluate": (["{bundle}", "{val}", "--out", "{out}"], "out/metrics.csv"),
     "report": (["{bundle}", "--val", "{val}", "--out", "{out}"], "out/report.html"),
     "reproduce": (

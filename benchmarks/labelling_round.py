@@ -1,0 +1,159 @@
+"""What is one round of labeling worth? Classify, label 100 galaxies, fine-tune, classify again.
+
+    python benchmarks/labelling_round.py FOLDER [--pool 2000] [--test 1500] [--labels 100] [--seeds 0,1,2]
+
+The galaxies are simulated, and the person who labels is the simulated truth. The model in the box, which has
+seen no simulated galaxy, classifies the pool; of it are labeled, in turn, those that `hiwl sample
+--for-labelling` chooses (a third uncertain, a third diverse, a third random), the least confident, and a
+random draw. On each the model in the box is fine-tuned as docs/labelling.md does it, a fifth of the labels
+held out to choose the epochs by, and all are scored on test galaxies that nobody labels. Everything goes
+through the functions behind `hiwl classify`, `sample` and `train`.
+
+The table has, for each choice, accuracy and mean recall of `label` on the test galaxies before and after: the
+mean over the seeds, which are of the choice and of the training, with the smallest and the largest. Where a
+choice lacks a class, which cannot be trained then, it is said. What is in FOLDER already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from hiwl_core.errors import UserError
+from hiwl_core.metrics import accuracy, confusion_matrix, recall
+from hiwl_core.recipe import load_recipe
+from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.classification.classify import classify
+from pipeline.classification.model_settings import ModelSettings
+from pipeline.exploring.labeling_choice import choose_for_labeling
+from pipeline.querying.query import query
+from pipeline.simulate import simulate
+from pipeline.training.train import train
+
+START = "galaxyzoo"
+ONE_LOOK = ModelSettings(views=1, precision="float32")
+CHOICES = ("chosen", "uncertain", "random")
+# As docs/finetune.md has them, with as many passes as docs/finetune.md's curve takes over 100 labels.
+SETTINGS = (
+    f"stage1.init={START}",
+    "stage1.input_size=128",
+    "stage1.center_crop=192",
+    "stage1.epochs=30",
+    "stage1.optimizer.lr=4e-4",
+    "views=1",
+    "finish=none",
+)
+
+
+def choose(catalog: str, out: Path, choice: str, count: int, seed: int) -> list[str]:
+    """Ids of the galaxies to label."""
+    if choice == "chosen":
+        choose_for_labeling(catalog, str(out), count, seed=seed)
+        return pd.read_csv(out, dtype=str)["object_id"].tolist()
+    order = {"uncertain": "confidence, object_id", "random": f"md5(concat(object_id, ':', {seed}))"}[choice]
+    sql = f"SELECT object_id FROM catalog WHERE status = 'ok' ORDER BY {order} LIMIT {count}"
+    return query(catalog, sql).table()["object_id"].cast(pa.string()).to_pylist()
+
+
+def labeled(pool: str, ids: list[str], out: Path) -> Counter[str]:
+    """A shard of these galaxies with the simulated truth as their labels; how many of each class."""
+    wanted = pa.array(ids)
+    tables = [pq.read_table(path) for path in sorted(Path(pool).glob("*.parquet"))]
+    table = pa.concat_tables(tables)
+    table = table.filter(pc.is_in(table["object_id"].cast(pa.string()), value_set=wanted))
+    place = table.schema.get_field_index("label")
+    pq.write_table(table.set_column(place, "label", table["truth"]), out)
+    return Counter(table["truth"].to_pylist())
+
+
+def score(bundle: str, shards: str, catalog: str) -> dict[str, float]:
+    """Accuracy and recalls of what a model says of galaxies whose truth is known."""
+    classify(bundle, shards, catalog, carry=["truth"], model=ONE_LOOK)
+    rows = query(catalog, "SELECT truth, label FROM catalog WHERE status = 'ok'").table()
+    truth, found = (GALAXY_ZOO.encode(rows[name].to_pylist()) for name in ("truth", "label"))
+    matrix = confusion_matrix(truth, found, len(GALAXY_ZOO.classes))
+    recalls = dict(zip(GALAXY_ZOO.classes, recall(matrix).tolist(), strict=True))
+    return {
+        "accuracy": float(accuracy(matrix)),
+        "mean recall": float(np.mean(list(recalls.values()))),
+        **recalls,
+    }
+
+
+def tuned(folder: Path, pool: str, catalog: str, choice: str, count: int, seed: int) -> str | None:
+    """The bundle that was fine-tuned on a choice; None if it lacks a class."""
+    folder.mkdir(exist_ok=True)
+    if (folder / "run" / "bundle" / "bundle.json").exists():
+        return str(folder / "run" / "bundle")
+    (folder / "ids.csv").unlink(missing_ok=True)
+    ids = choose(catalog, folder / "ids.csv", choice, count, seed)
+    classes = labeled(pool, ids, folder / "labeled.parquet")
+    print(
+        f"{choice}, seed {seed}: {', '.join(f'{name} {classes[name]}' for name in GALAXY_ZOO.classes)}",
+        flush=True,
+    )
+    recipe = load_recipe("cpu", [*SETTINGS, f"seed={seed}"])
+    try:
+        return train(str(folder / "labeled.parquet"), 0.2, recipe, str(folder / "run")).bundle
+    except UserError as error:
+        print(f"  {error}", flush=True)
+        return None
+
+
+def main() -> None:
+    """Make the galaxies, go round, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pool", type=int, default=2000, help="galaxies to choose from")
+    parser.add_argument("--test", type=int, default=1500, help="galaxies to be judged by")
+    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
+    sky = {
+        name: simulate(str(folder / name), count, seed=seed, ambiguous=0.0).cutouts
+        for name, count, seed in (("pool", options.pool, 11), ("test", options.test, 12))
+    }
+    catalog = str(folder / "catalog")
+    classify(START, sky["pool"], catalog, carry=["truth"], model=ONE_LOOK)
+    before = score(START, sky["test"], str(folder / "before"))
+    rows = [{"choice": "before", "seed": None, **before}]
+    for seed in map(int, options.seeds.split(",")):
+        for choice in CHOICES:
+            place = folder / f"{choice}-{seed}"
+            bundle = tuned(place, sky["pool"], catalog, choice, options.labels, seed)
+            if bundle is not None:
+                after = score(bundle, sky["test"], str(place / "after"))
+                rows.append({"choice": choice, "seed": seed, **after})
+                print(json.dumps(rows[-1]), flush=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "rounds.csv", index=False)
+    measures = ["accuracy", "mean recall", *GALAXY_ZOO.classes]
+    lines = []
+    for choice, of_choice in table.groupby("choice", sort=False):
+        cells = [
+            f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
+            if len(values) > 1
+            else f"{values.iloc[0]:.3f}"
+            for values in (of_choice[name] for name in measures)
+        ]
+        lines.append(f"| {choice} | {len(of_choice)} | {' | '.join(cells)} |")
+    print("| choice | rounds |", " | ".join(measures), "|")
+    print("|---" * (2 + len(measures)) + "|")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Simulated galaxies at scale: cutout shards and one table of votes, made on the cluster.
+"""Simulated galaxies at scale: cutout shards and one table of votes, made on the cluster, or here if few.
 
 Each shard is one task, which writes its votes and then its cutouts, whole. A shard whose cutouts are there is
 done: a rerun makes only those that are missing, and since an object depends on the seed and its own number
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray.data
-from ray.data import DataContext
 
 from hiwl_core.errors import UserError
 from hiwl_core.simulated_image import require_galsim
@@ -25,7 +25,6 @@ from hiwl_core.simulated_morphology import CLASS_COUNTS
 from hiwl_core.simulated_votes import VOTE_COLUMNS
 from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_galaxy
 from pipeline import storage
-from pipeline.cluster import connected, ordered_streams
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
@@ -33,6 +32,8 @@ from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_s
 __all__ = ["SimulationSummary", "simulate"]
 
 MANIFEST = "_simulation.json"
+# Some 250 pictures of 256 pixels on a side, which one core renders while Ray and its workers begin.
+MOST_PIXELS_HERE = 2**24
 
 CUTOUT_SCHEMA = pa.schema(
     [
@@ -141,10 +142,9 @@ def simulate(
     rendered = sum(shard.stop - shard.start for shard in missing)
     seconds = 0.0
     if missing:
-        with connected():
-            begin = time.perf_counter()
-            _render(missing, count, count - rendered)
-            seconds = time.perf_counter() - begin
+        small = rendered * size**2 <= MOST_PIXELS_HERE and not os.environ.get("RAY_ADDRESS")
+        with progress("rendering", count, count - rendered) as advance:
+            seconds = (_render_here if small else _render_by_ray)(missing, advance)
     classes, ambiguous_count = _write_votes(shards, f"{out}/votes.csv")
     return SimulationSummary(
         count, rendered, classes, ambiguous_count, seconds, f"{out}/cutouts", f"{out}/votes.csv"
@@ -180,30 +180,45 @@ def _plan(out: str, count: int, seed: int, size: int, ambiguous: float, shard_ro
     return plan
 
 
-def _render(shards: list[_Shard], count: int, done: int) -> None:
-    """Run one task a shard, and show how far they are; only numbers come back to the driver."""
-    with DataContext.current(ordered_streams()):
+def _render_here(shards: list[_Shard], advance: Callable[[int], None]) -> float:
+    """Render shards in this process, and say how far it is; the seconds that it took."""
+    begin = time.perf_counter()
+    for shard in shards:
+        advance(_rendered(shard))
+    return time.perf_counter() - begin
+
+
+def _render_by_ray(shards: list[_Shard], advance: Callable[[int], None]) -> float:
+    """The same by one task a shard; only numbers come back to the driver."""
+    # Here, since they take a second, which a small simulation should not wait for.
+    import ray.data
+
+    from pipeline.cluster import connected, ordered_streams
+
+    with connected(), ray.data.DataContext.current(ordered_streams()):
+        begin = time.perf_counter()
         plans = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-        results = plans.map_batches(_render_shard, batch_size=1, batch_format="pyarrow")
-    with progress("rendering", count, done) as advance:
+        results = plans.map_batches(_render_shards, batch_size=1, batch_format="pyarrow")
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
             advance(sum(batch["rows"].to_pylist()))
+        return time.perf_counter() - begin
 
 
-def _render_shard(batch: pa.Table) -> pa.Table:
-    """A task: draw the objects of a shard and write its two files."""
-    rows = 0
-    for plan in batch.to_pylist():
-        shard = _Shard(**plan)
-        galaxies = [
-            simulate_galaxy(shard.seed, index, shard.size, shard.ambiguous)
-            for index in range(shard.start, shard.stop)
-        ]
-        # The cutouts come last: their file is the mark of a shard that is done.
-        storage.write_bytes(shard.votes, _encode_votes(galaxies))
-        storage.write_bytes(shard.cutouts, encode_shard(_cutout_table(galaxies), shard.source))
-        rows += len(galaxies)
-    return pa.table({"rows": [rows]})
+def _render_shards(batch: pa.Table) -> pa.Table:
+    """A task."""
+    return pa.table({"rows": [sum(_rendered(_Shard(**plan)) for plan in batch.to_pylist())]})
+
+
+def _rendered(shard: _Shard) -> int:
+    """Draw the objects of a shard and write its two files; how many they are."""
+    galaxies = [
+        simulate_galaxy(shard.seed, index, shard.size, shard.ambiguous)
+        for index in range(shard.start, shard.stop)
+    ]
+    # The cutouts come last: their file is the mark of a shard that is done.
+    storage.write_bytes(shard.votes, _encode_votes(galaxies))
+    storage.write_bytes(shard.cutouts, encode_shard(_cutout_table(galaxies), shard.source))
+    return len(galaxies)
 
 
 def _cutout_table(galaxies: list[SimulatedGalaxy]) -> pa.Table:

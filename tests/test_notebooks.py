@@ -12,8 +12,8 @@ from tests.notebooks import NOTEBOOKS, execute
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(notebook: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+def test_notebook(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     kept = nbformat.read(str(notebook), nbformat.NO_CONVERT)
     assert kinds(execute(notebook, tmp_path)) == kinds(kept)
 

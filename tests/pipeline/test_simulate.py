@@ -1,4 +1,4 @@
-"""Simulation on a local Ray: the same sky whatever the shards, and reruns that make what is missing."""
+"""Simulation: the same sky whatever the shards and whoever renders, and reruns that make what is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, list_shards, re
 from pipeline.simulate import simulate
 
 pytest.importorskip("galsim")
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 COUNT, SEED = 10, 4
 
@@ -34,7 +33,7 @@ def read_sky(out):
 
 
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory, ray_session):
+def sky(tmp_path_factory):
     out = tmp_path_factory.mktemp("simulate") / "sky"
     return out, run(out)
 
@@ -54,9 +53,10 @@ def test_shards_keep_the_contract(sky):
     assert sum(summary.classes.values()) + summary.ambiguous == COUNT
 
 
-def test_the_sky_does_not_depend_on_the_shards(sky, tmp_path):
+def test_the_sky_does_not_depend_on_the_shards_nor_on_who_renders(sky, ray_address, monkeypatch, tmp_path):
     out, _ = sky
-    run(tmp_path / "other", shard_rows=10)
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    assert run(tmp_path / "other", shard_rows=10).rendered == COUNT
     assert read_sky(tmp_path / "other").equals(read_sky(out))
     assert (tmp_path / "other" / "votes.csv").read_bytes() == (out / "votes.csv").read_bytes()
 

@@ -28,6 +28,7 @@ from pipeline import storage
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
+from pipeline.storage.own_folders import check_own
 
 __all__ = ["SimulationSummary", "simulate"]
 
@@ -154,9 +155,9 @@ def simulate(
 def _claim(out: str, parameters: dict[str, Any]) -> None:
     """Mark the folder as this simulation's, or check that it is."""
     manifest = f"{out}/{MANIFEST}"
-    if not storage.exists(manifest):
-        if storage.exists(f"{out}/cutouts"):
-            raise UserError(f"{out}/cutouts was not made by `hiwl simulate`: choose another OUT or remove it")
+    is_begun = storage.exists(manifest)
+    check_own(out, is_begun, ("cutouts",), "simulate", "OUT")
+    if not is_begun:
         storage.write_bytes(manifest, json.dumps(parameters, indent=2).encode())
         return
     made_with = json.loads(storage.read_bytes(manifest))

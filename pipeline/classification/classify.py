@@ -53,6 +53,7 @@ from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
+from pipeline.storage.own_folders import check_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["check_names", "classify"]
@@ -141,7 +142,7 @@ def classify(
     model = model.checked(bundle, stage2 == "always")
     check_names(bundle.taxonomy, columns, carry, model.features)
     folder = storage.absolute(catalog).rstrip("/")
-    _check_apart(folder, storage.absolute(shards_path).rstrip("/"))
+    check_apart(folder, shards_path, "the shards")
     lease = Lease(folder, "hiwl classify")
     required = ["object_id", *(["image"] if positions is None else []), *(["label"] if keep_truth else [])]
     if positions is not None:
@@ -309,11 +310,3 @@ def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str], feat
                 f"--carry {name}: that name is taken in the catalog{beside}; rename the shards' column"
             )
         taken[name.lower()] = name
-
-
-def _check_apart(catalog: str, shards: str) -> None:
-    """A catalog among its shards would be classified itself the next time."""
-    if f"{catalog}/".startswith(f"{shards}/") or f"{shards}/".startswith(f"{catalog}/"):
-        raise UserError(
-            f"the catalog {catalog} and the shards {shards} lie in each other: choose another folder"
-        )

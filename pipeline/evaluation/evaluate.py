@@ -32,6 +32,7 @@ from pipeline.in_notebooks import InNotebooks
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.fingerprints import ends_of
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.storage.own_folders import check_own
 from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Evaluation", "evaluate"]
@@ -144,7 +145,8 @@ def evaluate(
     shards = list_shards(shards_path)
     kept = not_learned_from(bundle, check_labeled(shards, columns, bundle.taxonomy))
     out = storage.absolute(out).rstrip("/")
-    _check_own(out)
+    # The catalog in it is the mark of our own.
+    check_own(out, is_catalog(f"{out}/catalog"), (*TABLES, REPORT, PAGE), "evaluate")
     summary = classify(
         bundle_path,
         shards_path,
@@ -169,15 +171,6 @@ def evaluate(
     evaluation = _score(galaxies, bundle, out, summary, columns, left_out)
     _write(evaluation, bundle, shards_path)
     return evaluation
-
-
-def _check_own(out: str) -> None:
-    """Refuse a folder with files of other making; the catalog in it is the mark of our own."""
-    if is_catalog(f"{out}/catalog"):
-        return
-    for name in (*TABLES, REPORT, PAGE):
-        if storage.exists(f"{out}/{name}"):
-            raise UserError(f"{out}/{name} was not made by `hiwl evaluate`: choose another folder with --out")
 
 
 def _score(

@@ -26,6 +26,7 @@ from pipeline.publication.leaves import Leaves, split_parts, write_leaves
 from pipeline.publication.plan import Publication, TilePlan, list_inputs
 from pipeline.publication.spill import MAIN, MARGIN, NO_POSITION, Spill
 from pipeline.storage import Entry
+from pipeline.storage.own_folders import check_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["PublishSummary", "publish"]
@@ -103,7 +104,7 @@ def publish(
         If a fault of the machine ended the work, or if the parts changed meanwhile.
     """
     _check_options(name, max_rows, margin, workers)
-    _check_apart(catalog, out)
+    check_apart(out, catalog, "the catalog")
     parts = list_inputs(catalog)
     options = {"name": name, "max_rows": max_rows, "margin": float(margin)}
     # Of parts without a header, which are not a catalog of classify's, nothing is required.
@@ -209,9 +210,3 @@ def _check_options(name: str, max_rows: int, margin: float, workers: int | None)
         raise UserError(f"--margin {margin:g}: give arcseconds, from 0 (no margin cache) to 3600")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: one worker is least")
-
-
-def _check_apart(catalog: str, out: str) -> None:
-    folders = [storage.absolute(path).rstrip("/") + "/" for path in (catalog, out)]
-    if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
-        raise UserError(f"the catalog {catalog} and {out} lie in each other: choose another folder")

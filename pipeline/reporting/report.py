@@ -35,6 +35,7 @@ from pipeline.reporting.page import Contents, render_report
 from pipeline.reporting.pictures import check_drawing, choose_examples, draw
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.fingerprints import fingerprint
+from pipeline.storage.own_folders import check_own
 from pipeline.training.labeled_shards import check_labeled
 
 __all__ = ["Report", "report"]
@@ -101,7 +102,7 @@ def report(
         If a shard could not be classified.
     """
     out = storage.absolute(out).rstrip("/")
-    _check_own(out)
+    check_own(out, _note(out) is not None, (NOTE, *OWN_NAMES), "report")
     finished = read_run(run)
     shards_path = val or finished.sources.get("val")
     if shards_path is None:
@@ -113,7 +114,7 @@ def report(
     check_labeled(shards, named, finished.taxonomy)
     check_drawing()
     with Lease(out, "hiwl report", keep=False) as lease:
-        _check_own(out)
+        check_own(out, _note(out) is not None, (NOTE, *OWN_NAMES), "report")
         _claim(out, finished)
         return _written(finished, out, shards_path, shards, named, workers, gpu, engine, model, lease)
 
@@ -188,15 +189,6 @@ def _contents(
         tables=tables,
         drawings=drawings,
     )
-
-
-def _check_own(out: str) -> None:
-    """Refuse a folder with files of other making."""
-    if _note(out) is not None:
-        return
-    for name in (NOTE, *OWN_NAMES):
-        if storage.exists(f"{out}/{name}"):
-            raise UserError(f"{out}/{name} was not made by `hiwl report`: choose another --out")
 
 
 def _claim(out: str, run: FinishedRun) -> None:

@@ -8,7 +8,7 @@ they share are made once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -27,6 +27,7 @@ from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.storage.own_folders import check_own
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.leaks import check_apart
 from pipeline.training.plan import plan_training
@@ -165,7 +166,8 @@ def reproduce(
         for name, experiment in experiments.items()
         for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones)
     }
-    _check_own(out, named)
+    files = [f"{name}.{ending}" for name in named for ending in ("csv", "md", "png", "svg")]
+    check_own(out, storage.exists(f"{out}/{MARKER}"), files, "reproduce")
     request = Request(
         recipe, overrides, seeds, labeled[data].shards, val_part, test_part, columns, out, scale
     )
@@ -184,7 +186,7 @@ def reproduce(
     ]
     settings = QueueSettings(columns, at_once, workers, gpu)
     with Lease(out, "hiwl reproduce", keep=False) as lease:
-        _check_own(out, named)
+        check_own(out, storage.exists(f"{out}/{MARKER}"), files, "reproduce")
         storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
         failed = run_grid(planned, settings)
         lease.check()
@@ -226,18 +228,6 @@ def _shares(
     for backbone in backbones or (own,):
         ending = "" if backbone == own else f"-{folder_name(backbone)}"
         yield f"{name}{ending}", [key for key in trainings if key[0] == backbone]
-
-
-def _check_own(out: str, experiments: Iterable[str]) -> None:
-    """Refuse a folder with files of other making where ours would go."""
-    if storage.exists(f"{out}/{MARKER}"):
-        return
-    for name in experiments:
-        for ending in ("csv", "md", "png", "svg"):
-            if storage.exists(f"{out}/{name}.{ending}"):
-                raise UserError(
-                    f"{out}/{name}.{ending} was not made by `hiwl reproduce`: choose another --out"
-                )
 
 
 def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> MadeTable:

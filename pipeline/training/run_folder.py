@@ -26,6 +26,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import STAGE_NAME
 from pipeline import storage
+from pipeline.storage.own_folders import check_own
 
 __all__ = ["Candidate", "RunFolder"]
 
@@ -76,11 +77,11 @@ class RunFolder:
             If it holds a run with another recipe or other data, or files of other making under the names of
             a run's.
         """
-        if not storage.exists(f"{self.path}/run.json"):
-            stages = [key for key in description["recipe"] if STAGE_NAME.fullmatch(key)]
-            for name in (*OWN_NAMES, *(f"{stage}{ending}" for stage in stages for ending in OWN_ENDINGS)):
-                if storage.exists(f"{self.path}/{name}"):
-                    raise UserError(f"{self.path}/{name} was not made by `hiwl train`: choose another --out")
+        is_begun = storage.exists(f"{self.path}/run.json")
+        stages = [key for key in description["recipe"] if STAGE_NAME.fullmatch(key)]
+        of_stages = (f"{stage}{ending}" for stage in stages for ending in OWN_ENDINGS)
+        check_own(self.path, is_begun, (*OWN_NAMES, *of_stages), "train")
+        if not is_begun:
             return False
         begun = json.loads(storage.read_bytes(f"{self.path}/run.json"))
         with contextlib.suppress(ValueError):

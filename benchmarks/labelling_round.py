@@ -26,7 +26,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from hiwl_core.errors import UserError
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
@@ -42,12 +41,15 @@ from pipeline.training.train import train
 START = "galaxyzoo"
 ONE_LOOK = ModelSettings(views=1, precision="float32")
 CHOICES = ("chosen", "uncertain", "random")
-# As docs/finetune.md has them, with as many passes as docs/finetune.md's curve takes over 100 labels.
+# As docs/finetune.md has them, with smaller batches and more passes for so few labels.
 SETTINGS = (
     f"stage1.init={START}",
     "stage1.input_size=128",
     "stage1.center_crop=192",
-    "stage1.epochs=30",
+    "stage1.epochs=10",
+    "stage2.epochs=8",
+    "stage1.batch_size=16",
+    "stage2.batch_size=16",
     "stage1.optimizer.lr=4e-4",
     "views=1",
     "finish=none",
@@ -121,15 +123,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     folder = options.folder.absolute()
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
     sky = {
         name: simulate(str(folder / name), count, seed=seed, ambiguous=0.0).cutouts
         for name, count, seed in (("pool", options.pool, 11), ("test", options.test, 12))
     }
     catalog = str(folder / "catalog")
     classify(START, sky["pool"], catalog, carry=["truth"], model=ONE_LOOK)
-    before = score(START, sky["test"], str(folder / "before"))
-    rows = [{"choice": "before", "seed": None, **before}]
+    score_before = score(START, sky["test"], str(folder / "before"))
+    rows = [{"choice": "before", "seed": None, **score_before}]
+    print(json.dumps(rows[0]), flush=True)
     for seed in map(int, options.seeds.split(",")):
         for choice in CHOICES:
             place = folder / f"{choice}-{seed}"

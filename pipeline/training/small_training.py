@@ -50,7 +50,7 @@ def is_small_training(plan: TrainingPlan, workers: int | None, gpu: bool | None)
     if plan.begun or recipe.finish == "full" or not may_be_here(workers, gpu):
         return False
     parts = (plan.train, plan.val)
-    images = sum(rows for part in parts for rows in part.rows)
+    images = sum(part.galaxies for part in parts)
     pixels = sum(
         stage.train_size(epoch) ** 2 + PIXELS_AN_IMAGE
         for stage in recipe.stages.values()

@@ -20,7 +20,7 @@ import pandas as pd
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.progress import say
-from pipeline.storage.secret_urls import check_no_secret
+from pipeline.storage.secret_urls import USER, check_no_secret, without_secrets
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.run_folder import RunFolder
 
@@ -93,6 +93,11 @@ def parse_trackers(track: Sequence[str]) -> list[Wanted]:
             raise UserError(
                 f"--track {text}: there are {' and '.join(TRACKERS)}, with a place behind a colon if it is "
                 "not the usual one: tensorboard:FOLDER, mlflow:http://HOST:5000"
+            )
+        if USER.search(place):
+            raise UserError(
+                f"--track {name}:{without_secrets(place)}: give user and password in the environment, as "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         check_no_secret(place)
         wanted.append(Wanted(name, place))

@@ -137,7 +137,10 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_training_goes_on(
     ("track", "words"),
     [
         ("wandb", r"--track wandb: there are tensorboard and mlflow, with a place behind a colon"),
-        ("mlflow:http://ada:secret@host", r"http://\*+@?host.* was given with a user or password"),
+        (
+            "mlflow:http://ada:secret@host",
+            r"mlflow:http://host: give user and password in .* MLFLOW_TRACKING_PASSWORD",
+        ),
     ],
 )
 def test_other_trackers_and_passwords_are_refused(

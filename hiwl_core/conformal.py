@@ -11,13 +11,15 @@ import math
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context
 from itertools import compress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from hiwl_core.errors import UserError
 from hiwl_core.metrics import wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["DEFAULT_COVERAGE", "ConformalScores", "coverage_table", "set_names"]
 
@@ -212,6 +214,9 @@ def coverage_table(sets: np.ndarray, truth: np.ndarray, classes: tuple[str, ...]
         share = covered / count if count else math.nan
         size = float(sizes[chosen].mean()) if count else math.nan
         rows.append((name, share, *wilson(covered, count), count, size))
+    # Here, since it takes half a second, which the options of all verbs would wait for.
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["class", "coverage", "low", "high", "count", "mean_size"])
 
 

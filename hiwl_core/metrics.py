@@ -6,11 +6,14 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from hiwl_core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "accuracy",
@@ -136,6 +139,9 @@ def class_table(
         low, high = bootstrap_intervals(matrix, average, resamples, seed)
         rows.append(("average", metric, float(average(matrix)), float(low), float(high), total))
     rows.append(("all", "accuracy", float(accuracy(matrix)), *wilson(int(right.sum()), total), total))
+    # Here, since it takes half a second, which the options of all verbs would wait for.
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["class", "metric", "value", "low", "high", "count"])
 
 

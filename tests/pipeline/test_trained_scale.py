@@ -43,12 +43,13 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("window_bytes", [2**30, 1])
+@pytest.mark.parametrize(("window_bytes", "here"), [(2**30, False), (1, False), (2**30, True)])
 def test_a_feed_has_the_pixels_that_prediction_will_have(
-    ray_session: None, shard: Path, tiny_recipe: Recipe, window_bytes: int
+    ray_session: None, shard: Path, tiny_recipe: Recipe, window_bytes: int, here: bool
 ) -> None:
     labeled = check_labeled([str(shard)], Columns(), GALAXY_ZOO, RELATIVE)
-    store = load_cutouts(labeled, GALAXY_ZOO, smallest=72, window_bytes=window_bytes)
+    store = load_cutouts(labeled, GALAXY_ZOO, smallest=72, window_bytes=window_bytes, here=here)
+    assert store.here == here
     table = pq.read_table(shard)
     assert store.left_out == {"no_scale": 1}
     assert len(store) == table.num_rows - 1

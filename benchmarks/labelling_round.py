@@ -1,17 +1,18 @@
-"""What is one round of labeling worth? Classify, label 100 galaxies, fine-tune, classify again.
+"""What is one round of labeling worth? Train on 100 labels, classify, label 100 more, train again.
 
-    python benchmarks/labelling_round.py FOLDER [--pool 2000] [--test 1500] [--labels 100] [--seeds 0,1,2]
+    python benchmarks/labelling_round.py FOLDER [--pool 1500] [--test 1000] [--labels 100] [--seeds 0,1,2]
 
-The galaxies are simulated, and the person who labels is the simulated truth. The model in the box, which has
-seen no simulated galaxy, classifies the pool; of it are labeled, in turn, those that `hiwl sample
---for-labelling` chooses (a third uncertain, a third diverse, a third random), the least confident, and a
-random draw. On each the model in the box is fine-tuned as docs/labelling.md does it, a fifth of the labels
-held out to choose the epochs by, and all are scored on test galaxies that nobody labels. Everything goes
-through the functions behind `hiwl classify`, `sample` and `train`.
+The galaxies are simulated, and the person who labels is the simulated truth. A model is trained on a random
+draw of the pool, from the network of the model in the box, and classifies the pool. Of what has no label yet
+are labeled, in turn, those that `hiwl sample --for-labelling` chooses (a third uncertain, a third diverse, a
+third random), the least confident, and another random draw; on all labels together a model is trained anew,
+as docs/labelling.md does it, a fifth held out to choose the epochs by. All are scored on test galaxies that
+nobody labels. Everything goes through the functions behind `hiwl classify`, `sample` and `train`.
 
-The table has, for each choice, accuracy and mean recall of `label` on the test galaxies before and after: the
-mean over the seeds, which are of the choice and of the training, with the smallest and the largest. Where a
-choice lacks a class, which cannot be trained then, it is said. What is in FOLDER already is not made again.
+The table has accuracy and recalls of `label` on the test galaxies: the mean over the seeds, which are of the
+draws and of the training, with the smallest and the largest; first those of the model in the box, which has
+seen no simulated galaxy but was taught these very classes. Where a choice lacks a class, which cannot be
+trained then, it is said. What is in FOLDER already is not made again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +58,17 @@ SETTINGS = (
 )
 
 
-def choose(catalog: str, out: Path, choice: str, count: int, seed: int) -> list[str]:
-    """Ids of the galaxies to label."""
+def choose(catalog: str, out: Path, choice: str, count: int, seed: int, known: list[str]) -> list[str]:
+    """Ids of the galaxies to label, beside those that have a label."""
+    others = f"object_id NOT IN ({', '.join(known)})" if known else "true"
     if choice == "chosen":
-        choose_for_labeling(catalog, str(out), count, seed=seed)
+        out.unlink(missing_ok=True)
+        choose_for_labeling(catalog, str(out), count, where=others, seed=seed)
         return pd.read_csv(out, dtype=str)["object_id"].tolist()
-    order = {"uncertain": "confidence, object_id", "random": f"md5(concat(object_id, ':', {seed}))"}[choice]
-    sql = f"SELECT object_id FROM catalog WHERE status = 'ok' ORDER BY {order} LIMIT {count}"
+    # Another draw than that of the first labels.
+    drawn = f"md5(concat(object_id, ':', {seed}, ':', {len(known)}))"
+    order = {"uncertain": "confidence, object_id", "random": drawn}[choice]
+    sql = f"SELECT object_id FROM catalog WHERE status = 'ok' AND {others} ORDER BY {order} LIMIT {count}"
     return query(catalog, sql).table()["object_id"].cast(pa.string()).to_pylist()
 
 
@@ -91,18 +97,13 @@ def score(bundle: str, shards: str, catalog: str) -> dict[str, float]:
     }
 
 
-def tuned(folder: Path, pool: str, catalog: str, choice: str, count: int, seed: int) -> str | None:
-    """The bundle that was fine-tuned on a choice; None if it lacks a class."""
+def trained(folder: Path, pool: str, ids: list[str], seed: int) -> str | None:
+    """The bundle of a model that was trained on these galaxies; None if they lack a class."""
     folder.mkdir(exist_ok=True)
     if (folder / "run" / "bundle" / "bundle.json").exists():
         return str(folder / "run" / "bundle")
-    (folder / "ids.csv").unlink(missing_ok=True)
-    ids = choose(catalog, folder / "ids.csv", choice, count, seed)
     classes = labeled(pool, ids, folder / "labeled.parquet")
-    print(
-        f"{choice}, seed {seed}: {', '.join(f'{name} {classes[name]}' for name in GALAXY_ZOO.classes)}",
-        flush=True,
-    )
+    print(f"{folder.name}: {', '.join(f'{name} {classes[name]}' for name in GALAXY_ZOO.classes)}", flush=True)
     recipe = load_recipe("cpu", [*SETTINGS, f"seed={seed}"])
     try:
         return train(str(folder / "labeled.parquet"), 0.2, recipe, str(folder / "run")).bundle
@@ -111,14 +112,34 @@ def tuned(folder: Path, pool: str, catalog: str, choice: str, count: int, seed: 
         return None
 
 
+def one_round(folder: Path, sky: dict[str, str], count: int, seed: int) -> Iterator[dict[str, object]]:
+    """Scores of the first labels and of each choice of the next ones."""
+    catalog = str(folder / "catalog")
+    first = choose(catalog, folder / "first.csv", "random", count, seed, [])
+    place = folder / f"first-{seed}"
+    bundle = trained(place, sky["pool"], first, seed)
+    if bundle is None:
+        return
+    yield {"labels": f"{count} random", "seed": seed, **score(bundle, sky["test"], str(place / "test"))}
+    classify(bundle, sky["pool"], str(place / "pool"), carry=["truth"], model=ONE_LOOK)
+    for choice in CHOICES:
+        here = folder / f"{choice}-{seed}"
+        here.mkdir(exist_ok=True)
+        more = choose(str(place / "pool"), here / "ids.csv", choice, count, seed, first)
+        again = trained(here, sky["pool"], first + more, seed)
+        if again is not None:
+            scores = score(again, sky["test"], str(here / "test"))
+            yield {"labels": f"{count} random, {count} {choice}", "seed": seed, **scores}
+
+
 def main() -> None:
     """Make the galaxies, go round, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pool", type=int, default=2000, help="galaxies to choose from")
-    parser.add_argument("--test", type=int, default=1500, help="galaxies to be judged by")
+    parser.add_argument("--pool", type=int, default=1500, help="galaxies to choose from")
+    parser.add_argument("--test", type=int, default=1000, help="galaxies to be judged by")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
@@ -127,32 +148,26 @@ def main() -> None:
         name: simulate(str(folder / name), count, seed=seed, ambiguous=0.0).cutouts
         for name, count, seed in (("pool", options.pool, 11), ("test", options.test, 12))
     }
-    catalog = str(folder / "catalog")
-    classify(START, sky["pool"], catalog, carry=["truth"], model=ONE_LOOK)
-    score_before = score(START, sky["test"], str(folder / "before"))
-    rows = [{"choice": "before", "seed": None, **score_before}]
+    classify(START, sky["pool"], str(folder / "catalog"), carry=["truth"], model=ONE_LOOK)
+    rows = [{"labels": START, "seed": None, **score(START, sky["test"], str(folder / "before"))}]
     print(json.dumps(rows[0]), flush=True)
     for seed in map(int, options.seeds.split(",")):
-        for choice in CHOICES:
-            place = folder / f"{choice}-{seed}"
-            bundle = tuned(place, sky["pool"], catalog, choice, options.labels, seed)
-            if bundle is not None:
-                after = score(bundle, sky["test"], str(place / "after"))
-                rows.append({"choice": choice, "seed": seed, **after})
-                print(json.dumps(rows[-1]), flush=True)
+        for row in one_round(folder, sky, options.labels, seed):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     table = pd.DataFrame(rows)
     table.to_csv(folder / "rounds.csv", index=False)
     measures = ["accuracy", "mean recall", *GALAXY_ZOO.classes]
     lines = []
-    for choice, of_choice in table.groupby("choice", sort=False):
+    for labels, of_labels in table.groupby("labels", sort=False):
         cells = [
             f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
             if len(values) > 1
             else f"{values.iloc[0]:.3f}"
-            for values in (of_choice[name] for name in measures)
+            for values in (of_labels[name] for name in measures)
         ]
-        lines.append(f"| {choice} | {len(of_choice)} | {' | '.join(cells)} |")
-    print("| choice | rounds |", " | ".join(measures), "|")
+        lines.append(f"| {labels} | {len(of_labels)} | {' | '.join(cells)} |")
+    print("| labels | rounds |", " | ".join(measures), "|")
     print("|---" * (2 + len(measures)) + "|")
     print("\n".join(lines))
 

@@ -6,8 +6,9 @@ The galaxies are simulated, and the person who labels is the simulated truth. A 
 draw of the pool, from the network of the model in the box, and classifies the pool. Of what has no label yet
 are labeled, in turn, those that `hiwl sample --for-labelling` chooses (a third uncertain, a third diverse, a
 third random), the least confident, and another random draw; on all labels together a model is trained anew,
-as docs/labelling.md does it, a fifth held out to choose the epochs by. All are scored on test galaxies that
-nobody labels. Everything goes through the functions behind `hiwl classify`, `sample` and `train`.
+as docs/labelling.md does it, a fifth held out to choose the epochs by; and one on those alone that `sample`
+chose, which are no fair draw. All are scored on test galaxies that nobody labels. Everything goes through the
+functions behind `hiwl classify`, `sample` and `train`.
 
 The table has accuracy and recalls of `label` on the test galaxies: the mean over the seeds, which are of the
 draws and of the training, with the smallest and the largest; first those of the model in the box, which has
@@ -130,6 +131,15 @@ def one_round(folder: Path, sky: dict[str, str], count: int, seed: int) -> Itera
         if again is not None:
             scores = score(again, sky["test"], str(here / "test"))
             yield {"labels": f"{count} random, {count} {choice}", "seed": seed, **scores}
+        if choice == "chosen":
+            alone = folder / f"alone-{seed}"
+            bundle = trained(alone, sky["pool"], more, seed)
+            if bundle is not None:
+                yield {
+                    "labels": f"{count} {choice}",
+                    "seed": seed,
+                    **score(bundle, sky["test"], str(alone / "test")),
+                }
 
 
 def main() -> None:

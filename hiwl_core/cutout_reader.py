@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, ReadCutout, read_zoomed
-from hiwl_core.decoding import Scratch
+from hiwl_core.cutouts import EvalTransform, Preprocessing, ReadCutout, read_zoomed
+from hiwl_core.decoding import Cutout, Scratch
 
 if TYPE_CHECKING:
     from hiwl_core.bundle import ModelBundle

@@ -18,32 +18,23 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_cutout, decode_pixels
+from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
 from hiwl_core.statuses import (
     BAD_PIXELS,
-    DUPLICATE_ID,
     MISSING,
-    NO_ID,
     OK,
-    STATUSES,
     TOO_SMALL,
     UnreadableCutout,
 )
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, seen_share
 
 __all__ = [
-    "DUPLICATE_ID",
-    "NO_ID",
-    "OK",
-    "STATUSES",
-    "Cutout",
     "EvalTransform",
     "Preprocessing",
     "ReadCutout",
     "center_crop",
-    "decode_cutout",
     "normalize",
     "read_cutout",
     "read_zoomed",

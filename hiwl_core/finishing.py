@@ -15,7 +15,8 @@ from hiwl_core.bundle import ModelBundle
 from hiwl_core.calibration import cross_fitted, fit_calibration, sampling_log_ratios
 from hiwl_core.cascade import StageOutputs, combine_stages
 from hiwl_core.conformal import ConformalScores
-from hiwl_core.cutouts import Cutout, EvalTransform, seen_pixels
+from hiwl_core.cutouts import EvalTransform, seen_pixels
+from hiwl_core.decoding import Cutout
 from hiwl_core.device import ComputePlan, choose_compute, cpu_has_bfloat16
 from hiwl_core.engines import QuantizedGraph, answers, choose_engine, openvino_available
 from hiwl_core.engines.quantization import quantization_available, quantize

@@ -20,13 +20,13 @@ from hiwl_core.cascade_stream import CascadeStream, DecodedBatch, Image, SeenBat
 from hiwl_core.class_prior import move_prior
 from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.cutout_reader import CutoutReader
-from hiwl_core.cutouts import OK
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import EngineChoice, choose_engine, create_engine
 from hiwl_core.fitted import ADAPTIVE, Setting, Views
 from hiwl_core.flags import PART_MISSING, SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
 from hiwl_core.looks import Stage
 from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.unobserved import FLAGGED_UNOBSERVED_SHARE
 from hiwl_core.views import MOST_VIEWS
@@ -113,7 +113,7 @@ class CascadeClassifier:
         Returns
         -------
         statuses : list of str, length N
-            ``"ok"``, or why a cutout could not be read; see `hiwl_core.cutouts.STATUSES`.
+            ``"ok"``, or why a cutout could not be read; see `hiwl_core.statuses.STATUSES`.
         prediction : CascadePrediction
             Of the n cutouts with status ``"ok"``, in order.
         """

@@ -30,10 +30,10 @@ from hiwl_core.recipe_sections import (
     StageRecipe,
     TaxonomySection,
 )
-from hiwl_core.recipe_text import available_recipes, recipe_data
+from hiwl_core.recipe_text import recipe_data
 from hiwl_core.taxonomy import FIRST_STAGE, GALAXY_ZOO, STAGE_NAME, Taxonomy
 
-__all__ = ["Recipe", "available_recipes", "load_recipe"]
+__all__ = ["Recipe", "load_recipe"]
 # Where a recipe keeps the stages that Galaxy Zoo's does not have.
 FURTHER = "further"
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
-from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout, normalize
+from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize
+from hiwl_core.decoding import decode_cutout
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from tests.drawings import CLASSES, draw_galaxy
 

@@ -10,12 +10,13 @@ import numpy as np
 from hiwl_core.backbones import spec
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade_stream import Image
-from hiwl_core.cutouts import OK, STATUSES, EvalTransform, Preprocessing, read_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
 from hiwl_core.device import ComputePlan, choose_compute
 from hiwl_core.errors import UserError
 from hiwl_core.explanation.features import penultimate_features
 from hiwl_core.explanation.gradcam import MIN_MAP_SIDE, explained_layer, heat_maps
 from hiwl_core.explanation.heat_checks import HeatChecks, deletion_curves, likeness, shuffled_network
+from hiwl_core.statuses import OK, STATUSES
 from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.views import MOST_VIEWS
 

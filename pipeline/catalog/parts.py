@@ -45,7 +45,6 @@ __all__ = [
     "making_of",
     "part_name",
     "part_table",
-    "probability_column",
     "read_part",
     "unsound_rows",
 ]

@@ -18,9 +18,9 @@ import torch
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.cascade import CascadePrediction, run_cascade
-from hiwl_core.cutouts import OK
 from hiwl_core.engines import EngineChoice
 from hiwl_core.inference import CascadeClassifier
+from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.parts import PartRecord, encode_part, part_table

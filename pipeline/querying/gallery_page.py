@@ -8,7 +8,7 @@ from pipeline.pages.cards import Card
 from pipeline.pages.class_notes import ClassNote
 from pipeline.pages.templates import maker_comment, render
 
-__all__ = ["MARKER", "Card", "render_gallery"]
+__all__ = ["MARKER", "render_gallery"]
 
 VERB = "sample"
 MARKER = maker_comment(VERB)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from hiwl_core.cutouts import OK, read_cutout
+from hiwl_core.cutouts import read_cutout
 from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.sampling import stratified_sample
+from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.shards.cutout_shards import Columns, iter_rows, read_columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiwl_core.cutouts import STATUSES, EvalTransform, Preprocessing, decode_cutout, read_cutout
-from hiwl_core.statuses import UnreadableCutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
+from hiwl_core.decoding import decode_cutout
+from hiwl_core.statuses import STATUSES, UnreadableCutout
 from tests.broken_inputs import (
     SMALLEST,
     BrokenInput,

@@ -9,7 +9,8 @@ import torch
 
 from hiwl_core.backbones import create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files, load_bundle
-from hiwl_core.cutouts import Cutout, Preprocessing
+from hiwl_core.cutouts import Preprocessing
+from hiwl_core.decoding import Cutout
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.fits_cutouts import rgb_from_fits

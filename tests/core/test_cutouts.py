@@ -6,14 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from hiwl_core.cutouts import (
-    EvalTransform,
-    Preprocessing,
-    decode_cutout,
-    normalize,
-    read_cutout,
-)
-from hiwl_core.decoding import Scratch, decode_pixels
+from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize, read_cutout
+from hiwl_core.decoding import Scratch, decode_cutout, decode_pixels
 from hiwl_core.recipe import load_recipe
 from tests.drawings import draw_galaxy
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from hiwl_core.backbones import ImageClassifier
 from hiwl_core.bundle import load_bundle
-from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing
+from hiwl_core.decoding import decode_cutout
 from hiwl_core.device import ComputePlan
 from hiwl_core.engines import (
     EngineChoice,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones import ImageClassifier, create_backbone, spec
 from hiwl_core.bundle import ModelBundle, StageModel
-from hiwl_core.cutouts import EvalTransform, Preprocessing, decode_cutout, normalize
+from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize
+from hiwl_core.decoding import decode_cutout
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
 from hiwl_core.explanation import (

@@ -5,7 +5,8 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
+from hiwl_core.decoding import Cutout
 from hiwl_core.fits_cutouts import SkyImage, fits_position, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import UnreadableCutout

@@ -12,8 +12,8 @@ import pytest
 from astropy.io import fits
 
 from hiwl_core import compressed
-from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_cutout, read_zoomed
-from hiwl_core.decoding import decode_image
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout, read_zoomed
+from hiwl_core.decoding import Cutout, decode_image
 from hiwl_core.fits_cutouts import fits_position, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import STATUSES, UnreadableCutout

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe import Recipe, available_recipes, load_recipe
+from hiwl_core.recipe import Recipe, load_recipe
+from hiwl_core.recipe_text import available_recipes
 from hiwl_core.taxonomy import GALAXY_ZOO
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, decode_cutout, read_cutout
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
+from hiwl_core.decoding import Cutout, decode_cutout
 from hiwl_core.resampling import resample_planes, zoom_to
 from hiwl_core.statuses import UnreadableCutout
 from tests.broken_inputs import encode

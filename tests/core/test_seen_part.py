@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiwl_core.cutouts import Cutout, EvalTransform, Preprocessing, read_zoomed, seen_pixels
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_zoomed, seen_pixels
+from hiwl_core.decoding import Cutout
 from hiwl_core.fits_cutouts import rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import OK, UnreadableCutout

@@ -16,7 +16,8 @@ from astropy.table import Table
 from click.testing import CliRunner
 
 from hiwl_core.bundle import load_bundle
-from hiwl_core.cutouts import EvalTransform, decode_cutout, normalize
+from hiwl_core.cutouts import EvalTransform, normalize
+from hiwl_core.decoding import decode_cutout
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS
 from hiwl_core.taxonomy import GALAXY_ZOO

@@ -15,7 +15,8 @@ from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
 from hiwl_core.methods import METHODS, method_overrides
-from hiwl_core.recipe import Recipe, available_recipes, load_recipe
+from hiwl_core.recipe import Recipe, load_recipe
+from hiwl_core.recipe_text import available_recipes
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.classification.estimate import estimate

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from hiwl_core.cutouts import Cutout
+from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from jobs.options import VerbCommand, column_options, scale_options
 from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows

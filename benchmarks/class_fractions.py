@@ -16,7 +16,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from hiwl_core.fractions import Galaxies, class_fractions
+from hiwl_core.fractions import SaidOfGalaxies, class_fractions
 from hiwl_core.metrics import confusion_matrix
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import GALAXY_ZOO, probability_column
@@ -81,7 +81,7 @@ def trial(
         table = class_fractions(
             pd.DataFrame([counts], columns=list(CLASSES)),
             confusion_matrix(truth[known], labels[known], len(CLASSES)),
-            {0: Galaxies(labels[sample], probabilities[sample])},
+            {0: SaidOfGalaxies(labels[sample], probabilities[sample])},
             np.bincount(truth[known], minlength=len(CLASSES)) / known.sum(),
             seed=draw,
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from hiwl_core.cascade import StageOutputs, combine_stages
 from hiwl_core.errors import UserError
-from hiwl_core.stage_calibration import StageCalibration, fit_stage, offsets, sampling_log_ratio
+from hiwl_core.stage_calibration import StageCalibration, calibrate_stage, offsets, sampling_log_ratio
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
 __all__ = ["Calibration", "cross_fitted", "fit_calibration", "folds", "sampling_log_ratios"]
@@ -119,7 +119,7 @@ def fit_calibration(
             kinds = len(taxonomy.stage_classes(name))
             stages[name] = StageCalibration(1.0, tuple(offsets(prior, kinds).tolist()))
         else:
-            stages[name] = fit_stage(np.asarray(outputs[name])[own], targets[own], prior)
+            stages[name] = calibrate_stage(np.asarray(outputs[name])[own], targets[own], prior)
     return Calibration(stages, galaxies=int(read[FIRST_STAGE].sum()))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from hiwl_core.cutouts import ReadCutout
 from hiwl_core.decoding import Cutout
-from hiwl_core.engines import Answer
+from hiwl_core.engines import StageAnswer
 from hiwl_core.looks import Gathered, Looks, Settled, Stage
 from hiwl_core.statuses import NOT_FINITE, OK
 from hiwl_core.taxonomy import FIRST_STAGE
@@ -231,7 +231,7 @@ class CascadeStream:
         while under_way:
             yield under_way.popleft().result()
 
-    def _note_first_look(self, rows: Sequence[_Row], answer: Answer, pixels: np.ndarray) -> None:
+    def _note_first_look(self, rows: Sequence[_Row], answer: StageAnswer, pixels: np.ndarray) -> None:
         if self._score is not None:
             for row, score in zip(rows, self._score(answer.features, pixels), strict=True):
                 row.seen.scores[row.index] = score

@@ -23,7 +23,6 @@ from hiwl_core.statuses import MAX_PIXELS, MISSING, TOO_LARGE, UNDECODABLE, Unre
 
 __all__ = [
     "DEFAULT_RGB",
-    "MAX_BYTES",
     "Cutout",
     "Decoded",
     "DecodedPixels",

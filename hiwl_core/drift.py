@@ -26,8 +26,8 @@ from hiwl_core.stability import newcombe, stability_index
 from hiwl_core.statuses import OK
 
 __all__ = [
-    "COLUMNS",
     "DRIFTS",
+    "DRIFT_COLUMNS",
     "LIMIT",
     "Histogram",
     "Tally",
@@ -38,7 +38,7 @@ LIMIT = 0.1
 """Above this a drift is moderate, above 2.5 times this it is strong."""
 STRONG = 2.5
 DRIFTS = ("no", "moderate", "strong")
-COLUMNS = (
+DRIFT_COLUMNS = (
     *("kind", "name", "psi", "low", "high", "noise", "drift"),
     *("share", "reference", "difference", "difference_low", "difference_high"),
 )
@@ -107,9 +107,9 @@ def drift_table(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`. `kind` is column, labels, label, flag or status. `psi` is the index less its `noise`, and
-        not negative; `low` and `high` are its interval, `drift` one of `DRIFTS`. Of flags and statuses it is
-        the index of having it or not. A single label has shares only: the labels drift together.
+        `DRIFT_COLUMNS`. `kind` is column, labels, label, flag or status. `psi` is the index less its `noise`,
+        and not negative; `low` and `high` are its interval, `drift` one of `DRIFTS`. Of flags and statuses it
+        is the index of having it or not. A single label has shares only: the labels drift together.
         `difference` is `share` less `reference`, with the interval of `newcombe`.
 
     Raises
@@ -133,7 +133,7 @@ def drift_table(
         drift = DRIFTS[int(index.low > limit) + int(index.low > STRONG * limit)]
         shares = _shares(of_night, of_reference, level) if kind in ("flag", "status") else [math.nan] * 5
         rows.append((kind, name, *index, drift, *shares))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
 
 
 def _pairs(

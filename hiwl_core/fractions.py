@@ -35,9 +35,9 @@ from hiwl_core.errors import UserError
 from hiwl_core.metrics import wilson
 from hiwl_core.mixture import TINY, adjusted_shares, mixture_shares
 
-__all__ = ["COLUMNS", "Galaxies", "class_fractions"]
+__all__ = ["FRACTION_COLUMNS", "SaidOfGalaxies", "class_fractions"]
 
-COLUMNS = (
+FRACTION_COLUMNS = (
     *("group", "class", "rows", "naive", "naive_low", "naive_high"),
     *("adjusted", "adjusted_low", "adjusted_high", "em", "em_low", "em_high"),
 )
@@ -51,7 +51,7 @@ GRIDS, MOST_CELLS = (24, 16, 12, 8), 4000
 CELLS_AT_ONCE = 2_000_000
 
 
-class Galaxies(NamedTuple):
+class SaidOfGalaxies(NamedTuple):
     """Labels and probabilities of galaxies, for *em*.
 
     Parameters
@@ -69,7 +69,7 @@ class Galaxies(NamedTuple):
 def class_fractions(
     counts: pd.DataFrame,
     confusion: np.ndarray,
-    galaxies: Mapping[object, Galaxies] | None = None,
+    galaxies: Mapping[object, SaidOfGalaxies] | None = None,
     prior: np.ndarray | None = None,
     seed: int = 0,
     validated_counts: pd.DataFrame | None = None,
@@ -103,8 +103,9 @@ def class_fractions(
     Returns
     -------
     pandas.DataFrame
-        `COLUMNS`, a row for each group and class. `rows` are the galaxies of the group with the class as
-        label, `naive` their share, with Wilson's interval; all fractions of a group without galaxies are NaN.
+        `FRACTION_COLUMNS`, a row for each group and class. `rows` are the galaxies of the group with the
+        class as label, `naive` their share, with Wilson's interval; all fractions of a group without
+        galaxies are NaN.
 
     Raises
     ------
@@ -137,10 +138,12 @@ def class_fractions(
             count = int(of_group[index])
             naive = (count / total if total else np.nan, *wilson(count, total))
             rows.append((group, name, count, *naive, *adjusted[:, index].tolist(), *em[:, index].tolist()))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(FRACTION_COLUMNS))
 
 
-def _em(galaxies: Galaxies, prior: np.ndarray, doubt: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _em(
+    galaxies: SaidOfGalaxies, prior: np.ndarray, doubt: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Estimate and interval, shape (3, C), from probabilities; `doubt` is drawn rates over their mean."""
     probabilities = np.asarray(galaxies.probabilities, dtype=np.float64)
     whole = np.isfinite(probabilities).all(axis=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hiwl_core.engines import Answer, Engine, Pending
+from hiwl_core.engines import Engine, Pending, StageAnswer
 from hiwl_core.views import mean_over_views, symmetries
 
 __all__ = ["Gathered", "Looks", "Settled", "Stage"]
@@ -79,7 +79,7 @@ class Looks:
         self,
         stage: Stage,
         settle: Callable[[Sequence[Any], Settled], None],
-        note: Callable[[Sequence[Any], Answer, np.ndarray], None] | None = None,
+        note: Callable[[Sequence[Any], StageAnswer, np.ndarray], None] | None = None,
     ) -> None:
         self._stage, self._settle, self._note = stage, settle, note
         self._line = _Line(stage.engine)
@@ -95,10 +95,10 @@ class Looks:
             Who the images are, with n <= batch_size; None for what is not an image.
         """
 
-        def take(answer: Answer) -> None:
+        def take(answer: StageAnswer) -> None:
             there = [index for index, row in enumerate(rows) if row is not None]
             found = [row for row in rows if row is not None]
-            answer = Answer(*(values[there] for values in answer))
+            answer = StageAnswer(*(values[there] for values in answer))
             if self._note is not None and found:
                 self._note(found, answer, pixels[there])
             unsure = self._stage.unsure(answer.probabilities)
@@ -115,7 +115,7 @@ class Looks:
         rows = [row for row, _ in notes]
         views = [np.stack([first for _, first in notes])]
 
-        def take(answer: Answer) -> None:
+        def take(answer: StageAnswer) -> None:
             views.append(answer.probabilities[: len(rows)])
             if len(views) > len(self._stage.others):
                 seen = np.stack(views)
@@ -168,9 +168,9 @@ class _Line:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._under_way: deque[tuple[Callable[[Answer], None], np.ndarray, Pending]] = deque()
+        self._under_way: deque[tuple[Callable[[StageAnswer], None], np.ndarray, Pending]] = deque()
 
-    def submit(self, pixels: np.ndarray, symmetry: int, take: Callable[[Answer], None]) -> None:
+    def submit(self, pixels: np.ndarray, symmetry: int, take: Callable[[StageAnswer], None]) -> None:
         """Hand a batch to the engine, once it has room; `take` gets the answer."""
         while len(self._under_way) >= self._engine.in_flight:
             self._take_one()

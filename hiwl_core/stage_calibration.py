@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax
 
 from hiwl_core.errors import UserError
 
-__all__ = ["StageCalibration", "fit_stage", "offsets", "sampling_log_ratio"]
+__all__ = ["StageCalibration", "calibrate_stage", "offsets", "sampling_log_ratio"]
 
 FLOOR = 1e-12
 """A probability below this is taken for this: no class is impossible, and every logarithm finite."""
@@ -128,7 +128,7 @@ def sampling_log_ratio(counts: np.ndarray, power: float) -> np.ndarray:
     return np.asarray(ratio - ratio.mean())
 
 
-def fit_stage(
+def calibrate_stage(
     probabilities: np.ndarray,
     targets: np.ndarray,
     prior_log_ratio: np.ndarray | None = None,

@@ -17,7 +17,13 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient, JobType
 
-from pipeline.job_client import connect, dashboard_url, one_line, refusals_in_words, without_password
+from pipeline.job_client import (
+    connect_head,
+    dashboard_url,
+    refusals_in_words,
+    without_password,
+    words_of_error,
+)
 from pipeline.notify import STOPPED_EXIT_CODE
 
 __all__ = ["PROGRAM", "ClusterJob", "JobFacts", "find_job", "list_jobs"]
@@ -70,7 +76,7 @@ def list_jobs(address: str | None = None) -> list[JobFacts]:
     """
     url = dashboard_url(address)
     with refusals_in_words(url, None, "did not list its jobs"):
-        found = connect(url).list_jobs()
+        found = connect_head(url).list_jobs()
     facts = [_facts(details) for details in found if details.type == JobType.SUBMISSION]
     return sorted(facts, key=lambda job: job.started or float("inf"))
 
@@ -91,7 +97,7 @@ def find_job(job_id: str, address: str | None = None) -> ClusterJob:
     """
     url = dashboard_url(address)
     with refusals_in_words(url, job_id, "did not say how the job is"):
-        client = connect(url)
+        client = connect_head(url)
         client.get_job_info(job_id)
     return ClusterJob(client, job_id, without_password(url))
 
@@ -145,7 +151,7 @@ class ClusterJob:
         try:
             return bool(self._client.stop_job(self.id))
         except (RuntimeError, OSError, AuthenticationError) as error:
-            message = f"could not ask {self.url} to stop job {self.id!r}: {one_line(error)}"
+            message = f"could not ask {self.url} to stop job {self.id!r}: {words_of_error(error)}"
             raise ConnectionError(message) from error
 
     def follow(self, write: Callable[[str], None]) -> tuple[int, str]:
@@ -176,7 +182,7 @@ class ClusterJob:
         if details.status == JobStatus.SUCCEEDED:
             return 0, ""
         if code is None:
-            return 1, one_line(details.message or "it failed before it started")
+            return 1, words_of_error(details.message or "it failed before it started")
         return (code, "") if code >= 0 else (128 - code, f"signal {-code} ended it")
 
     async def _follow(self, write: Callable[[str], None]) -> Any:
@@ -197,8 +203,8 @@ class ClusterJob:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > PATIENCE_SECONDS:
                     raise ConnectionError(
-                        f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s ({one_line(error)}); "
-                        f"job {self.id!r} may still be running"
+                        f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s "
+                        f"({words_of_error(error)}); job {self.id!r} may still be running"
                     ) from error
             await asyncio.sleep(RETRY_SECONDS)
 

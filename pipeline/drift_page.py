@@ -11,10 +11,10 @@ import pandas as pd
 from hiwl_core.drift import STRONG, Histogram, Tally
 from pipeline.pages.templates import maker_comment, render
 
-__all__ = ["MARKER", "render_drift"]
+__all__ = ["DRIFT_MARKER", "render_drift"]
 
 VERB = "drift"
-MARKER = maker_comment(VERB)
+DRIFT_MARKER = maker_comment(VERB)
 """In the head of each page: what may be overwritten by another one."""
 # Of a histogram, in units of its drawing.
 WIDTH, HEIGHT = 200, 60

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hiwl_core.errors import UserError
-from hiwl_core.fractions import Galaxies, class_fractions
+from hiwl_core.fractions import SaidOfGalaxies, class_fractions
 from hiwl_core.taxonomy import probability_column
 from pipeline.catalog.model_facts import ModelFacts, read_model_facts
 from pipeline.in_notebooks import InNotebooks
@@ -182,7 +182,7 @@ def _groups(connection: duckdb.DuckDBPyConnection, grouping: Grouping, counts: p
 
 def _galaxies(
     connection: duckdb.DuckDBPyConnection, facts: ModelFacts, counts: pd.DataFrame, seed: int, most: int
-) -> dict[object, Galaxies]:
+) -> dict[object, SaidOfGalaxies]:
     """Labels and probabilities by group, of all galaxies or, where they are many, of a random part."""
     room = max(1, most // max(1, len(counts)))
     totals = counts.sum(axis=1)
@@ -204,7 +204,7 @@ def _galaxies(
     labels = np.array([place[name] for name in rows["_label"].to_pylist()], dtype=np.int8)
     probabilities = np.stack([column.to_numpy().astype(np.float32) for column in rows.columns[2:]], axis=1)
     return {
-        group: Galaxies(labels[groups == group], probabilities[groups == group])
+        group: SaidOfGalaxies(labels[groups == group], probabilities[groups == group])
         for group in np.unique(groups).tolist()
     }
 

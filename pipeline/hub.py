@@ -15,7 +15,7 @@ from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 
-__all__ = ["HubPlace", "in_hub", "push", "reader"]
+__all__ = ["HubPlace", "in_hub", "push_files", "reader"]
 
 SCHEME = "hf://"
 PLACE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/\s@]+))?((?:/[\w.-]+)*)/?")
@@ -99,7 +99,7 @@ def reader(path: str) -> Callable[[str], bytes]:
     return read
 
 
-def push(files: Mapping[str, bytes], path: str, card: str, private: bool = False) -> str:
+def push_files(files: Mapping[str, bytes], path: str, card: str, private: bool = False) -> str:
     """Put a bundle into a repository, as one commit; the repository is made if there is none.
 
     Parameters

@@ -21,7 +21,7 @@ from ray.job_submission import JobSubmissionClient
 
 from hiwl_core.errors import UserError
 
-__all__ = ["connect", "dashboard_url", "one_line", "refusals_in_words", "without_password"]
+__all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password", "words_of_error"]
 
 # Where `ray dashboard cluster.yaml` forwards the head's dashboard to.
 DEFAULT_URL = "http://127.0.0.1:8265"
@@ -67,7 +67,7 @@ def dashboard_url(address: str | None = None) -> str:
     return url
 
 
-def connect(url: str) -> JobSubmissionClient:
+def connect_head(url: str) -> JobSubmissionClient:
     """Ray's client of a dashboard that answers; call it within `refusals_in_words`.
 
     Parameters
@@ -90,7 +90,7 @@ def connect(url: str) -> JobSubmissionClient:
     except urllib.error.HTTPError:
         pass  # Something answers; Ray's client, which knows the token, finds out what.
     except (OSError, ValueError, HTTPException) as error:
-        reason = one_line(getattr(error, "reason", error))
+        reason = words_of_error(getattr(error, "reason", error))
         raise UserError(
             f"no Ray dashboard answers at {without_password(url)} ({reason}): check --address, and that the "
             "cluster, or the tunnel to it, is up"
@@ -148,6 +148,6 @@ def without_password(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url)
 
 
-def one_line(error: object) -> str:
+def words_of_error(error: object) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,8 +6,7 @@ from hiwl_core.bundle import DESCRIPTION, ModelBundle, bundle_from_files
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.classification.shard_classifier import bundle_reader
-from pipeline.hub import in_hub
-from pipeline.hub import push as push_to_hub
+from pipeline.hub import in_hub, push_files
 
 __all__ = ["push"]
 
@@ -43,7 +42,7 @@ def push(bundle: str, place: str, private: bool = False) -> str:
     # Checks each file against its hash, and so reads all that belong to it.
     model = bundle_from_files(noted, bundle)
     if in_hub(place):
-        return push_to_hub(files, place, _card(model, place), private)
+        return push_files(files, place, _card(model, place), private)
     if private:
         raise UserError(f"--private: it is for repositories of the Hub (hf://OWNER/NAME), not for {place}")
     folder = storage.absolute(place).rstrip("/")

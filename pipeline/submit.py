@@ -14,7 +14,7 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from pipeline.cluster_jobs import ClusterJob
-from pipeline.job_client import connect, dashboard_url, refusals_in_words, without_password
+from pipeline.job_client import connect_head, dashboard_url, refusals_in_words, without_password
 
 __all__ = ["submit"]
 
@@ -64,7 +64,7 @@ def submit(
     if working_dir is not None:
         runtime_env["working_dir"] = working_dir
     with refusals_in_words(url, job_id, "did not take the job"):
-        client = connect(url)
+        client = connect_head(url)
         name = client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=job_id,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from hiwl_core.device import ComputePlan, choose_compute
-from hiwl_core.engines.engine import Answer, Engine, Pending, answers, probabilities
+from hiwl_core.engines.engine import Engine, Pending, StageAnswer, answers, probabilities
 from hiwl_core.engines.graph import QuantizedGraph, StageGraph
 from hiwl_core.engines.openvino_engine import OpenVinoEngine, openvino_available
 from hiwl_core.engines.torch_engine import TorchEngine
@@ -23,11 +23,11 @@ from hiwl_core.errors import UserError
 __all__ = [
     "ENGINES",
     "PRECISIONS",
-    "Answer",
     "Engine",
     "EngineChoice",
     "Pending",
     "QuantizedGraph",
+    "StageAnswer",
     "StageGraph",
     "answers",
     "choose_engine",

@@ -10,10 +10,10 @@ import numpy as np
 
 from hiwl_core.views import mean_over_views, symmetries
 
-__all__ = ["Answer", "Engine", "Pending", "answers", "probabilities"]
+__all__ = ["Engine", "Pending", "StageAnswer", "answers", "probabilities"]
 
 
-class Answer(NamedTuple):
+class StageAnswer(NamedTuple):
     """What a stage says of n images.
 
     Parameters
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
     features: np.ndarray
 
 
-Pending = Callable[[], Answer]
+Pending = Callable[[], StageAnswer]
 """Waits for the answer to a submitted batch."""
 
 
@@ -65,14 +65,14 @@ class Engine(Protocol):
         ...
 
 
-def answers(engine: Engine, pixels: np.ndarray, symmetry: int = 0) -> Answer:
+def answers(engine: Engine, pixels: np.ndarray, symmetry: int = 0) -> StageAnswer:
     """What a stage says of any number of images that are in memory, uint8 of shape (N, H, W, 3)."""
     size, parts = engine.batch_size, []
     under_way: deque[tuple[int, np.ndarray, Pending]] = deque()
 
     def take_one() -> None:
         length, _, pending = under_way.popleft()
-        parts.append(Answer(*(values[:length] for values in pending())))
+        parts.append(StageAnswer(*(values[:length] for values in pending())))
 
     for start in range(0, len(pixels), size):
         taken = pixels[start : start + size]
@@ -84,7 +84,7 @@ def answers(engine: Engine, pixels: np.ndarray, symmetry: int = 0) -> Answer:
         under_way.append((len(taken), batch, engine.submit(batch, symmetry)))
     while under_way:
         take_one()
-    return Answer(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return StageAnswer(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def probabilities(engine: Engine, pixels: np.ndarray, views: int = 1) -> np.ndarray:

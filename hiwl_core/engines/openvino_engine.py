@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hiwl_core.engines.engine import Answer, Pending
+from hiwl_core.engines.engine import Pending, StageAnswer
 from hiwl_core.engines.graph import QuantizedGraph, StageGraph
 from hiwl_core.errors import UserError
 from hiwl_core.views import turned
 
-__all__ = ["OpenVinoEngine", "exported", "openvino_available", "openvino_package"]
+__all__ = ["OpenVinoEngine", "exported_graph", "openvino_available", "openvino_package"]
 
 # Graphs of before they gave features have another name.
 FILE = "stage.xml"
@@ -100,10 +100,10 @@ class OpenVinoEngine:
         request.set_input_tensor(self._tensor(self._read[number], shared_memory=True))
         request.start_async()
 
-        def result() -> Answer:
+        def result() -> StageAnswer:
             request.wait()
             # Copies: the request's next batch writes to the same memory.
-            return Answer(*(np.array(request.get_output_tensor(index).data) for index in range(2)))
+            return StageAnswer(*(np.array(request.get_output_tensor(index).data) for index in range(2)))
 
         return result
 
@@ -124,7 +124,7 @@ def _versions(openvino: Any) -> str:
     return f"torch{torch.__version__}-openvino{openvino.__version__.split('-')[0]}".replace("+", "-")
 
 
-def exported(graph: StageGraph, batch_size: int) -> Any:
+def exported_graph(graph: StageGraph, batch_size: int) -> Any:
     """The graph as OpenVINO's model, for batches of one size."""
     pixels = torch.zeros((batch_size, *graph.pixel_shape), dtype=torch.uint8)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def _cached(graph: StageGraph, batch_size: int, place: Path | None) -> Any:
     """The graph as OpenVINO's model, from the cache if it is there."""
     if place is not None and (saved := _read(place)) is not None:
         return saved
-    model = exported(graph, batch_size)
+    model = exported_graph(graph, batch_size)
     if place is None:
         return model
     _save(model, place)

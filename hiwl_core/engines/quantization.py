@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hiwl_core.engines.graph import QuantizedGraph, StageGraph
-from hiwl_core.engines.openvino_engine import exported, openvino_package
+from hiwl_core.engines.openvino_engine import exported_graph, openvino_package
 from hiwl_core.errors import UserError
 
 __all__ = ["quantization_available", "quantize"]
@@ -51,7 +51,7 @@ def quantize(graph: StageGraph, pixels: np.ndarray, batch_size: int) -> Quantize
         If NNCF or OpenVINO is not installed.
     """
     nncf, openvino = _nncf(), openvino_package()
-    model = exported(graph, batch_size)
+    model = exported_graph(graph, batch_size)
     batches = [
         pixels[start : start + batch_size] for start in range(0, len(pixels) - batch_size + 1, batch_size)
     ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hiwl_core.device import ComputePlan
-from hiwl_core.engines.engine import Answer, Pending
+from hiwl_core.engines.engine import Pending, StageAnswer
 from hiwl_core.engines.graph import StageGraph
 from hiwl_core.views import turned
 
@@ -75,9 +75,9 @@ class TorchEngine:
             self.pieces = min(2 * self.pieces, len(pixels))
             torch.cuda.empty_cache()
 
-        def result() -> Answer:
+        def result() -> StageAnswer:
             parts = [piece() for piece in pending]
-            return Answer(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+            return StageAnswer(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
         return pending[0] if len(pending) == 1 else result
 
@@ -99,9 +99,9 @@ class TorchEngine:
         done = self._streams.Event()
         done.record()
 
-        def result() -> Answer:
+        def result() -> StageAnswer:
             done.synchronize()
-            return Answer(*(host.numpy() for host in hosts))
+            return StageAnswer(*(host.numpy() for host in hosts))
 
         return result
 

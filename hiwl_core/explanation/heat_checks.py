@@ -13,7 +13,7 @@ from torch import Tensor
 from hiwl_core.backbones import ImageClassifier
 from hiwl_core.cutouts import Preprocessing, normalize
 
-__all__ = ["HeatChecks", "deletion_curves", "likeness", "shuffled_network", "sky_of"]
+__all__ = ["HeatChecks", "deletion_curves", "likeness", "rim_color", "shuffled_network"]
 
 SHARES = tuple(np.linspace(0, 0.9, 10).round(1).tolist())
 """Of an image's pixels, that are taken away for a deletion curve."""
@@ -70,7 +70,7 @@ def deletion_curves(
     """
     count, side = pixels.shape[:2]
     ranks = np.argsort(np.argsort(-order.reshape(count, -1), axis=1, kind="stable"), axis=1)
-    sky = sky_of(pixels)[:, None, None]
+    sky = rim_color(pixels)[:, None, None]
     curves = np.empty((count, len(SHARES)))
     for column, share in enumerate(SHARES):
         gone = (ranks < share * side * side).reshape(count, side, side, 1)
@@ -79,7 +79,7 @@ def deletion_curves(
     return curves
 
 
-def sky_of(pixels: np.ndarray) -> np.ndarray:
+def rim_color(pixels: np.ndarray) -> np.ndarray:
     """The median color of each image's rim, uint8 of shape (N, 3)."""
     side = pixels.shape[1]
     width = max(1, round(RIM * side))

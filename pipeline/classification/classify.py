@@ -53,7 +53,7 @@ from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
-from pipeline.storage.own_folders import check_apart
+from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["check_names", "classify"]
@@ -142,7 +142,7 @@ def classify(
     model = model.checked(bundle, stage2 == "always")
     check_names(bundle.taxonomy, columns, carry, model.features)
     folder = storage.absolute(catalog).rstrip("/")
-    check_apart(folder, shards_path, "the shards")
+    check_folders_apart(folder, shards_path, "the shards")
     lease = Lease(folder, "hiwl classify")
     required = ["object_id", *(["image"] if positions is None else []), *(["label"] if keep_truth else [])]
     if positions is not None:

@@ -20,9 +20,10 @@ from pipeline.catalog.parts import PartRecord, counted, counted_flags, encode_pa
 from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
-from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, STATUS_COLUMN, Columns
+from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
+from pipeline.shards.webdataset import STATUS_COLUMN
 
 if TYPE_CHECKING:
     # They bring PyTorch.

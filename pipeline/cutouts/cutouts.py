@@ -13,14 +13,14 @@ from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.cutouts.pieces import pieces_folder, pieces_path
 from pipeline.cutouts.planned_shards import CUTOUTS
-from pipeline.cutouts.planning import CutoutOptions, check_unchanged, make_plan, read_tiles
+from pipeline.cutouts.planning import CutoutOptions, check_tiles_unchanged, make_cutout_plan, read_tiles
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile
 from pipeline.cutouts.work import CutoutJob, StitchTask, TileTask, cut_tiles, stitch
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import IngestPlan, PlannedShard
+from pipeline.ingestion.plan import IngestPlan, ShardToWrite
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress
@@ -132,7 +132,7 @@ def cutouts(
     folder = IngestFolder(out)
     plan = folder.read_plan()
     if plan is not None:
-        check_unchanged(plan, place, options, folder)
+        check_tiles_unchanged(plan, place, options, folder)
     if pool is not None:
         return _run(plan, place, options, folder, pool, started)
     with ray_pool(None, WORK) as pool:
@@ -155,7 +155,7 @@ def _run(
             storage.prepare_folder(folder.path, ("_ingest",))
 
         if plan is None:
-            plan = make_plan(place, options, folder, pool, claim)
+            plan = make_cutout_plan(place, options, folder, pool, claim)
         else:
             claim()
         grids = read_tiles(folder, plan)
@@ -203,10 +203,10 @@ def _run(
 
 
 def _cut(
-    missing: Sequence[PlannedShard], tiles: Sequence[Tile], job: CutoutJob, pool: TaskPool
+    missing: Sequence[ShardToWrite], tiles: Sequence[Tile], job: CutoutJob, pool: TaskPool
 ) -> Iterator[ShardRecord]:
     """The records of the shards that are written now: first all that tiles have, then what is stitched."""
-    groups: list[tuple[list[int], list[PlannedShard]]] = []
+    groups: list[tuple[list[int], list[ShardToWrite]]] = []
     waiting: list[StitchTask] = []
     parts: dict[int, list[int]] = {}
     there = {path for path, _ in storage.list_files(pieces_folder(job.out))}

@@ -22,7 +22,7 @@ from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import Tile, join_tiles, tile_of
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.plan import IngestPlan, lines_of, write_objects
+from pipeline.ingestion.plan import IngestPlan, plan_lines, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale
@@ -31,10 +31,10 @@ from pipeline.task_pool import TaskPool
 
 __all__ = [
     "CutoutOptions",
-    "check_unchanged",
+    "check_tiles_unchanged",
     "describe_tiles",
     "digest_of",
-    "make_plan",
+    "make_cutout_plan",
     "read_tiles",
     "tile_entries",
 ]
@@ -71,7 +71,7 @@ class CutoutOptions:
         }
 
 
-def make_plan(
+def make_cutout_plan(
     place: str, options: CutoutOptions, folder: IngestFolder, pool: TaskPool, claim: Callable[[], object]
 ) -> IngestPlan:
     """Look at all tiles' headers and all positions, and store the plan.
@@ -115,11 +115,11 @@ def make_plan(
         objects=name,
     )
     # Broken files cost nobody a row by themselves: positions that only they show are off the footprint.
-    folder.write_plan(plan, lines_of([*rejects, *(["", path, problem] for path, problem in broken)]))
+    folder.write_plan(plan, plan_lines([*rejects, *(["", path, problem] for path, problem in broken)]))
     return plan
 
 
-def check_unchanged(plan: IngestPlan, place: str, options: CutoutOptions, folder: IngestFolder) -> None:
+def check_tiles_unchanged(plan: IngestPlan, place: str, options: CutoutOptions, folder: IngestFolder) -> None:
     """Check that a stored plan is of the same tiles, positions and options.
 
     Raises

@@ -14,7 +14,7 @@ from pipeline.cutouts.pieces import pieces_path, read_pieces, write_pieces
 from pipeline.cutouts.tile_pixels import TilePixels
 from pipeline.cutouts.tiles import Tile
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import PlannedShard, lines_of, read_objects
+from pipeline.ingestion.plan import ShardToWrite, plan_lines, read_objects
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
 
 __all__ = ["CutoutJob", "StitchTask", "TileTask", "cut_tiles", "stitch"]
@@ -50,7 +50,7 @@ class TileTask:
     """
 
     tiles: dict[int, Tile]
-    shards: tuple[PlannedShard, ...]
+    shards: tuple[ShardToWrite, ...]
     stitched: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -58,7 +58,7 @@ class TileTask:
 class StitchTask:
     """A shard of cutouts of several tiles each."""
 
-    shard: PlannedShard
+    shard: ShardToWrite
     tiles: dict[int, Tile]
 
 
@@ -112,7 +112,7 @@ def stitch(task: StitchTask, job: CutoutJob) -> ShardRecord:
 
 
 def _write(
-    shard: PlannedShard,
+    shard: ShardToWrite,
     objects: pa.Table,
     stamps: Sequence[FinishedStamp],
     tiles: dict[int, Tile],
@@ -151,4 +151,4 @@ def _write(
     if folder.plan_mark() != job.plan:
         raise UserError(f"{shard.name}: {job.out} is another run's now")
     content = encode_shard(table, f"cutouts {job.place}") if record.rows else b""
-    return folder.write_shard(record, content, lines_of(rejects))
+    return folder.write_shard(record, content, plan_lines(rejects))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, VIEWS_DISAGREE
 from pipeline.catalog.catalog_schema import FEATURES
-from pipeline.querying.validated_columns import quoted, texts
+from pipeline.querying.validated_columns import quoted, sql_texts
 
 __all__ = ["FLOATS", "ORDERS", "SIMILAR", "Asked", "Box", "Given", "Like", "parse_asked", "parse_given"]
 
@@ -128,7 +128,7 @@ class Asked(BaseModel):
         if with_classes and self.classes is not None:
             column = _column("label_map" if "label_map" in columns else "label", columns)
             named = [name for name in self.classes if name]
-            either = [f"{column} IN ({texts(named)})"] if named else []
+            either = [f"{column} IN ({sql_texts(named)})"] if named else []
             either += [f"{column} IS NULL"] if "" in self.classes else []
             parts.append(f"({' OR '.join(either) or 'false'})")
         unknown = [name for name in self.flags if name not in BITS]

@@ -14,11 +14,11 @@ from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.catalog.class_names import classes_in
 from pipeline.exploring.asked import FLOATS, ORDERS, SIMILAR, Asked
 from pipeline.exploring.open_files import OpenFiles
-from pipeline.exploring.places import Place, Plane
+from pipeline.exploring.places import CatalogRow, RowsInPlane
 from pipeline.querying.files import PART_COLUMN
 from pipeline.querying.groups import FRACTIONAL, WHOLE
 from pipeline.querying.query import ROWS, ask
-from pipeline.querying.validated_columns import quoted, texts
+from pipeline.querying.validated_columns import quoted, sql_texts
 
 __all__ = ["MOST_LISTED", "CatalogView"]
 
@@ -85,7 +85,7 @@ class CatalogView:
         """Those of `ORDERS` that this catalog has the columns for."""
         return [order for order, needed in ORDERS.items() if set(needed) <= set(self.columns)]
 
-    def listing(self, asked: Asked, labeled: Sequence[Any] = ()) -> list[Place]:
+    def listing(self, asked: Asked, labeled: Sequence[Any] = ()) -> list[CatalogRow]:
         """The first galaxies in an order.
 
         Parameters
@@ -115,7 +115,7 @@ class CatalogView:
             f"LIMIT {MOST_LISTED + len(left_out)}"
         )
         rows = zip(table["object_id"].to_pylist(), table[PART_COLUMN].to_pylist(), strict=True)
-        places = dict.fromkeys(Place(one, part) for one, part in rows if str(one) not in left_out)
+        places = dict.fromkeys(CatalogRow(one, part) for one, part in rows if str(one) not in left_out)
         return list(places)[:MOST_LISTED]
 
     def counts(self, asked: Asked) -> dict[str, int]:
@@ -137,7 +137,7 @@ class CatalogView:
         y: str,
         x_ends: tuple[float, float] | None = None,
         y_ends: tuple[float, float] | None = None,
-    ) -> Plane:
+    ) -> RowsInPlane:
         """Counts in the plane of two columns, between ends or of all that is finite.
 
         Raises
@@ -162,9 +162,9 @@ class CatalogView:
             f"SELECT {cells[0]} AS i, {cells[1]} AS j, count(*) AS n FROM {ROWS} WHERE {where} GROUP BY i, j"
         )
         columns = (table[name].to_pylist() for name in ("i", "j", "n"))
-        return Plane(ends[0], ends[1], BINS, list(zip(*columns, strict=True)))
+        return RowsInPlane(ends[0], ends[1], BINS, list(zip(*columns, strict=True)))
 
-    def rows(self, places: Sequence[Place]) -> list[dict[str, Any]]:
+    def rows(self, places: Sequence[CatalogRow]) -> list[dict[str, Any]]:
         """All columns of some rows and `PART_COLUMN`, in their order; of a repeated id the first row.
 
         Only the parts of these rows are read.
@@ -181,9 +181,9 @@ class CatalogView:
                 table = self._asked(
                     f"SELECT * REPLACE ({one} AS object_id) FROM ({files}) WHERE {one} IN ({ids})"
                 )
-        found: dict[Place, dict[str, Any]] = {}
+        found: dict[CatalogRow, dict[str, Any]] = {}
         for row in table.to_pylist():
-            place = Place(row["object_id"], row[PART_COLUMN])
+            place = CatalogRow(row["object_id"], row[PART_COLUMN])
             if place not in found or found[place].get("status") == "duplicate_id":
                 found[place] = row
         return [found[place] for place in places if place in found]
@@ -204,7 +204,7 @@ class CatalogView:
             return None
         if asked.like is None:
             raise UserError("the order by likeness needs a galaxy: choose one, and press l")
-        one = Place(self._id(asked.like.id), asked.like.part)
+        one = CatalogRow(self._id(asked.like.id), asked.like.part)
         found = self.rows([one])
         features = found[0].get(FEATURES) if found else None
         if features is None or not all(map(math.isfinite, features)):
@@ -267,4 +267,4 @@ def _literals(ids: Sequence[Any]) -> str:
     """Ids in SQL, with commas between: integers or texts, as the catalog has them."""
     if all(isinstance(one, int) for one in ids):
         return ", ".join(str(one) for one in ids)
-    return texts([str(one) for one in ids])
+    return sql_texts([str(one) for one in ids])

@@ -15,7 +15,7 @@ from pipeline.exploring.asked import SIMILAR, Asked, Given
 from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView
 from pipeline.exploring.images import Images
 from pipeline.exploring.labels import NO_CLASS, Labels
-from pipeline.exploring.places import Place
+from pipeline.exploring.places import CatalogRow
 from pipeline.lease import Lease
 from pipeline.pages.sky_viewers import sky_viewers
 
@@ -66,8 +66,8 @@ class Explorer:
     lease: Lease
 
     def __post_init__(self) -> None:
-        self._lists: OrderedDict[Asked, list[Place]] = OrderedDict()
-        self._rows: OrderedDict[tuple[str, str], tuple[Place, dict[str, Any]]] = OrderedDict()
+        self._lists: OrderedDict[Asked, list[CatalogRow]] = OrderedDict()
+        self._rows: OrderedDict[tuple[str, str], tuple[CatalogRow, dict[str, Any]]] = OrderedDict()
 
     def facts(self) -> dict[str, Any]:
         """What there is: classes, columns, orders, labels."""
@@ -106,11 +106,11 @@ class Explorer:
         listed = self._list(asked)
         places = listed[max(0, start) :][: min(max(0, count), MOST_ROWS)]
         found = self.view.rows(places)
-        statuses: dict[Place, str] = {}
+        statuses: dict[CatalogRow, str] = {}
         cards = []
         now = self.labels.now()
         for row in found:
-            place = Place(row["object_id"], row["_part"])
+            place = CatalogRow(row["object_id"], row["_part"])
             statuses[place] = str(row.get("status", "ok"))
             card = self._card(row)
             self._remember(place, card)
@@ -139,7 +139,7 @@ class Explorer:
         columns, rows, more = self.view.answer(sql)
         return {"columns": columns, "rows": [[_plain(one) for one in row] for row in rows], "more": more}
 
-    def place_of(self, part: str, object_id: str) -> Place | None:
+    def place_of(self, part: str, object_id: str) -> CatalogRow | None:
         """A row that the page was shown."""
         known = self._rows.get((part, object_id))
         return known[0] if known else None
@@ -178,7 +178,7 @@ class Explorer:
             raise UserError("there is no label of yours to take back")
         return {"id": undone[0], "mine": undone[1], "labels": self.labels.counts()}
 
-    def _list(self, asked: Asked) -> list[Place]:
+    def _list(self, asked: Asked) -> list[CatalogRow]:
         if asked not in self._lists:
             labeled: Sequence[Any] = ()
             if asked.labeled != "all":
@@ -193,7 +193,7 @@ class Explorer:
             return list(ids)
         return [int(one) for one in ids if one.lstrip("-").isdecimal()]
 
-    def _remember(self, place: Place, card: dict[str, Any]) -> None:
+    def _remember(self, place: CatalogRow, card: dict[str, Any]) -> None:
         self._rows[place.part, str(place.object_id)] = (place, card)
         while len(self._rows) > ROWS_KEPT:
             self._rows.popitem(last=False)

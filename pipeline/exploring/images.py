@@ -10,7 +10,7 @@ from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import STATUSES
 from pipeline import storage
-from pipeline.exploring.places import Place
+from pipeline.exploring.places import CatalogRow
 from pipeline.pages.cards import Thumbnail, try_thumbnail
 from pipeline.querying.origin import Origin, find_origin
 
@@ -35,9 +35,9 @@ class Images:
     def __init__(self, origin: Origin | None, why_not: str = "") -> None:
         self._origin, self.why_not = origin, why_not
         self._readers = ThreadPoolExecutor(READERS)
-        self._shown: OrderedDict[Place, Future[Thumbnail | str]] = OrderedDict()
+        self._shown: OrderedDict[CatalogRow, Future[Thumbnail | str]] = OrderedDict()
 
-    def ask(self, rows: Mapping[Place, str]) -> None:
+    def ask(self, rows: Mapping[CatalogRow, str]) -> None:
         """Begin to read the pictures of some rows that are not there yet.
 
         Parameters
@@ -48,7 +48,7 @@ class Images:
         origin = self._origin
         if origin is None:
             return
-        wanted: dict[str, list[Place]] = {}
+        wanted: dict[str, list[CatalogRow]] = {}
         for place in rows:
             if place in self._shown:
                 self._shown.move_to_end(place)
@@ -63,7 +63,7 @@ class Images:
         while len(self._shown) > max(MOST_KEPT, len(rows)):
             self._shown.popitem(last=False)
 
-    def picture(self, place: Place) -> Future[Thumbnail | str]:
+    def picture(self, place: CatalogRow) -> Future[Thumbnail | str]:
         """A JPEG and its size on the sky, or why there is none, in words.
 
         Raises
@@ -81,7 +81,7 @@ class Images:
         self,
         origin: Origin,
         part: str,
-        rows: Sequence[tuple[Place, str]],
+        rows: Sequence[tuple[CatalogRow, str]],
         futures: Sequence[Future[Thumbnail | str]],
     ) -> None:
         shard = origin.shards.get(part)

@@ -18,7 +18,7 @@ import pyarrow.fs
 from pipeline import storage
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
 from pipeline.querying.query import connect
-from pipeline.querying.validated_columns import texts
+from pipeline.querying.validated_columns import sql_texts
 from pipeline.storage.listing import is_pattern
 
 __all__ = ["OpenFiles"]
@@ -106,5 +106,5 @@ def _native(paths: Sequence[str], union_by_name: bool = False) -> str:
     settings = f"filename = true, hive_partitioning = false, union_by_name = {str(union_by_name).lower()}"
     return (
         f"SELECT * EXCLUDE (filename), parse_filename(filename) AS {PART_COLUMN} "
-        f"FROM read_parquet([{texts(paths)}], {settings})"
+        f"FROM read_parquet([{sql_texts(paths)}], {settings})"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Place", "Plane"]
+__all__ = ["CatalogRow", "RowsInPlane"]
 
 
 @dataclass(frozen=True)
-class Place:
+class CatalogRow:
     """A row of a catalog: its object, as the catalog has the id, and the file name of its part."""
 
     object_id: Any
@@ -17,7 +17,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Plane:
+class RowsInPlane:
     """Counts of rows in the plane of two columns.
 
     Parameters

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, PlannedShard
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, ShardToWrite
 
 __all__ = ["IngestFolder", "ShardRecord", "count_classes"]
 
@@ -195,7 +195,7 @@ class IngestFolder:
             storage.write_bytes(f"{self.path}/{record.name}", content)
         return record
 
-    def finished(self, shards: Sequence[PlannedShard]) -> dict[str, ShardRecord]:
+    def finished(self, shards: Sequence[ShardToWrite]) -> dict[str, ShardRecord]:
         """The records of the shards that an earlier run finished."""
         there, kept = _names(self.path), _names(f"{self.path}/_ingest")
         begun = [self._record_path(shard.name) for shard in shards if _stem(shard.name) + ".json" in kept]

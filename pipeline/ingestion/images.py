@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from hiwl_core.compressed import is_packed, unpacked
-from hiwl_core.decoding import DEFAULT_RGB, MAX_BYTES, NO_PICTURE, SIGNATURES, decode_image
+from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
+from hiwl_core.decoding import DEFAULT_RGB, NO_PICTURE, SIGNATURES, decode_image
 from hiwl_core.fits_cutouts import SkyImage, fits_position, is_fits, rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, UNDECODABLE, UnreadableCutout

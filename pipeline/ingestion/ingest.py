@@ -17,7 +17,7 @@ from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import PlannedShard
+from pipeline.ingestion.plan import ShardToWrite
 from pipeline.ingestion.planning import check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
 from pipeline.ingestion.source import Listing, check_source
@@ -35,7 +35,7 @@ FEW_IMAGES = 2_000
 TASKS_IN_FLIGHT = 1000
 TASK_RETRIES = 3
 
-Written = tuple[PlannedShard, ShardRecord | None, str]
+Written = tuple[ShardToWrite, ShardRecord | None, str]
 """A shard, its record, and why it has none."""
 
 
@@ -209,7 +209,7 @@ def ingest(
 
 
 def _write(
-    shards: Sequence[PlannedShard], job: IngestJob, objects: int, lease: Lease, here: bool
+    shards: Sequence[ShardToWrite], job: IngestJob, objects: int, lease: Lease, here: bool
 ) -> dict[str, ShardRecord]:
     """Write shards, each by itself, so that it starts, fails and is retried alone."""
     records: dict[str, ShardRecord] = {}
@@ -240,19 +240,19 @@ def _write(
     return records
 
 
-def _in_this_process(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator[Written]:
+def _in_this_process(shards: Sequence[ShardToWrite], job: IngestJob) -> Iterator[Written]:
     with thread_pool(usable_cores(), "the ingest") as pool:
         for number, (record, error) in pool.run(write_shard, shards, job):
             yield shards[number], record, error
 
 
-def _on_ray(shards: Sequence[PlannedShard], job: IngestJob) -> Iterator[Written]:
+def _on_ray(shards: Sequence[ShardToWrite], job: IngestJob) -> Iterator[Written]:
     import ray
     import ray.exceptions
 
     task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
     shared = ray.put(job)
-    waiting: dict[ray.ObjectRef, PlannedShard] = {}
+    waiting: dict[ray.ObjectRef, ShardToWrite] = {}
     coming = iter(shards)
     # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
     while waiting := waiting | {

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
-from pipeline.ingestion.labels import UNLABELED, Labels
+from pipeline.ingestion.labels import UNLABELED, LabelsTable
 from pipeline.ingestion.source import class_folder, split_band, stem
 from pipeline.ingestion.split import Split
 from pipeline.shards.object_ids import integer_ids
@@ -210,7 +210,7 @@ class Inventory:
         rows = self._rows("SELECT DISTINCT label FROM objects WHERE label IS NOT NULL ORDER BY 1")
         return [label for (label,) in rows]
 
-    def join(self, labels: Labels | None, series: str) -> list[str]:
+    def join(self, labels: LabelsTable | None, series: str) -> list[str]:
         """Give each object the label and the split that the labels table has for it.
 
         Parameters

@@ -30,7 +30,7 @@ from pipeline.shards.plain_columns import (
     with_class_names,
 )
 
-__all__ = ["OTHER_CLASSES", "UNLABELED", "Labels", "read_classes", "read_labels"]
+__all__ = ["OTHER_CLASSES", "UNLABELED", "LabelsTable", "read_classes", "read_labels"]
 
 ID_COLUMNS = ("GalaxyID", "object_id", "id")
 CLASS_COLUMNS = ("class", "label")
@@ -43,7 +43,7 @@ UNLABELED = "unlabeled"
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelsTable:
     """A labels table under the contract's names.
 
     Parameters
@@ -64,7 +64,7 @@ class Labels:
     table: pa.Table
     carried: tuple[str, ...]
 
-    def without_endings(self) -> Labels:
+    def without_endings(self) -> LabelsTable:
         """The same, if the ids are all names of image files, with what comes before their endings as ids."""
         endings = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True))
         pattern, ids = f"(?i)({endings})$", self.table["id"]
@@ -113,7 +113,7 @@ def read_labels(
     taxonomy: Taxonomy = GALAXY_ZOO,
     split: Split | None = None,
     renamed: Mapping[str, str] | None = None,
-) -> Labels:
+) -> LabelsTable:
     """Read and check a labels table.
 
     Parameters
@@ -170,7 +170,7 @@ def read_labels(
     carried_columns = {name: inferred(table[name]) if as_text else plain(table[name]) for name in carried}
     # Carried columns have a prefix here, since a split or class may be carried under its own name too.
     prefixed = {f"carry:{name}": column for name, column in carried_columns.items()}
-    return Labels(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
+    return LabelsTable(path, id_name, pa.table({**columns, **prefixed}).combine_chunks(), carried)
 
 
 def read_classes(path: str, column: str | None = None) -> list[str | None]:

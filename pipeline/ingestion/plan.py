@@ -23,15 +23,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.ingestion.labels import Labels
+from pipeline.ingestion.labels import LabelsTable
 from pipeline.shards.cutout_shards import shard_name
 
 __all__ = [
     "OBJECTS_OF_BEFORE",
     "IngestPlan",
-    "PlannedShard",
+    "ShardToWrite",
     "cut_shards",
-    "lines_of",
+    "plan_lines",
     "read_objects",
     "write_objects",
 ]
@@ -41,7 +41,7 @@ OBJECTS_OF_BEFORE = "plan"
 
 
 @dataclass(frozen=True)
-class PlannedShard:
+class ShardToWrite:
     """A shard to write: its number among all, its file name, its series (``train``, ...) and its objects."""
 
     number: int
@@ -89,14 +89,14 @@ class IngestPlan:
         """Objects in all shards."""
         return sum(map(sum, self.series.values()))
 
-    def shards(self) -> list[PlannedShard]:
+    def shards(self) -> list[ShardToWrite]:
         """The shards in order."""
         named = (
             (shard_name(series, index, len(counts)), series, rows)
             for series, counts in self.series.items()
             for index, rows in enumerate(counts)
         )
-        return [PlannedShard(number, *shard) for number, shard in enumerate(named)]
+        return [ShardToWrite(number, *shard) for number, shard in enumerate(named)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``plan.json``, the name of its objects' folder first, which no other plan has."""
@@ -135,7 +135,7 @@ def cut_shards(
 
 
 def write_objects(
-    folder: str, shards: Iterable[tuple[str, pa.Table]], labels: Labels | None
+    folder: str, shards: Iterable[tuple[str, pa.Table]], labels: LabelsTable | None
 ) -> dict[str, list[int]]:
     """Write the objects of the shards, with what the labels table knows of them, as segments of the plan.
 
@@ -190,7 +190,7 @@ def read_objects(folder: str, number: int) -> pa.Table:
         return pq.ParquetFile(file).read_row_group(group)
 
 
-def lines_of(rejects: Iterable[Sequence[str]]) -> bytes:
+def plan_lines(rejects: Iterable[Sequence[str]]) -> bytes:
     """Rejects (object id, file, reason) as lines of ``rejects.csv``."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rejects)
@@ -201,7 +201,7 @@ def _segment_path(folder: str, segment: int) -> str:
     return f"{folder}/{segment:05d}.parquet"
 
 
-def _with_labels(objects: pa.Table, labels: Labels | None) -> pa.Table:
+def _with_labels(objects: pa.Table, labels: LabelsTable | None) -> pa.Table:
     rows = objects["labels_row"]
     objects = objects.drop_columns("labels_row")
     if labels is not None:

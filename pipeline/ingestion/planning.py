@@ -8,9 +8,9 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.inventory import Inventory
-from pipeline.ingestion.labels import OTHER_CLASSES, Labels, read_labels
+from pipeline.ingestion.labels import OTHER_CLASSES, LabelsTable, read_labels
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import IngestPlan, cut_shards, lines_of, write_objects
+from pipeline.ingestion.plan import IngestPlan, cut_shards, plan_lines, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
 from pipeline.progress import progress, say
@@ -100,7 +100,7 @@ def make_plan(
         other_files=listing.other_files,
         objects=name,
     )
-    folder.write_plan(plan, lines_of([identifier, "", NO_IMAGE] for identifier in without_image))
+    folder.write_plan(plan, plan_lines([identifier, "", NO_IMAGE] for identifier in without_image))
     return plan, parquet
 
 
@@ -135,7 +135,7 @@ def _with_progress(entries: Iterator[Entry]) -> Iterator[Entry]:
                 advance(FILES_A_STEP)
 
 
-def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> Labels | None:
+def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> LabelsTable | None:
     if options.labels is None:
         return None
     id_column, class_column = options.labels_id_column, options.labels_class_column
@@ -152,7 +152,9 @@ def _check_classes(place: str, classes: list[str], taxonomy: Taxonomy, folders: 
         raise UserError(f"{place}: {error}; {mend}") from None
 
 
-def _check_carry(place: str, parquet: ParquetColumns, labels: Labels | None, carry: Iterable[str]) -> None:
+def _check_carry(
+    place: str, parquet: ParquetColumns, labels: LabelsTable | None, carry: Iterable[str]
+) -> None:
     """Check that each column to carry is somewhere."""
     in_source = {column for column, _ in parquet.carried}
     in_labels = set(labels.carried) if labels else set()

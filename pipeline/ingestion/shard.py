@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, PlannedShard, lines_of, read_objects
+from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, ShardToWrite, plan_lines, read_objects
 from pipeline.ingestion.source_images import Content, read_files, read_members
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
@@ -37,7 +37,7 @@ class IngestJob:
     objects: str = OBJECTS_OF_BEFORE
 
 
-def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None, str]:
+def write_shard(shard: ShardToWrite, job: IngestJob) -> tuple[ShardRecord | None, str]:
     """Write a planned shard, in a task of Ray or in a thread.
 
     Parameters
@@ -60,7 +60,7 @@ def write_shard(shard: PlannedShard, job: IngestJob) -> tuple[ShardRecord | None
             return None, f"{shard.name}: {job.out} is another run's now"
         record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
         content = encode_shard(table, f"ingest {job.place}") if record.rows else b""
-        record = folder.write_shard(record, content, lines_of(rejects))
+        record = folder.write_shard(record, content, plan_lines(rejects))
     except Exception as error:  # the other shards go on, and the driver reports
         words = " ".join(str(error).split())
         return None, f"{shard.name}: {type(error).__name__}: {words}"

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hiwl_core.decoding import MAX_BYTES
+from hiwl_core.compressed import MAX_BYTES
 from hiwl_core.errors import UserError
 from hiwl_core.statuses import TOO_LARGE
 from pipeline import storage

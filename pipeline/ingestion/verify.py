@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.verify import Verification
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import IngestPlan, PlannedShard, read_objects
+from pipeline.ingestion.plan import IngestPlan, ShardToWrite, read_objects
 from pipeline.progress import progress
 from pipeline.task_pool import thread_pool
 
@@ -108,7 +108,7 @@ def verify_shards(folder: str) -> Verification:
 
 
 def _look(
-    folder: IngestFolder, plan: IngestPlan, records: dict[str, ShardRecord], shard: PlannedShard
+    folder: IngestFolder, plan: IngestPlan, records: dict[str, ShardRecord], shard: ShardToWrite
 ) -> _Look:
     record, path = records[shard.name], f"{folder.path}/{shard.name}"
     findings: list[tuple[str, str]] = []

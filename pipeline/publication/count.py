@@ -7,8 +7,8 @@ import numpy as np
 from hiwl_core.errors import UserError
 from pipeline.progress import progress
 from pipeline.publication.hats_metadata import SKYMAP_ORDER
-from pipeline.publication.hats_tiles import COUNT_ORDER, Tile, empty_cells, margin_order, plan_tiles
-from pipeline.publication.parts import CountTask, count_rows
+from pipeline.publication.hats_tiles import COUNT_ORDER, HatsCell, empty_cells, margin_order, plan_tiles
+from pipeline.publication.parts import CountTask, count_cells
 from pipeline.publication.plan import Publication, TilePlan
 from pipeline.publication.spill import Sky
 from pipeline.task_pool import TaskPool
@@ -32,7 +32,7 @@ def plan_publication(pool: TaskPool, publication: Publication) -> TilePlan:
     sky = np.zeros(12 << (2 * COUNT_ORDER), dtype=np.int64)
     rows = without = 0
     with progress("counting", None, unit="rows") as advance:
-        for _, found in pool.run(count_rows, [CountTask(paths, COUNT_ORDER) for paths in groups]):
+        for _, found in pool.run(count_cells, [CountTask(paths, COUNT_ORDER) for paths in groups]):
             sky[found.cells] += found.counts
             rows, without = rows + found.rows, without + found.without_position
             advance(found.rows)
@@ -53,7 +53,7 @@ def plan_publication(pool: TaskPool, publication: Publication) -> TilePlan:
     return TilePlan(rows, without, tiles, coarse)
 
 
-def plan_sky(tiles: list[Tile], arcsec: float) -> tuple[Sky, list[Tile]]:
+def plan_sky(tiles: list[HatsCell], arcsec: float) -> tuple[Sky, list[HatsCell]]:
     """Where rows go, and the cells whose margins they go to.
 
     Parameters
@@ -81,9 +81,11 @@ def plan_sky(tiles: list[Tile], arcsec: float) -> tuple[Sky, list[Tile]]:
     return Sky(starts, stops, np.array([cell.start for cell in cells], np.int64), order), cells
 
 
-def _fine_tiles(pool: TaskPool, groups: list[list[str]], crowded: np.ndarray, max_rows: int) -> list[Tile]:
+def _fine_tiles(
+    pool: TaskPool, groups: list[list[str]], crowded: np.ndarray, max_rows: int
+) -> list[HatsCell]:
     cells = counts = np.empty(0, dtype=np.int64)
-    for _, found in pool.run(count_rows, [CountTask(paths, FINE_ORDER, crowded) for paths in groups]):
+    for _, found in pool.run(count_cells, [CountTask(paths, FINE_ORDER, crowded) for paths in groups]):
         cells, places = np.unique(np.concatenate([cells, found.cells]), return_inverse=True)
         summed = np.zeros(len(cells), dtype=np.int64)
         np.add.at(summed, places, np.concatenate([counts, found.counts]))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from cdshealpix.skymap import SkymapImplicit
 
 from pipeline import storage
-from pipeline.publication.hats_tiles import INDEX_COLUMN, INDEX_ORDER, Tile
+from pipeline.publication.hats_tiles import INDEX_COLUMN, INDEX_ORDER, HatsCell
 
 __all__ = ["SKYMAP_ORDER", "sky_fraction", "write_collection", "write_margin", "write_table"]
 
@@ -30,7 +30,7 @@ HATS_VERSION = "v1.0"
 HATS_RELEASE = "2025-08-22"
 
 
-def sky_fraction(tiles: Sequence[Tile]) -> float:
+def sky_fraction(tiles: Sequence[HatsCell]) -> float:
     """The part of the sky that some tiles cover."""
     return sum(4.0**-tile.order for tile in tiles) / 12
 
@@ -38,7 +38,7 @@ def sky_fraction(tiles: Sequence[Tile]) -> float:
 def write_table(
     folder: str,
     name: str,
-    leaves: Sequence[tuple[Tile, pq.FileMetaData, int]],
+    leaves: Sequence[tuple[HatsCell, pq.FileMetaData, int]],
     schema: pa.Schema,
     max_rows: int,
     sky: np.ndarray,
@@ -73,7 +73,7 @@ def write_margin(
     name: str,
     primary: str,
     arcsec: float,
-    leaves: Sequence[tuple[Tile, pq.FileMetaData, int]],
+    leaves: Sequence[tuple[HatsCell, pq.FileMetaData, int]],
     schema: pa.Schema,
 ) -> None:
     """Write the metadata of a margin cache whose leaves are there.
@@ -107,7 +107,7 @@ def write_collection(folder: str, name: str, primary: str, margin: str | None) -
 def _write_catalog(
     folder: str,
     name: str,
-    leaves: Sequence[tuple[Tile, pq.FileMetaData, int]],
+    leaves: Sequence[tuple[HatsCell, pq.FileMetaData, int]],
     schema: pa.Schema,
     properties: Mapping[str, object],
 ) -> None:

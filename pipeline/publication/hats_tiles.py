@@ -17,7 +17,7 @@ __all__ = [
     "COUNT_ORDER",
     "INDEX_COLUMN",
     "INDEX_ORDER",
-    "Tile",
+    "HatsCell",
     "empty_cells",
     "has_position",
     "healpix_index",
@@ -35,7 +35,7 @@ FOLDER_CELLS = 10_000
 
 
 @dataclass(frozen=True)
-class Tile:
+class HatsCell:
     """A HEALPix cell and the number of rows in it.
 
     Parameters
@@ -99,7 +99,7 @@ def healpix_index(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 def plan_tiles(
     cells: np.ndarray, counts: np.ndarray, order: int, max_rows: int, lowest: int = 0
-) -> list[Tile]:
+) -> list[HatsCell]:
     """The largest cells that have no more than some number of rows.
 
     Parameters
@@ -117,7 +117,7 @@ def plan_tiles(
     list of Tile
         In the order of their place on the sky; together they hold all rows.
     """
-    tiles: list[Tile] = []
+    tiles: list[HatsCell] = []
     for level in range(lowest, order + 1):
         if not len(cells):
             break
@@ -126,7 +126,7 @@ def plan_tiles(
         sums = np.add.reduceat(counts, firsts)
         whole = (sums <= max_rows) | (level == order)
         tiles += [
-            Tile(level, int(pixel), int(rows))
+            HatsCell(level, int(pixel), int(rows))
             for pixel, rows in zip(parents[firsts][whole], sums[whole], strict=True)
         ]
         left = np.repeat(~whole, np.diff(firsts, append=len(cells)))
@@ -134,7 +134,7 @@ def plan_tiles(
     return sorted(tiles, key=lambda tile: tile.start)
 
 
-def empty_cells(tiles: Sequence[Tile]) -> list[Tile]:
+def empty_cells(tiles: Sequence[HatsCell]) -> list[HatsCell]:
     """The fewest cells that, with the tiles, cover the sky.
 
     Parameters
@@ -153,7 +153,7 @@ def empty_cells(tiles: Sequence[Tile]) -> list[Tile]:
                 if place % size or place + size > stop:
                     break
                 height += 1
-            cells.append(Tile(INDEX_ORDER - height, place >> (2 * height)))
+            cells.append(HatsCell(INDEX_ORDER - height, place >> (2 * height)))
             place += 1 << (2 * height)
         place = after
     return cells

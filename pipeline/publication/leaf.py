@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.publication.hats_tiles import INDEX_COLUMN
 from pipeline.publication.parts import conform
-from pipeline.publication.spill import read_run
+from pipeline.publication.spill import read_spilled
 
 __all__ = ["INDEX_FIELD", "Leaf", "LeafTask", "read_footer", "write_leaf"]
 
@@ -45,7 +45,7 @@ class Leaf:
 
 def write_leaf(task: LeafTask, schema: pa.Schema) -> Leaf:
     """Write a leaf from its runs, sorted by place if it has the column for it."""
-    pieces = storage.in_threads(read_run, task.runs)
+    pieces = storage.in_threads(read_spilled, task.runs)
     table = pa.concat_tables([conform(piece, schema) for piece in pieces])
     if INDEX_COLUMN in schema.names:
         # Stable, and the runs come in the order of the parts: the result does not depend on their grouping.

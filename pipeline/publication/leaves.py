@@ -10,21 +10,21 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.progress import progress
-from pipeline.publication.hats_tiles import Tile
+from pipeline.publication.hats_tiles import HatsCell
 from pipeline.publication.leaf import INDEX_FIELD, Leaf, LeafTask, read_footer, write_leaf
 from pipeline.publication.parts import unified
 from pipeline.publication.plan import Publication
 from pipeline.publication.spill import (
     MAIN,
     MARGIN,
-    NO_POSITION,
+    UNPLACED,
     Sky,
     Spill,
     SplitTask,
     read_spill,
     split_rows,
 )
-from pipeline.publication.voparquet import is_text, with_votable
+from pipeline.publication.voparquet import is_plain_text, with_votable
 from pipeline.task_pool import TaskPool
 
 __all__ = ["Leaves", "split_parts", "write_leaves"]
@@ -54,7 +54,7 @@ class Leaves:
         """Rows in all leaves of a kind, by their footers."""
         return sum(leaf.footer.num_rows for leaf in self.by_kind[kind].values())
 
-    def of(self, kind: str, tiles: Sequence[Tile]) -> list[tuple[Tile, pq.FileMetaData, int]]:
+    def of(self, kind: str, tiles: Sequence[HatsCell]) -> list[tuple[HatsCell, pq.FileMetaData, int]]:
         """Tile, footer and bytes of all leaves of a kind."""
         return [(tiles[key], leaf.footer, leaf.size) for key, leaf in self.by_kind[kind].items()]
 
@@ -87,7 +87,11 @@ def split_parts(pool: TaskPool, publication: Publication, sky: Sky, rows: int) -
 
 
 def write_leaves(
-    pool: TaskPool, publication: Publication, spills: Sequence[Spill], tiles: list[Tile], cells: list[Tile]
+    pool: TaskPool,
+    publication: Publication,
+    spills: Sequence[Spill],
+    tiles: list[HatsCell],
+    cells: list[HatsCell],
 ) -> Leaves:
     """Write the leaves of all tiles; those that are there already, with the right number of rows, are kept.
 
@@ -104,9 +108,9 @@ def write_leaves(
     widths = _widths(schema, spills)
     schemas = {
         True: with_votable(pa.schema([INDEX_FIELD, *schema]), publication.name, widths),
-        False: with_votable(schema, NO_POSITION, widths),
+        False: with_votable(schema, UNPLACED, widths),
     }
-    leaves: dict[str, dict[int, Leaf]] = {MAIN: {}, MARGIN: {}, NO_POSITION: {}}
+    leaves: dict[str, dict[int, Leaf]] = {MAIN: {}, MARGIN: {}, UNPLACED: {}}
     kept = _kept(publication, tasks)
     for (kind, key), leaf in kept.items():
         leaves[kind][key] = leaf
@@ -116,7 +120,7 @@ def write_leaves(
         for placed, its_schema in schemas.items():
             # The largest first, so that none of them is alone at the end.
             todo = sorted(
-                (name for name in tasks if name not in kept and (name[0] != NO_POSITION) == placed),
+                (name for name in tasks if name not in kept and (name[0] != UNPLACED) == placed),
                 key=lambda name: -tasks[name].rows,
             )
             for index, leaf in pool.run(write_leaf, [tasks[name] for name in todo], its_schema):
@@ -127,10 +131,10 @@ def write_leaves(
 
 
 def _leaf_tasks(
-    publication: Publication, spills: Sequence[Spill], tiles: list[Tile], cells: list[Tile]
+    publication: Publication, spills: Sequence[Spill], tiles: list[HatsCell], cells: list[HatsCell]
 ) -> dict[tuple[str, int], LeafTask]:
     def place(kind: str, key: int) -> str:
-        if kind == NO_POSITION:
+        if kind == UNPLACED:
             return publication.no_position_file(key)
         folder, tile = (publication.catalog, tiles[key]) if kind == MAIN else (publication.margin, cells[key])
         return f"{folder}/dataset/{tile.path}"
@@ -165,5 +169,5 @@ def _widths(schema: pa.Schema, spills: Sequence[Spill]) -> dict[str, int]:
             for spill in spills
         )
         for field in schema
-        if is_text(field.type)
+        if is_plain_text(field.type)
     }

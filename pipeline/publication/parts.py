@@ -18,7 +18,7 @@ from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_positi
 from pipeline.shards.parquet_rows import check_row_count
 from pipeline.shards.sky_positions import wrapped
 
-__all__ = ["CellCounts", "CountTask", "conform", "count_rows", "positions", "read_part", "unified"]
+__all__ = ["CellCounts", "CountTask", "conform", "count_cells", "positions", "read_rows", "unified"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CellCounts:
     counts: np.ndarray
 
 
-def count_rows(task: CountTask, _: None = None) -> CellCounts:
+def count_cells(task: CountTask, _: None = None) -> CellCounts:
     """Count the rows of some parts by cell."""
     shift = 2 * (INDEX_ORDER - task.order)
     rows = without = 0
@@ -56,7 +56,7 @@ def count_rows(task: CountTask, _: None = None) -> CellCounts:
     return CellCounts(rows, without, cells, counts)
 
 
-def read_part(path: str, making: str = "") -> pa.Table:
+def read_rows(path: str, making: str = "") -> pa.Table:
     """The rows of a part.
 
     Parameters

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.plan import is_catalog, read_plan
-from pipeline.publication.hats_tiles import INDEX_COLUMN, Tile
+from pipeline.publication.hats_tiles import INDEX_COLUMN, HatsCell
 from pipeline.storage import Entry
 
 __all__ = ["Publication", "TilePlan", "list_inputs"]
@@ -55,7 +55,7 @@ class TilePlan:
 
     rows: int
     without_position: int
-    tiles: list[Tile]
+    tiles: list[HatsCell]
     sky: np.ndarray
 
     def to_bytes(self) -> bytes:
@@ -71,7 +71,7 @@ class TilePlan:
         """The plan that `to_bytes` wrote."""
         with np.load(io.BytesIO(content)) as file:
             rows, without = (int(number) for number in file["totals"])
-            return cls(rows, without, [Tile(*map(int, row)) for row in file["tiles"]], file["sky"])
+            return cls(rows, without, [HatsCell(*map(int, row)) for row in file["tiles"]], file["sky"])
 
 
 def list_inputs(catalog: str) -> list[Entry]:

@@ -21,12 +21,12 @@ from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.publication.count import plan_publication, plan_sky
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
-from pipeline.publication.hats_tiles import Tile
+from pipeline.publication.hats_tiles import HatsCell
 from pipeline.publication.leaves import Leaves, split_parts, write_leaves
 from pipeline.publication.plan import Publication, TilePlan, list_inputs
-from pipeline.publication.spill import MAIN, MARGIN, NO_POSITION, Spill
+from pipeline.publication.spill import MAIN, MARGIN, UNPLACED, Spill
 from pipeline.storage import Entry
-from pipeline.storage.own_folders import check_apart
+from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
 __all__ = ["PublishSummary", "publish"]
@@ -104,7 +104,7 @@ def publish(
         If a fault of the machine ended the work, or if the parts changed meanwhile.
     """
     _check_options(name, max_rows, margin, workers)
-    check_apart(out, catalog, "the catalog")
+    check_folders_apart(out, catalog, "the catalog")
     parts = list_inputs(catalog)
     options = {"name": name, "max_rows": max_rows, "margin": float(margin)}
     # Of parts without a header, which are not a catalog of classify's, nothing is required.
@@ -143,7 +143,7 @@ def _publish(
     copy_model_facts(catalog, out)
     summary: dict[str, Any] = {
         "rows": leaves.rows(MAIN),
-        "without_position": leaves.rows(NO_POSITION),
+        "without_position": leaves.rows(UNPLACED),
         "tiles": len(plan.tiles),
         "margin_rows": leaves.rows(MARGIN),
     }
@@ -165,12 +165,12 @@ def _complete(plan: TilePlan, spills: list[Spill], leaves: Leaves) -> bool:
     by_tile = {number: leaf.footer.num_rows for number, leaf in leaves.by_kind[MAIN].items()}
     return (
         by_tile == {number: tile.rows for number, tile in enumerate(plan.tiles)}
-        and leaves.rows(NO_POSITION) == plan.without_position
-        and leaves.rows(MAIN) + leaves.rows(NO_POSITION) == plan.rows == sum(spill.rows for spill in spills)
+        and leaves.rows(UNPLACED) == plan.without_position
+        and leaves.rows(MAIN) + leaves.rows(UNPLACED) == plan.rows == sum(spill.rows for spill in spills)
     )
 
 
-def _write_metadata(publication: Publication, plan: TilePlan, cells: list[Tile], leaves: Leaves) -> None:
+def _write_metadata(publication: Publication, plan: TilePlan, cells: list[HatsCell], leaves: Leaves) -> None:
     options = publication.options
     write_table(
         publication.catalog,
@@ -200,7 +200,7 @@ def _write_metadata(publication: Publication, plan: TilePlan, cells: list[Tile],
 
 
 def _check_options(name: str, max_rows: int, margin: float, workers: int | None) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == NO_POSITION:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == UNPLACED:
         raise UserError(
             f"--name {name!r}: use letters, digits, '.', '_' and '-', and begin with one of the first two"
         )

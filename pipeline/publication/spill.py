@@ -16,23 +16,23 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.publication.hats_tiles import INDEX_COLUMN, healpix_index, margin_rows
-from pipeline.publication.parts import conform, positions, read_part, unified
+from pipeline.publication.parts import conform, positions, read_rows, unified
 from pipeline.publication.voparquet import text_widths
 
 __all__ = [
     "MAIN",
     "MARGIN",
-    "NO_POSITION",
+    "UNPLACED",
     "Run",
     "Sky",
     "Spill",
     "SplitTask",
-    "read_run",
     "read_spill",
+    "read_spilled",
     "split_rows",
 ]
 
-MAIN, MARGIN, NO_POSITION = "main", "margin", "no_position"
+MAIN, MARGIN, UNPLACED = "main", "margin", "no_position"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Spill:
 
 def split_rows(task: SplitTask, sky: Sky) -> Spill:
     """Sort the rows of some parts into a spill file."""
-    tables = list(storage.in_threads(partial(read_part, making=task.making), task.parts))
+    tables = list(storage.in_threads(partial(read_rows, making=task.making), task.parts))
     schema = unified([table.schema for table in tables], task.parts)
     table = pa.concat_tables([conform(table, schema) for table in tables]).combine_chunks()
     del tables
@@ -137,7 +137,7 @@ def split_rows(task: SplitTask, sky: Sky) -> Spill:
         for key, chosen in zip(keys, np.split(rows, firsts)[1:], strict=True):
             add(MARGIN, int(key), placed_rows.take(chosen))
     if not placed.all():
-        add(NO_POSITION, task.number, table.filter(pa.array(~placed)).cast(spilled))
+        add(UNPLACED, task.number, table.filter(pa.array(~placed)).cast(spilled))
 
     storage.write_bytes(task.spill, sink.getvalue().to_pybytes())
     spill = Spill(task.spill, table.num_rows, text_widths(table), schema, runs)
@@ -154,7 +154,7 @@ def read_spill(path: str) -> Spill | None:
     return Spill(path, said["rows"], said["widths"], schema, [Run(**run) for run in said["runs"]])
 
 
-def read_run(run: tuple[str, int, int]) -> pa.Table:
+def read_spilled(run: tuple[str, int, int]) -> pa.Table:
     """The rows of a run, by its file, its first byte and its length."""
     path, start, length = run
     with storage.open_input(path) as file:

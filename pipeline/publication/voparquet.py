@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from astropy.io.votable.tree import Field, Resource, TableElement, VOTableFile
 
-__all__ = ["is_text", "text_widths", "with_votable"]
+__all__ = ["is_plain_text", "text_widths", "with_votable"]
 
 VERSION_KEY = b"IVOA.VOTable-Parquet.version"
 CONTENT_KEY = b"IVOA.VOTable-Parquet.content"
@@ -36,7 +36,7 @@ DATATYPES = {
 }
 
 
-def is_text(kind: pa.DataType) -> bool:
+def is_plain_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds strings."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
@@ -46,7 +46,7 @@ def text_widths(table: pa.Table) -> dict[str, int]:
     return {
         field.name: max(pc.max(pc.utf8_length(table[field.name])).as_py() or 1, 1)
         for field in table.schema
-        if is_text(field.type)
+        if is_plain_text(field.type)
     }
 
 

@@ -9,7 +9,7 @@ import duckdb
 
 from hiwl_core.errors import UserError
 from pipeline.querying.query import ask
-from pipeline.querying.validated_columns import quoted, texts
+from pipeline.querying.validated_columns import quoted, sql_texts
 
 __all__ = ["ALL", "FRACTIONAL", "WHOLE", "By", "Grouping", "choose_groups", "parse_by"]
 
@@ -172,7 +172,9 @@ def _values(connection: duckdb.DuckDBPyConnection, column: str, name: str, condi
             f"--by {column}: more than {MOST_GROUPS} different values; give a number of bins, as "
             f"{column},10, or another column"
         )
-    return Grouping(column, names, f"nullif(list_position([{texts(names)}], CAST({name} AS VARCHAR)), 0) - 1")
+    return Grouping(
+        column, names, f"nullif(list_position([{sql_texts(names)}], CAST({name} AS VARCHAR)), 0) - 1"
+    )
 
 
 def _ranges(lowers: list[float], uppers: list[float]) -> list[str]:

@@ -21,7 +21,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline.in_notebooks import ROWS_SHOWN
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
-from pipeline.querying.validated_columns import texts
+from pipeline.querying.validated_columns import sql_texts
 from pipeline.storage.retries import is_transient
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def connect(readable: Sequence[str] = ()) -> duckdb.DuckDBPyConnection:
     if readable:
         # Footers are read once, and not with each question.
         connection.execute("SET parquet_metadata_cache = true")
-        connection.execute(f"SET allowed_paths = [{texts(readable)}]")
+        connection.execute(f"SET allowed_paths = [{sql_texts(readable)}]")
     connection.execute("SET enable_external_access = false")
     return connection
 

@@ -24,9 +24,9 @@ from pipeline.querying.gallery_page import MARKER, render_gallery
 from pipeline.querying.origin import find_origin
 from pipeline.querying.query import ROWS, ask, open_catalog
 
-__all__ = ["ORDERS", "SampleSummary", "sample"]
+__all__ = ["SAMPLE_ORDERS", "SampleSummary", "sample"]
 
-ORDERS = ("random", "confidence")
+SAMPLE_ORDERS = ("random", "confidence")
 THUMBNAIL_PIXELS = 256
 
 
@@ -96,8 +96,8 @@ def sample(
     UserError
         For a wrong condition, a file in the way, or a catalog that does not say where its shards are.
     """
-    if order not in ORDERS:
-        raise UserError(f"no order {order!r}: choose one of {', '.join(ORDERS)}")
+    if order not in SAMPLE_ORDERS:
+        raise UserError(f"no order {order!r}: choose one of {', '.join(SAMPLE_ORDERS)}")
     check_own_page(out, MARKER, "sample")
     files = find_catalog(catalog)
     if files.tiles is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hiwl_core.taxonomy import probability_column
 from pipeline.catalog.model_facts import ModelFacts
 
-__all__ = ["quoted", "texts", "validated_columns"]
+__all__ = ["quoted", "sql_texts", "validated_columns"]
 
 
 def validated_columns(facts: ModelFacts) -> dict[str, str]:
@@ -41,7 +41,7 @@ def validated_columns(facts: ModelFacts) -> dict[str, str]:
     return {
         **{name: f"{value} / {total}" for name, value in zip(columns, moved, strict=True)},
         "confidence": f"{largest} / {total}",
-        "label_map": f"list_extract([{texts(facts.classes)}], list_position({listed}, {largest}))",
+        "label_map": f"list_extract([{sql_texts(facts.classes)}], list_position({listed}, {largest}))",
     }
 
 
@@ -50,6 +50,6 @@ def quoted(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 
-def texts(values: Sequence[str]) -> str:
+def sql_texts(values: Sequence[str]) -> str:
     """Text literals in SQL, with commas between."""
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)

@@ -18,14 +18,14 @@ from pipeline.reporting.finished_run import FinishedRun
 if TYPE_CHECKING:  # packages that draw come with it
     from hiwl_core.explanation import ExplainedModel
 
-__all__ = ["EXPLAINED_PER_CLASS", "Attention", "Tile", "encoded_images", "explain"]
+__all__ = ["EXPLAINED_PER_CLASS", "Attention", "HeatedGalaxy", "encoded_images", "explain"]
 
 EXPLAINED_PER_CLASS = 3
 METHOD = "Grad-CAM"
 PIXELS = 160
 
 
-class Tile(NamedTuple):
+class HeatedGalaxy(NamedTuple):
     """A galaxy as the model sees it, and the heat map over it: JPEGs."""
 
     object_id: str
@@ -46,7 +46,7 @@ class Attention(NamedTuple):
     """
 
     picture: Picture
-    tiles: dict[str, list[Tile]]
+    tiles: dict[str, list[HeatedGalaxy]]
 
 
 def explain(
@@ -77,13 +77,13 @@ def explain(
         for label, heat, object_id in zip(labels, maps, ids, strict=True)
     ]
     figure = draw_attention_grid(examples, [METHOD], run.taxonomy.classes)
-    tiles: dict[str, list[Tile]] = {name: [] for name in run.taxonomy.classes if name in labels}
+    tiles: dict[str, list[HeatedGalaxy]] = {name: [] for name in run.taxonomy.classes if name in labels}
     for label, heat, object_id, ra, dec in zip(
         labels, maps, ids, explained["ra"], explained["dec"], strict=True
     ):
         over = np.round(255 * np.clip(heated(heat), 0, 1)).astype(np.uint8)
         pair = [small_jpeg(Image.fromarray(pixels), PIXELS) for pixels in (heat.cutout, over)]
-        tiles[label].append(Tile(object_id, pair[0], pair[1], sky_viewers(ra, dec)))
+        tiles[label].append(HeatedGalaxy(object_id, pair[0], pair[1], sky_viewers(ra, dec)))
     return Attention(Picture.of_pixels("grad_cam", figure_files(figure, "grad_cam")), tiles)
 
 

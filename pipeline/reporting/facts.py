@@ -17,7 +17,7 @@ from pipeline.reporting.finished_run import FinishedRun
 
 __all__ = [
     "ClassFacts",
-    "Tile",
+    "Headline",
     "class_facts",
     "headline",
     "run_facts",
@@ -38,7 +38,7 @@ METHOD_WORDS = {
 }
 
 
-class Tile(NamedTuple):
+class Headline(NamedTuple):
     """A headline figure."""
 
     name: str
@@ -64,7 +64,7 @@ def headline(run: FinishedRun) -> str:
     return f"{METHOD_WORDS[method] if method else 'Switches of its own'}; {' and '.join(backbones)}"
 
 
-def tiles(run: FinishedRun, metrics: pd.DataFrame) -> list[Tile]:
+def tiles(run: FinishedRun, metrics: pd.DataFrame) -> list[Headline]:
     """The figures to look at first.
 
     Parameters
@@ -84,10 +84,10 @@ def tiles(run: FinishedRun, metrics: pd.DataFrame) -> list[Tile]:
     for name, key in wanted.items():
         figure = rows[key]
         if np.isnan(figure["value"]):
-            found.append(Tile(name, "–", "no galaxy of it was scored"))
+            found.append(Headline(name, "–", "no galaxy of it was scored"))
         else:
             low, high = percent(figure["low"]).removesuffix(" %"), percent(figure["high"])
-            found.append(Tile(name, percent(figure["value"]), f"95 % interval {low} to {high}"))
+            found.append(Headline(name, percent(figure["value"]), f"95 % interval {low} to {high}"))
     return found
 
 

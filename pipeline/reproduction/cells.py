@@ -14,10 +14,9 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline.reproduction.scores import RunScores, same_galaxies
 
 __all__ = [
-    "ACCURACY",
     "MEAN_RECALL",
     "Comparison",
-    "Estimate",
+    "WithInterval",
     "compare_runs",
     "figures_of",
     "points_cell",
@@ -26,13 +25,13 @@ __all__ = [
     "small_p",
 ]
 
-ACCURACY, MEAN_RECALL = ("all", "accuracy"), ("average", "recall")
+MEAN_RECALL = ("average", "recall")
 LEVEL = 0.05
 
 Key = TypeVar("Key")
 
 
-class Estimate(NamedTuple):
+class WithInterval(NamedTuple):
     """A figure with its 95 % interval, which may be NaN."""
 
     value: float
@@ -56,7 +55,7 @@ class Comparison(NamedTuple):
 
     accuracy: PairedComparison
     adjusted: float
-    mean_recall: Estimate
+    mean_recall: WithInterval
     mean_recall_p: float
     mean_recall_adjusted: float
 
@@ -72,9 +71,9 @@ class Comparison(NamedTuple):
         return self.mean_recall_adjusted < LEVEL and (math.isnan(low) or not low <= 0.0 <= high)
 
     @property
-    def points(self) -> Estimate:
+    def points(self) -> WithInterval:
         """Difference of the accuracies, with its interval over the seeds."""
-        return Estimate(self.accuracy.difference, self.accuracy.low, self.accuracy.high)
+        return WithInterval(self.accuracy.difference, self.accuracy.low, self.accuracy.high)
 
     def numbers(self) -> dict[str, object]:
         """As columns of a CSV file."""
@@ -125,7 +124,7 @@ def compare_runs(
         differences = np.array(
             [_mean_recall(a) - _mean_recall(b) for a, b in zip(first, second, strict=True)]
         )
-        recalls[key] = Estimate(float(differences.mean()), *mean_interval(differences))
+        recalls[key] = WithInterval(float(differences.mean()), *mean_interval(differences))
         recall_p[key] = mean_recall_test(ours.sum(0) - theirs.sum(0, dtype=np.int64), first[0].truth)
     adjusted = holm([comparison.p_value for comparison in accuracies.values()])
     recall_adjusted = holm(list(recall_p.values()))
@@ -135,7 +134,7 @@ def compare_runs(
     }
 
 
-def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str, str], Estimate]:
+def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str, str], WithInterval]:
     """All figures of the runs of several seeds, or of one.
 
     Parameters
@@ -154,20 +153,20 @@ def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str,
     tables = [class_table(run.confusion, taxonomy.classes) for run in runs]
     keys = list(zip(tables[0]["class"], tables[0]["metric"], strict=True))
     if len(tables) == 1:
-        estimates = [Estimate(*row) for row in tables[0][["value", "low", "high"]].to_numpy().tolist()]
+        estimates = [WithInterval(*row) for row in tables[0][["value", "low", "high"]].to_numpy().tolist()]
     else:
         values = np.stack([table["value"].to_numpy() for table in tables])
         estimates = [_over_seeds(of_seeds) for of_seeds in values.T]
     return dict(zip(keys, estimates, strict=True))
 
 
-def _over_seeds(values: np.ndarray) -> Estimate:
+def _over_seeds(values: np.ndarray) -> WithInterval:
     """Mean of shares with its interval, which ends where shares do."""
     if np.isnan(values).all():
-        return Estimate(math.nan, math.nan, math.nan)
+        return WithInterval(math.nan, math.nan, math.nan)
     values = np.nan_to_num(values)
     low, high = mean_interval(values)
-    return Estimate(float(values.mean()), max(low, 0.0), min(high, 1.0))
+    return WithInterval(float(values.mean()), max(low, 0.0), min(high, 1.0))
 
 
 def share(value: float) -> str:
@@ -175,13 +174,13 @@ def share(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}"
 
 
-def share_cell(figure: Estimate) -> str:
+def share_cell(figure: WithInterval) -> str:
     """A share with its interval."""
     interval = "" if math.isnan(figure.low) else f" [{share(figure.low)}, {share(figure.high)}]"
     return f"{share(figure.value)}{interval}"
 
 
-def points_cell(difference: Estimate) -> str:
+def points_cell(difference: WithInterval) -> str:
     """A difference of shares in points, with its interval if there is one."""
     value, low, high = (f"{100 * one:+.2f}".replace("-", "−") for one in difference)
     return value if math.isnan(difference.low) else f"{value} [{low}, {high}]"

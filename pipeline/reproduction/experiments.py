@@ -13,9 +13,9 @@ from hiwl_core.errors import UserError
 from hiwl_core.methods import METHODS
 from hiwl_core.published_results import TABLE_7
 
-__all__ = ["ALL", "EXPERIMENTS", "Experiment", "choose_experiments"]
+__all__ = ["ALL_EXPERIMENTS", "EXPERIMENTS", "Experiment", "choose_experiments"]
 
-ALL = "all"
+ALL_EXPERIMENTS = "all"
 OWN = "<own>"
 EACH = "<each>"
 # Of the paper's three in Tables 9 to 11 two are built here; see `hiwl_core.published_results.WORDS_9_TO_11`.
@@ -131,11 +131,12 @@ def choose_experiments(names: Sequence[str]) -> dict[str, Experiment]:
     UserError
         If there is none of a name.
     """
-    if ALL in names:
+    if ALL_EXPERIMENTS in names:
         return EXPERIMENTS
     for name in names:
         if name not in EXPERIMENTS:
             raise UserError(
-                f"nothing to reproduce by the name {name!r}: there are {', '.join(EXPERIMENTS)}, {ALL}"
+                f"nothing to reproduce by the name {name!r}: there are {', '.join(EXPERIMENTS)}, "
+                f"{ALL_EXPERIMENTS}"
             )
     return {name: EXPERIMENTS[name] for name in dict.fromkeys(names)}

@@ -29,7 +29,7 @@ from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labe
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.plan import stage_preprocessing
 
-__all__ = ["PICTURES", "Picture", "PictureInputs"]
+__all__ = ["PICTURES", "PictureFiles", "PictureInputs"]
 
 # Of the training galaxies, as in the paper; of those that are scored no more either, for the time it takes.
 EMBEDDED = 5000
@@ -90,26 +90,26 @@ class PictureInputs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFiles:
     """Files of a picture, by name, and what it shows in words."""
 
     files: dict[str, bytes]
     sentences: tuple[str, ...] = ()
 
 
-def confusion_picture(inputs: PictureInputs) -> Picture:
+def confusion_picture(inputs: PictureInputs) -> PictureFiles:
     """Table 3 as a heat map."""
     from hiwl_core.figures import draw_confusion_heat_map, figure_files
 
     taxonomy = inputs.recipe.taxonomy
     scores = inputs.scored.read(inputs.runs["hiwl"], taxonomy)
     title = f"HIWL on {len(scores.ids):,} {inputs.scored.name} galaxies"
-    return Picture(
+    return PictureFiles(
         figure_files(draw_confusion_heat_map(scores.confusion, taxonomy.classes, title), inputs.name)
     )
 
 
-def augmentation_picture(inputs: PictureInputs) -> Picture:
+def augmentation_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 4: a spiral on its way through the train transform."""
     from hiwl_core.figures import draw_augmentation_steps, figure_files
 
@@ -125,10 +125,10 @@ def augmentation_picture(inputs: PictureInputs) -> Picture:
         f"Galaxy {sample.ids[row]}",
         recipe.rgb,
     )
-    return Picture(figure_files(figure, inputs.name))
+    return PictureFiles(figure_files(figure, inputs.name))
 
 
-def learning_picture(inputs: PictureInputs) -> Picture:
+def learning_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 5: loss and accuracy of the stages by epoch."""
     from hiwl_core.figures import draw_learning_curves, figure_files
 
@@ -147,14 +147,14 @@ def learning_picture(inputs: PictureInputs) -> Picture:
             sentence += f"; in the paper {paper.epochs} epochs, the best {_best_epochs(paper.best)}"
         sentences.append(f"{sentence}.")
     figure = draw_learning_curves(epochs, kept)
-    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
 
 
 def _best_epochs(accuracies: Mapping[int, float]) -> str:
     return ", ".join(f"{accuracy:.4f} (epoch {epoch})" for epoch, accuracy in sorted(accuracies.items()))
 
 
-def embedding_picture(inputs: PictureInputs) -> Picture:
+def embedding_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 6: features of the plain network and of HIWL, each class by the stage that owns it."""
     from hiwl_core.figures import EmbeddingPanel, draw_embedding_map, figure_files
 
@@ -182,10 +182,10 @@ def embedding_picture(inputs: PictureInputs) -> Picture:
                 )
         panels.append(row)
     figure = draw_embedding_map(panels, ["plain", "HIWL"], list(samples), taxonomy.classes)
-    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
 
 
-def attention_picture(inputs: PictureInputs) -> Picture:
+def attention_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 7: where the plain network and HIWL look, for some galaxies of each class."""
     from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
 
@@ -212,10 +212,10 @@ def attention_picture(inputs: PictureInputs) -> Picture:
         for row, (index, identifier) in enumerate(zip(sample.class_indices, sample.ids, strict=True))
     ]
     figure = draw_attention_grid(examples, list(maps), taxonomy.classes)
-    return Picture(figure_files(figure, inputs.name), tuple(sentences))
+    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
 
 
-PICTURES: dict[str, Callable[[PictureInputs], Picture]] = {
+PICTURES: dict[str, Callable[[PictureInputs], PictureFiles]] = {
     "confusion": confusion_picture,
     "figure4": augmentation_picture,
     "figure5": learning_picture,

@@ -20,7 +20,7 @@ from pipeline.lease import Lease
 from pipeline.reporting.pictures import check_drawing
 from pipeline.reproduction.experiments import Experiment, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
-from pipeline.reproduction.pictures import PICTURES, Picture, PictureInputs
+from pipeline.reproduction.pictures import PICTURES, PictureFiles, PictureInputs
 from pipeline.reproduction.request import Request
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import ScoredPart
@@ -258,7 +258,7 @@ def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable
     return PaperTable(made.numbers, made.shown, (*facts, *made.sentences))
 
 
-def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) -> Picture:
+def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) -> PictureFiles:
     first_seed = {method: of_seeds[0].folder for (_, method), of_seeds in chosen.items()}
     inputs = PictureInputs(
         name=name,

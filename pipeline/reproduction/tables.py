@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hiwl_core.published_results import (
+    ACCURACY,
     CLASSES,
     TABLE_3,
     TABLE_7,
@@ -21,7 +22,6 @@ from hiwl_core.published_results import (
 )
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.reproduction.cells import (
-    ACCURACY,
     MEAN_RECALL,
     compare_runs,
     figures_of,

@@ -25,7 +25,7 @@ from pipeline.shards.parquet_rows import is_id_type, is_image_type, is_number_ty
 from pipeline.shards.side_files import without_side_files
 from pipeline.shards.sky_positions import on_the_sky
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.shards.webdataset import STATUS_COLUMN, TAR_SUFFIXES, iter_samples
+from pipeline.shards.webdataset import TAR_SUFFIXES, iter_samples
 
 __all__ = [
     "MAX_SHARD_BYTES",
@@ -33,7 +33,6 @@ __all__ = [
     "ROW_GROUP_ROWS",
     "SHARD_SCHEMA",
     "SHARD_SUFFIXES",
-    "STATUS_COLUMN",
     "Columns",
     "ShardFacts",
     "check_columns",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hiwl_core.decoding import MAX_BYTES
+from hiwl_core.compressed import MAX_BYTES
 from hiwl_core.statuses import BROKEN_SHARD, DUPLICATE_ID, TOO_LARGE
 from pipeline import storage
 from pipeline.shards.tar_members import BrokenTar, Member, iter_members

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hiwl_core.errors import UserError
 from pipeline import storage
 
-__all__ = ["check_apart", "check_own"]
+__all__ = ["check_folders_apart", "check_own"]
 
 
 def check_own(folder: str, begun: bool, names: Iterable[str], verb: str, option: str = "--out") -> None:
@@ -33,7 +33,7 @@ def check_own(folder: str, begun: bool, names: Iterable[str], verb: str, option:
             raise UserError(f"{folder}/{name} was not made by `hiwl {verb}`: choose another {option}")
 
 
-def check_apart(output: str, source: str, words: str) -> None:
+def check_folders_apart(output: str, source: str, words: str) -> None:
     """Check that neither of two folders lies in the other: what is written would be read the next time.
 
     Parameters

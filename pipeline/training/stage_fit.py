@@ -22,7 +22,7 @@ from pipeline.training.stage_setup import StageSetup
 from pipeline.training.stage_worker import train_stage
 from pipeline.waiting import waiting_lines
 
-__all__ = ["fit_stage", "stage_trainer", "waited_for"]
+__all__ = ["fit_stage", "room_waited_for", "stage_trainer"]
 
 MAX_FAILURES = 3
 # Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer,
@@ -54,7 +54,7 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     """
     trainer = stage_trainer(train_stage, job, folder, setup)
     try:
-        with waiting_lines(partial(waited_for, job.stage, setup)), trainer.ended_with_this():
+        with waiting_lines(partial(room_waited_for, job.stage, setup)), trainer.ended_with_this():
             result = trainer.fit()
     # Ray wraps whatever went wrong, and in a killed run its own record may be half written.
     except Exception as error:
@@ -82,7 +82,7 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
     return candidates
 
 
-def waited_for(stage: str, setup: StageSetup) -> list[str]:
+def room_waited_for(stage: str, setup: StageSetup) -> list[str]:
     """In words what the workers of a stage want, while there is no room for them."""
     wanted = [setup.resources] * setup.workers
     # The id of a group ends with that of the job that wants it.

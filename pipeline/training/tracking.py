@@ -24,7 +24,7 @@ from pipeline.storage.secret_urls import USER, check_no_secret, without_secrets
 from pipeline.training.plan import TrainingPlan
 from pipeline.training.run_folder import RunFolder
 
-__all__ = ["TRACKERS", "Tracker", "Tracking", "Wanted", "parse_trackers", "recipe_settings", "tracked"]
+__all__ = ["TRACKERS", "Tracker", "Tracking", "WantedTracker", "parse_trackers", "recipe_settings", "tracked"]
 
 TRACKERS = ("tensorboard", "mlflow")
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -47,7 +47,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedTracker:
     """A tracker that is asked for.
 
     Parameters
@@ -78,7 +78,7 @@ class Wanted:
         return MlflowTracker(self.place, plan)
 
 
-def parse_trackers(track: Sequence[str]) -> list[Wanted]:
+def parse_trackers(track: Sequence[str]) -> list[WantedTracker]:
     """Trackers from words such as ``tensorboard``, ``tensorboard:FOLDER`` or ``mlflow:URI``.
 
     Raises
@@ -100,7 +100,7 @@ def parse_trackers(track: Sequence[str]) -> list[Wanted]:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         check_no_secret(place)
-        wanted.append(Wanted(name, place))
+        wanted.append(WantedTracker(name, place))
     return wanted
 
 
@@ -153,7 +153,7 @@ class Tracking:
 
 
 @contextmanager
-def tracked(track: Sequence[Wanted], plan: TrainingPlan) -> Iterator[Tracking]:
+def tracked(track: Sequence[WantedTracker], plan: TrainingPlan) -> Iterator[Tracking]:
     """Tell trackers of a training for the length of a ``with`` block.
 
     Parameters

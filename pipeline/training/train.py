@@ -45,7 +45,7 @@ from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob
 from pipeline.training.stage_setup import FEED_CPUS, StageSetup, stage_setup
 from pipeline.training.stores import Stores, load_stores, sampled
-from pipeline.training.tracking import Wanted, parse_trackers, tracked
+from pipeline.training.tracking import WantedTracker, parse_trackers, tracked
 from pipeline.waiting import waiting_lines
 
 __all__ = ["TrainingResult", "run_training", "train"]
@@ -151,7 +151,7 @@ def run_training(
     workers: int | None = None,
     gpu: bool | None = None,
     stores: Callable[[TrainingPlan], Stores] | None = None,
-    track: Sequence[Wanted] = (),
+    track: Sequence[WantedTracker] = (),
 ) -> TrainingResult:
     """Do what was planned.
 

@@ -11,7 +11,7 @@ from hiwl_core.cascade import combine_stages
 from hiwl_core.errors import UserError
 from hiwl_core.reliability import negative_log_likelihood
 from hiwl_core.sampling import class_weights
-from hiwl_core.stage_calibration import StageCalibration, fit_stage, sampling_log_ratio
+from hiwl_core.stage_calibration import StageCalibration, calibrate_stage, sampling_log_ratio
 from hiwl_core.taxonomy import GALAXY_ZOO
 from tests.stages import FREQUENCIES, both
 
@@ -45,7 +45,7 @@ def validation_like(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
 def test_a_known_temperature_and_known_offsets_are_found() -> None:
     p = outputs(40_000, 4, seed=0)
     known = StageCalibration(1.7, (0.5, -0.7, 0.3, -0.1))
-    found = fit_stage(p, drawn(known.apply(p), np.random.default_rng(1)))
+    found = calibrate_stage(p, drawn(known.apply(p), np.random.default_rng(1)))
     assert found.temperature == pytest.approx(1.7, rel=0.03)
     assert found.biases == pytest.approx(known.biases, abs=0.06)
     assert sum(found.biases) == pytest.approx(0, abs=1e-12)
@@ -60,7 +60,7 @@ def test_with_offsets_held_at_zero_it_is_temperature_scaling(temperature: float)
         return negative_log_likelihood(softmax(np.log(p) / t, axis=1), targets)
 
     reference = minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-8}).x
-    found = fit_stage(p, targets, ridge=1e12)
+    found = calibrate_stage(p, targets, ridge=1e12)
     assert found.temperature == pytest.approx(reference, rel=1e-3)
     assert found.biases == pytest.approx([0] * 4, abs=1e-6)
 
@@ -76,7 +76,7 @@ def test_the_fit_is_the_maximum_of_the_posterior() -> None:
         return float(pull - np.log(scaled[np.arange(300), targets]).sum())
 
     reference = minimize(loss, np.zeros(4), options={"gtol": 1e-6}).x
-    found = fit_stage(p, targets, prior)
+    found = calibrate_stage(p, targets, prior)
     assert np.log(found.temperature) == pytest.approx(reference[0], abs=1e-4)
     assert found.biases == pytest.approx(reference[1:], abs=1e-4)
 
@@ -84,14 +84,16 @@ def test_the_fit_is_the_maximum_of_the_posterior() -> None:
 def test_the_offsets_prior_may_have_any_mean() -> None:
     p, targets = outputs(100, 3, seed=4), np.arange(100) % 3
     prior = np.array([0.4, -0.1, -0.3])
-    moved, centered = fit_stage(p, targets, prior + 7.0), fit_stage(p, targets, prior)
+    moved, centered = calibrate_stage(p, targets, prior + 7.0), calibrate_stage(p, targets, prior)
     assert moved.temperature == pytest.approx(centered.temperature)
     assert moved.biases == pytest.approx(centered.biases)
 
 
 def test_a_class_without_galaxies_keeps_a_finite_offset() -> None:
     p = outputs(2000, 4, seed=5)
-    found = fit_stage(p, drawn(p[:, :3] / p[:, :3].sum(axis=1, keepdims=True), np.random.default_rng(6)))
+    found = calibrate_stage(
+        p, drawn(p[:, :3] / p[:, :3].sum(axis=1, keepdims=True), np.random.default_rng(6))
+    )
     assert -6 < found.biases[3] < -1
     assert found.apply(p)[:, 3].min() > 0
 
@@ -103,8 +105,10 @@ def test_the_prior_spares_a_small_sample_its_own_noise() -> None:
     for seed in range(30):
         p = outputs(50, 3, seed=100 + seed)
         targets = drawn(p, np.random.default_rng(200 + seed))
-        held.append(negative_log_likelihood(fit_stage(p, targets).apply(fresh), fresh_targets))
-        free.append(negative_log_likelihood(fit_stage(p, targets, ridge=1e-6).apply(fresh), fresh_targets))
+        held.append(negative_log_likelihood(calibrate_stage(p, targets).apply(fresh), fresh_targets))
+        free.append(
+            negative_log_likelihood(calibrate_stage(p, targets, ridge=1e-6).apply(fresh), fresh_targets)
+        )
     assert np.mean(held) < np.mean(free)
 
 
@@ -139,7 +143,7 @@ def test_a_stage_trained_evenly_is_calibrated_by_few_galaxies_of_the_sky() -> No
         return np.column_stack([1 - even, even]), np.column_stack([1 - exact, exact]), targets
 
     p, _, targets = members(448)  # as many as validation has
-    found = fit_stage(p, targets, sampling_log_ratio(np.array([578, 3903]), 1.0))
+    found = calibrate_stage(p, targets, sampling_log_ratio(np.array([578, 3903]), 1.0))
     p, exact, targets = members(50_000)
     best = negative_log_likelihood(exact, targets)
     assert negative_log_likelihood(p, targets) > best + 0.1
@@ -179,8 +183,10 @@ def test_each_stage_is_fitted_on_the_galaxies_that_are_its_own() -> None:
     kept = np.arange(2878) != 5
     own = np.isin(truth, [2, 3]) & ~np.isnan(stage2[:, 0])
     assert found.galaxies == 2877
-    assert found.stages["stage1"] == fit_stage(stage1[kept], GALAXY_ZOO.stage_targets("stage1", truth[kept]))
-    assert found.stages["stage2"] == fit_stage(stage2[own], truth[own] - 2, ratio)
+    assert found.stages["stage1"] == calibrate_stage(
+        stage1[kept], GALAXY_ZOO.stage_targets("stage1", truth[kept])
+    )
+    assert found.stages["stage2"] == calibrate_stage(stage2[own], truth[own] - 2, ratio)
 
     first, second = found.apply(both(stage1, stage2)).values()
     assert (first[kept] == found.stages["stage1"].apply(stage1[kept])).all()
@@ -192,7 +198,7 @@ def test_a_flat_taxonomy_has_one_stage() -> None:
     p = outputs(500, 5, seed=12)
     truth = drawn(p, np.random.default_rng(13))
     found = fit_calibration({"stage1": p}, truth, flat, None)
-    assert found.stages == {"stage1": fit_stage(p, truth)}
+    assert found.stages == {"stage1": calibrate_stage(p, truth)}
     assert {name: one.shape for name, one in found.apply({"stage1": p}).items()} == {"stage1": (500, 5)}
     assert cross_fitted({"stage1": p}, truth, {}, flat, None).sum(axis=1) == pytest.approx(1)
 
@@ -287,13 +293,13 @@ def test_a_calibration_comes_back_from_json() -> None:
 )
 def test_what_cannot_be_fitted_is_named(p: np.ndarray, targets: np.ndarray, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        fit_stage(p, targets)
+        calibrate_stage(p, targets)
 
 
 def test_other_mistakes_are_named() -> None:
     p = np.full((4, 3), 1 / 3)
     with pytest.raises(UserError, match=r"offsets of shape \(2,\)"):
-        fit_stage(p, np.zeros(4, int), np.zeros(2))
+        calibrate_stage(p, np.zeros(4, int), np.zeros(2))
     with pytest.raises(UserError, match="2 classes for probabilities of shape"):
         StageCalibration(1.0, (0.0, 0.0)).apply(p)
     with pytest.raises(UserError, match="temperature 0.0"):

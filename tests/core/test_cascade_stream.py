@@ -10,7 +10,7 @@ import pytest
 
 from hiwl_core.bundle import ModelBundle, load_bundle
 from hiwl_core.cascade_stream import CascadeStream, DecodedBatch, Image, SeenBatch
-from hiwl_core.engines import Answer, Pending
+from hiwl_core.engines import Pending, StageAnswer
 from hiwl_core.inference import CascadeClassifier
 from hiwl_core.looks import Stage
 from hiwl_core.taxonomy import GALAXY_ZOO
@@ -100,12 +100,12 @@ class Echo:
 
         self.seen.append(symmetry)
 
-        def result() -> Answer:
+        def result() -> StageAnswer:
             self.under_way -= 1
             said = np.eye(4, dtype=np.float32)[pixels[:, 0, 0, 0] % 4]
             # A number above 200 is an image that is not clear at first sight.
             doubtful = (pixels[:, 0, 0, 0] > 200)[:, None] & (symmetry == 0)
-            return Answer(np.where(doubtful, 0.8 * said + 0.05, said).astype(np.float32), said)
+            return StageAnswer(np.where(doubtful, 0.8 * said + 0.05, said).astype(np.float32), said)
 
         return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hiwl_core.drift import COLUMNS, Histogram, Tally, drift_table
+from hiwl_core.drift import DRIFT_COLUMNS, Histogram, Tally, drift_table
 from hiwl_core.errors import UserError
 from hiwl_core.stability import newcombe, population_stability_index, stability_index
 
@@ -40,7 +40,7 @@ REFERENCE = tally(REFERENCE_ROWS, seed=0)
 
 def drifting(night: Tally, limit: float = 0.1) -> dict[str, str]:
     table = drift_table(night, REFERENCE, limit, FLAGS)
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(DRIFT_COLUMNS)
     found = table[~table["drift"].isin(["", "no"])]
     return dict(zip(found["kind"] + " " + found["name"], found["drift"], strict=True))
 

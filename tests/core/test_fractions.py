@@ -8,7 +8,7 @@ import pytest
 
 from hiwl_core.class_prior import estimate_prior
 from hiwl_core.errors import UserError
-from hiwl_core.fractions import COLUMNS, Galaxies, class_fractions
+from hiwl_core.fractions import FRACTION_COLUMNS, SaidOfGalaxies, class_fractions
 from hiwl_core.mixture import adjusted_shares, mixture_shares
 from hiwl_core.taxonomy import GALAXY_ZOO
 
@@ -60,7 +60,7 @@ def test_the_intervals_cover_the_truth(factor: float, size: int) -> None:
 
 def test_without_confusion_the_fractions_are_the_counted_ones() -> None:
     table = class_fractions(counted(np.array([50, 30, 5, 10, 5])), np.diag(VALIDATION))
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(FRACTION_COLUMNS)
     assert table["rows"].tolist() == [50, 30, 5, 10, 5]
     np.testing.assert_allclose(table["adjusted"], table["naive"], atol=1e-9)
     assert table[["em", "em_low", "em_high"]].isna().all(axis=None)
@@ -128,13 +128,13 @@ def test_a_class_without_validation_galaxies_is_uncertain_and_one_never_predicte
     assert width["CSS"] > 0.02
 
 
-def gaussian_galaxies(rng: np.random.Generator, mix: np.ndarray, count: int) -> Galaxies:
+def gaussian_galaxies(rng: np.random.Generator, mix: np.ndarray, count: int) -> SaidOfGalaxies:
     """Galaxies of three classes on a line, with their exact probabilities under equal shares."""
     classes = rng.choice(3, count, p=mix)
     places = rng.normal(np.array([0.0, 2.5, 5.0])[classes])
     density = np.exp(-0.5 * (places[:, None] - np.array([0.0, 2.5, 5.0])) ** 2)
     probabilities = density / density.sum(axis=1, keepdims=True)
-    return Galaxies(probabilities.argmax(axis=1), probabilities)
+    return SaidOfGalaxies(probabilities.argmax(axis=1), probabilities)
 
 
 def gaussian_confusion(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -176,7 +176,11 @@ def test_em_leaves_out_nan_rows_and_a_class_whose_probability_is_always_zero() -
     counts = pd.DataFrame([np.bincount(galaxies.labels, minlength=3)], index=["a"], columns=list("xyz"))
     prior = np.array([0.5, 0.5, 0])
     table = class_fractions(
-        counts, gaussian_confusion(rng, 100), {"a": Galaxies(galaxies.labels, two)}, prior, em_draws=20
+        counts,
+        gaussian_confusion(rng, 100),
+        {"a": SaidOfGalaxies(galaxies.labels, two)},
+        prior,
+        em_draws=20,
     )
     assert table["em"].isna().tolist() == [False, False, True]
     assert table["em"][:2].sum() == pytest.approx(1)
@@ -196,6 +200,6 @@ def test_what_corrects_nothing_is_refused(matrix: np.ndarray, words: str) -> Non
 
 
 def test_galaxies_need_a_prior() -> None:
-    galaxies = {"all": Galaxies(np.zeros(1, int), np.full((1, 5), 0.2))}
+    galaxies = {"all": SaidOfGalaxies(np.zeros(1, int), np.full((1, 5), 0.2))}
     with pytest.raises(UserError, match="class shares that probabilities assume"):
         class_fractions(counted(VALIDATION), np.diag(VALIDATION), galaxies)

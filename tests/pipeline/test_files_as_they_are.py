@@ -13,7 +13,7 @@ import pytest
 from hiwl_core.cutouts import read_cutout
 from pipeline.ingestion.images import pack_bands, pack_image
 from pipeline.ingestion.source import Listing, stem
-from pipeline.publication.parts import positions, read_part
+from pipeline.publication.parts import positions, read_rows
 from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards, read_columns
 from tests.broken_inputs import fits_file
 
@@ -42,7 +42,7 @@ def test_right_ascensions_of_both_conventions_are_one(tmp_path: Path) -> None:
 
 def test_a_part_of_an_earlier_version_is_published_where_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", ra=[-10.0, 20.0, None], dec=[5.0, 5.0, 5.0])
-    part = read_part(path)
+    part = read_rows(path)
     ra, _, placed = positions(part)
     assert part["ra"].to_pylist() == [350.0, 20.0, None]
     assert ra[placed].tolist() == [350.0, 20.0]

@@ -8,7 +8,7 @@ from ray._private import worker
 from ray.util import placement_group, remove_placement_group
 
 from pipeline.ray_messages import in_lines, line_of
-from pipeline.training.stage_fit import waited_for
+from pipeline.training.stage_fit import room_waited_for
 from pipeline.training.stage_setup import StageSetup
 from pipeline.waiting import waiting_lines
 
@@ -29,17 +29,17 @@ def test_a_training_without_room_for_its_workers_says_so(
 ) -> None:
     monkeypatch.setattr("pipeline.waiting.SECONDS_BETWEEN_LINES", 0.05)
     setup = StageSetup(2, gpu=True)
-    assert waited_for("stage1", setup) == []
+    assert room_waited_for("stage1", setup) == []
     # What Ray Train asks for.
     group = placement_group([setup.resources] * setup.workers)
-    with waiting_lines(partial(waited_for, "stage1", setup)):
+    with waiting_lines(partial(room_waited_for, "stage1", setup)):
         until = time.monotonic() + 30
         while not (said := capsys.readouterr().err) and time.monotonic() < until:
             time.sleep(0.05)
     assert "stage1 waits for nodes: 2 workers want 1 CPU and 1 GPU each" in said
-    assert waited_for("stage1", StageSetup(1, gpu=True)) == []
+    assert room_waited_for("stage1", StageSetup(1, gpu=True)) == []
     remove_placement_group(group)
-    assert waited_for("stage1", setup) == []
+    assert room_waited_for("stage1", setup) == []
 
 
 def test_a_lost_node_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

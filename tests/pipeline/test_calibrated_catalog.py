@@ -166,7 +166,7 @@ def test_features_are_kept_where_they_are_asked_for(
     images = [image for shard in shards for image in shard["image"].to_pylist()[:4]]
     seen = torch.from_numpy(np.stack([EvalTransform(stage.preprocessing)(decode_cutout(i)) for i in images]))
     with torch.inference_mode():
-        network = stage.network(len(bundle.taxonomy.stage1_classes))
+        network = stage.network(len(bundle.taxonomy.stage_classes("stage1")))
         features = network.features(normalize(seen, stage.preprocessing.mean, stage.preprocessing.std))
     expected = (features.numpy() - measure.center) @ measure.axes.astype(np.float32)
     ids = [one for shard in shards for one in shard["object_id"].to_pylist()[:4]]

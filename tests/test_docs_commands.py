@@ -12,6 +12,7 @@ import pytest
 from ray.scripts.scripts import cli as ray_cli
 
 from jobs.cli import VERBS
+from jobs.cli import main as hiwl_cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/cluster.md", "docs/deploy.md", "docs/labelling.md", "docs/lsst.md")
@@ -96,6 +97,7 @@ def test_each_command_line_is_one_of_the_program(page: str) -> None:
 def test_each_option_in_the_text_is_some_verb_s(page: str) -> None:
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     known = set().union(*(options(verb(name)) for name in VERBS), options(ray_cli.commands["start"]))
+    known |= {name for parameter in hiwl_cli.params for name in parameter.opts}
     spans = [span for span in re.findall(r"`([^`\n]+)`", text) if span.startswith(("--", "hiwl ", "ray "))]
     named = {option for span in spans for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", span)}
     assert named

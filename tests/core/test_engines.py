@@ -294,9 +294,9 @@ def test_nothing_is_sent_home() -> None:
     code = (
         "import sys\n"
         "from hiwl_core.engines.graph import StageGraph\n"
-        "from hiwl_core.engines.openvino_engine import exported\n"
+        "from hiwl_core.engines.openvino_engine import exported_graph\n"
         "from tests.core.test_engines import SMALL, one_layer\n"
-        "exported(StageGraph(one_layer, SMALL), 1)\n"
+        "exported_graph(StageGraph(one_layer, SMALL), 1)\n"
         "print(sorted(n for n, m in sys.modules.items() if 'telemetry' in n and m))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -83,9 +83,11 @@ def check_pictures(sky: Sky, shown: list[dict[str, Any]]) -> None:
     for card in shown:
         number, row = next(by_id[text] for text in card["text"] if text in by_id)
         assert np.abs(np.array(card["image"])[32, 32].astype(int) - color(number)).max() <= 6, card
-        assert card["text"][0] == (row["label"] or row["status"])
+        # After the scale bar.
+        words = [text for text in card["text"] if not text.endswith("\N{DOUBLE PRIME}")]
+        assert words[0] == (row["label"] or row["status"])
         if row["label"]:
-            assert card["text"][1] == f"{row['confidence']:.3f}"
+            assert words[1] == f"{row['confidence']:.3f}"
             for name in ("crs", "ibs", "css", "eo", "spi"):
                 assert f"{row['p_' + name]:.3f}" in card["text"]
         assert f"{row['ra']:.5f}° {row['dec']:+.5f}°".replace("-", "−") in card["text"]

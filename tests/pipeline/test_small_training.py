@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ import pytest
 from hiwl_core.recipe import load_recipe
 from pipeline.training.plan import plan_training
 from pipeline.training.small_training import is_small_training
-from pipeline.training.train import train
-from tests.conftest import TINY, TinyData
+from tests.conftest import TINY, TinyData, hiwl
 
 
 @pytest.mark.parametrize(
@@ -43,27 +41,27 @@ def test_what_is_a_small_training(
     assert not is_small_training(plan, None, None)
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_ends_soon_keeps_whole_stages_and_goes_to_ray_the_next_time(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    recipe = load_recipe("demo", [*TINY, "stage1.epochs=1", "stage2.epochs=20"])
-    ended = threading.Event()
-
-    def stop() -> None:
-        while not (run / "stage2_epochs.csv").exists() and not ended.wait(0.05):
-            pass
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=stop, daemon=True).start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_data.train, tiny_data.val, recipe, str(run))
-    finally:
-        ended.set()
-    # No Ray, and nothing that goes on.
+    changes = [*TINY, "stage1.epochs=1", "stage2.epochs=20"]
+    options = [word for change in changes for word in ("--set", change)]
+    where = ["--data", tiny_data.train, "--val", tiny_data.val, "--out", str(run)]
+    process = hiwl("train", *where, "--recipe", "demo", *options)
+    until = time.monotonic() + 300
+    while not (run / "stage2_epochs.csv").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert said.splitlines()[-1].startswith("Error: stopped by Ctrl-C; what was written whole is kept")
+    # No Ray.
     assert not (run / "stage1" / "checkpoint_manager_snapshot.json").exists()
-    assert not [one for one in threading.enumerate() if one.name.startswith("networks")]
+    recipe = load_recipe("demo", changes)
     assert len((run / "stage2_epochs.csv").read_text().splitlines()) < 20
     assert (run / "stage1.json").exists()
     assert not (run / "bundle").exists()

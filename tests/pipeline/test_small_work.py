@@ -60,7 +60,7 @@ def test_what_was_broken_off_goes_to_ray(
         patch.setattr(small_work, "ROWS_AT_ONCE", 1)
         patch.setattr(ShardClassifier, "classify", fails_at_the_second)
         # Not even looked at.
-        patch.setattr("pipeline.classification.classify.connected", None)
+        patch.setattr(small_work, "connected", None)
         with pytest.raises(IncompleteError, match=r"\(RuntimeError: could not execute a primitive\); whole"):
             classify(random_model, there, str(catalog))
     assert {path.name for path in catalog.glob("*.parquet")} == {"0.parquet"}

@@ -88,7 +88,7 @@ def class_fractions(
     confusion : numpy.ndarray of int, shape (C, C)
         Held-out galaxies, true classes by row, predicted labels by column, both in the order of `counts`. A
         class without any has unknown rates, and the intervals say so.
-    galaxies : mapping of Galaxies, optional
+    galaxies : mapping of SaidOfGalaxies, optional
         By group, all or a random part of its galaxies; without it *em* is NaN.
     prior : numpy.ndarray of float, shape (C,), optional
         Class shares that the probabilities assume. A class with a share of 0 has no probability to correct,

@@ -43,7 +43,7 @@ class TileTask:
     Parameters
     ----------
     tiles : dict of int to Tile
-    shards : tuple of PlannedShard
+    shards : tuple of ShardToWrite
         All whose cutouts are from these tiles alone, in order.
     stitched : dict of int to tuple of int
         For a tile the shards, by number, that wait for parts of it.

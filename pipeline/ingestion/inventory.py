@@ -215,7 +215,7 @@ class Inventory:
 
         Parameters
         ----------
-        labels : Labels, optional
+        labels : LabelsTable, optional
         series : str
             The series of the objects where there is no split.
 

@@ -144,7 +144,7 @@ def write_objects(
     folder : str
     shards : iterable of (str, pyarrow.Table)
         What `cut_shards` yields.
-    labels : Labels, optional
+    labels : LabelsTable, optional
         Whose rows the column ``labels_row`` numbers.
 
     Returns

@@ -42,7 +42,7 @@ def write_shard(shard: ShardToWrite, job: IngestJob) -> tuple[ShardRecord | None
 
     Parameters
     ----------
-    shard : PlannedShard
+    shard : ShardToWrite
     job : IngestJob
 
     Returns

@@ -58,7 +58,7 @@ def plan_sky(tiles: list[HatsCell], arcsec: float) -> tuple[Sky, list[HatsCell]]
 
     Parameters
     ----------
-    tiles : list of Tile
+    tiles : list of HatsCell
     arcsec : float
         Width of the margins; 0 for none.
 

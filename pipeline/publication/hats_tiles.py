@@ -139,7 +139,7 @@ def empty_cells(tiles: Sequence[HatsCell]) -> list[HatsCell]:
 
     Parameters
     ----------
-    tiles : sequence of Tile
+    tiles : sequence of HatsCell
         In the order of their place on the sky.
     """
     cells = []

@@ -100,7 +100,7 @@ def write_leaves(
     pool : TaskPool
     publication : Publication
     spills : sequence of Spill
-    tiles, cells : list of Tile
+    tiles, cells : list of HatsCell
         What the runs of the kinds ``main`` and ``margin`` are numbered by.
     """
     tasks = _leaf_tasks(publication, spills, tiles, cells)

@@ -47,7 +47,7 @@ class TilePlan:
     ----------
     rows, without_position : int
         In all parts.
-    tiles : list of Tile
+    tiles : list of HatsCell
         In the order of their place on the sky.
     sky : numpy.ndarray of int64
         Rows by cell of `pipeline.publication.hats_metadata.SKYMAP_ORDER`.

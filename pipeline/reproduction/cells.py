@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
     accuracy : PairedComparison
     adjusted : float
         Its p-value, adjusted for how many comparisons the table makes.
-    mean_recall : Estimate
+    mean_recall : WithInterval
         Difference of the mean recalls, with its interval over the seeds.
     mean_recall_p, mean_recall_adjusted : float
         Its p-value over the galaxies, and that adjusted in the same way.

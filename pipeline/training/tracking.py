@@ -158,7 +158,7 @@ def tracked(track: Sequence[WantedTracker], plan: TrainingPlan) -> Iterator[Trac
 
     Parameters
     ----------
-    track : sequence of Wanted
+    track : sequence of WantedTracker
     plan : TrainingPlan
 
     Raises

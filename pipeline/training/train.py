@@ -162,7 +162,7 @@ def run_training(
         As `train`.
     stores : callable, optional
         Loads the cutouts of a plan, for who has trainings that share them; default: `load_stores`.
-    track : sequence of Wanted
+    track : sequence of WantedTracker
         Who is told of each epoch.
 
     Raises

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,16 @@ from pipeline.cluster import ClusterResources, connected
 from pipeline.cores import usable_cores
 from pipeline.shards.shard_groups import ShardToRead, group_shards
 
-__all__ = ["MOST_BYTES", "ThisProcess", "WhereComputed", "beside", "classify_here", "is_small", "may_be_here"]
+__all__ = [
+    "MOST_BYTES",
+    "ThisProcess",
+    "WhereComputed",
+    "beside",
+    "broken_off",
+    "classify_here",
+    "is_small",
+    "may_be_here",
+]
 
 # Some five thousand JPEG cutouts, which the model in the box takes as long to classify on two cores as Ray
 # takes to begin.
@@ -122,21 +131,39 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
     """
     to_read = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in shards]
     rows = sum(shard.rows or 0 for shard in shards)
+    # Damage of shards ends nothing: it comes back as entries.
+    with broken_off("classification", "whole parts are kept"), beside() as thread:
+        settings = (work.columns, work.settings, cpus, False, work.engine)
+        classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
+        for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
+            tasks = [work.task(shard.path, shard.fingerprint, None) for shard in group]
+            yield from thread.submit(classifier.classify, tasks).result()
+
+
+@contextmanager
+def broken_off(work: str, kept: str) -> Iterator[None]:
+    """Say of what ends a ``with`` block, and is foreseen nowhere, that Ray's workers take it the next time.
+
+    Parameters
+    ----------
+    work : str
+        What is done, such as ``"classification"``.
+    kept : str
+        What of it stays, as a clause.
+
+    Raises
+    ------
+    IncompleteError
+    """
     try:
-        with beside() as thread:
-            settings = (work.columns, work.settings, cpus, False, work.engine)
-            classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
-            for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
-                tasks = [work.task(shard.path, shard.fingerprint, None) for shard in group]
-                yield from thread.submit(classifier.classify, tasks).result()
-    except (UserError, storage.StoreError):
+        yield
+    except (UserError, IncompleteError, storage.StoreError):
         raise
-    # Damage of shards is none of these: it comes back as entries.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise IncompleteError(
-            f"the classification broke off ({type(error).__name__}: {reason}); whole parts are kept: start "
-            "the same command again, which then takes Ray's workers"
+            f"the {work} broke off ({type(error).__name__}: {reason}); {kept}: start the same command again, "
+            "which then takes Ray's workers"
         ) from error
 
 

@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import save
 
 from hiwl_core.device import choose_compute
-from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.training import StageLearner
 from pipeline import storage
-from pipeline.classification.small_work import MOST_BYTES, beside, may_be_here
+from pipeline.classification.small_work import MOST_BYTES, beside, broken_off, may_be_here
 from pipeline.cores import usable_cores
 from pipeline.training.cutout_blocks import shard_size
 from pipeline.training.cutout_store import MEBIBYTE
@@ -77,18 +76,10 @@ class SmallTraining:
         IncompleteError
             For what is no mistake of the user.
         """
-        try:
+        with broken_off("training", "stages that are whole are kept"):
             # A thread does not inherit who speaks.
             result: Result = self._submit(copy_context().run, function, *arguments).result()
-        except (UserError, IncompleteError, storage.StoreError):
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise IncompleteError(
-                f"the training broke off ({type(error).__name__}: {reason}); stages that are whole are kept: "
-                "start the same command again, which then takes Ray's workers"
-            ) from error
-        return result
+            return result
 
     def fit(self, job: StageJob, folder: RunFolder) -> list[Candidate]:
         """Train one stage, as `pipeline.training.stage_fit.fit_stage` does by Ray Train."""

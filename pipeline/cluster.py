@@ -31,6 +31,7 @@ __all__ = [
     "ordered_streams",
     "quiet_streams",
     "resources_now",
+    "starts_here",
 ]
 
 CPUS_AN_ACTOR = 2
@@ -135,6 +136,11 @@ def abandon_own_ray() -> None:
         watch.abandoned = True
 
 
+def starts_here() -> bool:
+    """Whether `connected` would start a Ray on this machine: none is connected, and none is named."""
+    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     """Connect to Ray for the length of a ``with`` block; what is started here is stopped here.
@@ -158,8 +164,7 @@ def connected(min_cpus: int = 1) -> Iterator[ClusterResources]:
     IncompleteError
         If a Ray that was started here died.
     """
-    started = not ray.is_initialized()
-    here = started and not os.environ.get("RAY_ADDRESS")
+    started, here = not ray.is_initialized(), starts_here()
     if started:
         if here:
             start_ray(max(min_cpus, usable_cores()))

@@ -6,13 +6,11 @@ part's footer, and a later call that would compute otherwise is refused.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from hiwl_core.bundle import ModelBundle
@@ -24,7 +22,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.fitted import Setting, Views
 from hiwl_core.inference import CascadeClassifier
 from hiwl_core.quickest_precision import quickest_precision
-from pipeline.cluster import ClusterResources
+from pipeline.cluster import ClusterResources, starts_here
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns, iter_rows
 from pipeline.shards.wanted_scale import WantedScale
@@ -186,10 +184,9 @@ def decided(
 def _precision(
     bundle: ModelBundle, cluster: Callable[[], ClusterResources], gpu: bool | None, engine: str
 ) -> str:
-    here = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     use_gpu = gpu
     if gpu is None:
-        use_gpu = torch.cuda.is_available() if here else cluster().gpus > 0
+        use_gpu = torch.cuda.is_available() if starts_here() else cluster().gpus > 0
     if not use_gpu and (engine == "torch" or len(bundle.fitted.precisions) < 2):
         return "float32"
     resources = cluster()

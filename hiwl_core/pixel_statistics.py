@@ -48,14 +48,14 @@ class Geometry(NamedTuple):
         Blocks on a side of the image, G; pixels that are left over are left out at the edges.
     x, y, radius : numpy.ndarray of float32, shape (G * G,)
         Place and distance from the center.
-    rings : numpy.ndarray of float32, shape (G * G, R)
+    rings : numpy.ndarray of float64, shape (G * G, R)
         For the mean of a ring: one over the number of its blocks.
     shares : numpy.ndarray of float32, shape (R,)
         Of all blocks, those in each ring.
     frame : numpy.ndarray of int, shape (E,)
         The outermost two rows and columns of blocks, taken for sky.
-    weights : numpy.ndarray of float32, shape (3, 3 * block)
-        From the sums of a block's columns, with the channels next to each other, to its mean in each channel.
+    channels : numpy.ndarray of float32, shape (3, 3 * block)
+        From the sums of a block's columns, with the channels next to each other, to its sum in each channel.
     """
 
     block: int
@@ -66,7 +66,7 @@ class Geometry(NamedTuple):
     rings: np.ndarray
     shares: np.ndarray
     frame: np.ndarray
-    weights: np.ndarray
+    channels: np.ndarray
 
 
 class BlockedImages(NamedTuple):
@@ -97,7 +97,7 @@ def geometry(side: int) -> Geometry:
     radius = np.hypot(x, y)
     inside = (radius[:, None] >= RING_EDGES[:-1]) & (radius[:, None] < RING_EDGES[1:])
     # In a very small image a ring may hold nothing.
-    rings = (inside / np.maximum(inside.sum(axis=0), 1)).astype(np.float32)
+    rings = inside / np.maximum(inside.sum(axis=0), 1)
     frame = np.ones((grid, grid), dtype=bool)
     frame[2:-2, 2:-2] = False
     return Geometry(
@@ -109,7 +109,7 @@ def geometry(side: int) -> Geometry:
         rings=rings,
         shares=inside.mean(axis=0).astype(np.float32),
         frame=np.flatnonzero(frame),
-        weights=np.tile(np.eye(3, dtype=np.float32) / block**2, block),
+        channels=np.tile(np.eye(3, dtype=np.float32), block),
     )
 
 
@@ -125,8 +125,9 @@ def blocked(pixels: np.ndarray) -> BlockedImages:
     sums = rows[:, :, 0].astype(np.uint16)
     for index in range(1, block):
         sums += rows[:, :, index]
-    means = where.weights @ sums.reshape(-1, block * 3).astype(np.float32).T
-    means = means.reshape(3, count, grid * grid)
+    # Whole numbers, which no order of adding rounds otherwise.
+    means = where.channels @ sums.reshape(-1, block * 3).astype(np.float32).T
+    means = means.reshape(3, count, grid * grid) / np.float32(block**2)
     middle = len(where.frame) // 2
     sky = np.partition(means[..., where.frame], middle, axis=2)[..., middle]
     gray = (means[0] + means[1] + means[2]) / 3
@@ -151,8 +152,11 @@ def pixel_statistics(pixels: np.ndarray) -> np.ndarray:
         parts = [pixel_statistics(pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK)]
         return np.concatenate(parts)
     where, (means, sky, gray) = geometry(pixels.shape[1]), blocked(pixels)
-    rings = gray @ where.rings
-    scatter = np.maximum((gray * gray) @ where.rings - rings * rings, 0)
+    # In double precision: how single sums are rounded depends on how many images there are, and a difference
+    # of two that are nearly the same is hardly more than that.
+    exact = gray.astype(np.float64)
+    rings = exact @ where.rings
+    scatter = np.maximum((exact * exact) @ where.rings - rings * rings, 0)
     growth = np.cumsum(np.maximum(rings, 0) * where.shares, axis=1)
     total = growth[:, -2:-1] + FAINT_LIGHT
     light = np.maximum(gray - ABOVE_SKY, 0)

@@ -248,7 +248,9 @@ def _dimensions(
     features: np.ndarray, statistics: np.ndarray, center: np.ndarray, axes: np.ndarray
 ) -> np.ndarray:
     """Components of the features, logarithm of what is left of them, and pixel statistics, shape (n, D)."""
-    off = features - center
+    # In single precision a residual of rounding errors, of features that lie in the axes, would be another in
+    # each company of other images, and its logarithm with it.
+    off = features.astype(np.float64) - center
     components = off @ axes
     left = off - components @ axes.T
     rest = np.log(np.einsum("nf,nf->n", left, left) + 1e-9)

@@ -99,8 +99,19 @@ def test_scores_do_not_depend_on_the_batch(
     features, pixels = held_out
     whole = measure.score(features, pixels)
     parts = [measure.score(features[i : i + 4], pixels[i : i + 4]) for i in range(0, 40, 4)]
-    assert np.concatenate(parts) == pytest.approx(whole[:40], abs=1e-3)
+    assert np.concatenate(parts) == pytest.approx(whole[:40], abs=1e-6)
     assert measure.score(features[:0], pixels[:0]).shape == (0,)
+
+
+def test_nor_do_those_of_features_of_which_nothing_lies_beside_the_axes() -> None:
+    rng = np.random.default_rng(5)
+    features = (rng.normal(size=(600, 4)) @ rng.normal(size=(4, WIDE))).astype(np.float32)
+    pixels, targets = galaxies(600, seed=5)[1:]
+    parts = features[:400], pixel_statistics(pixels[:400]), targets[:400]
+    flat = Unlikeness.fit(*parts, features[400:], pixels[400:], FALSE_ALARMS)
+    whole = flat.score(features[400:], pixels[400:])
+    alone = [flat.score(features[i : i + 1], pixels[i : i + 1]) for i in range(400, 440)]
+    assert np.concatenate(alone) == pytest.approx(whole[:40], abs=1e-6)
 
 
 def test_it_survives_as_bytes(measure: Unlikeness, held_out: tuple[np.ndarray, np.ndarray]) -> None:

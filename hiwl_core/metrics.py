@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CLASS_METRICS",
+    "ClassMetric",
     "accuracy",
     "bootstrap_intervals",
     "class_table",
@@ -81,6 +83,36 @@ def f1(matrix: np.ndarray) -> np.ndarray:
     return _ratio(2 * _diagonal(matrix), matrix.sum(-1) + matrix.sum(-2))
 
 
+class ClassMetric(NamedTuple):
+    """A figure that each class has.
+
+    Parameters
+    ----------
+    title : str
+        On pages.
+    function : callable
+        From matrices of shape (..., C, C) to figures of shape (..., C).
+    summed : int
+        The axis of a matrix along which the objects that the figure is of are counted: 0 for those called so,
+        1 for those that are so.
+    is_share : bool
+        Whether it is the share of these that are right, which has an interval in closed form.
+    """
+
+    title: str
+    function: Callable[[np.ndarray], np.ndarray]
+    summed: int = 1
+    is_share: bool = False
+
+
+CLASS_METRICS: Mapping[str, ClassMetric] = {
+    "precision": ClassMetric("Precision", precision, summed=0, is_share=True),
+    "recall": ClassMetric("Recall", recall, is_share=True),
+    "f1": ClassMetric("F1", f1),
+}
+"""All that is said of a class, in the order in which it is said: another one is entered here."""
+
+
 def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
     """Interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22, 209), 95 % by default.
 
@@ -122,20 +154,21 @@ def class_table(
         without objects is in no average; one that is never predicted counts with precision 0.
     """
     rows: list[tuple[str, str, float, float, float, int]] = []
-    right = np.diagonal(matrix)
-    f1_intervals = bootstrap_intervals(matrix, f1, resamples, seed)
+    right, total = np.diagonal(matrix), int(matrix.sum())
+    values = {metric: of.function(matrix) for metric, of in CLASS_METRICS.items()}
+    counts = {metric: matrix.sum(of.summed) for metric, of in CLASS_METRICS.items()}
+    intervals = {
+        metric: [wilson(int(hits), int(count)) for hits, count in zip(right, counts[metric], strict=True)]
+        if of.is_share
+        else bootstrap_intervals(matrix, of.function, resamples, seed)
+        for metric, of in CLASS_METRICS.items()
+    }
     for index, name in enumerate(classes):
-        for metric, values, totals in (
-            ("precision", precision(matrix), matrix.sum(0)),
-            ("recall", recall(matrix), matrix.sum(1)),
-        ):
-            low, high = wilson(int(right[index]), int(totals[index]))
-            rows.append((name, metric, float(values[index]), low, high, int(totals[index])))
-        low, high = f1_intervals[index]
-        rows.append((name, "f1", float(f1(matrix)[index]), low, high, int(matrix.sum(1)[index])))
-    total = int(matrix.sum())
-    for metric, function in (("precision", precision), ("recall", recall), ("f1", f1)):
-        average = partial(_average, function)
+        for metric in CLASS_METRICS:
+            low, high = intervals[metric][index]
+            rows.append((name, metric, float(values[metric][index]), low, high, int(counts[metric][index])))
+    for metric, of in CLASS_METRICS.items():
+        average = partial(_average, of.function)
         low, high = bootstrap_intervals(matrix, average, resamples, seed)
         rows.append(("average", metric, float(average(matrix)), float(low), float(high), total))
     rows.append(("all", "accuracy", float(accuracy(matrix)), *wilson(int(right.sum()), total), total))

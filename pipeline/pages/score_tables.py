@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hiwl_core.metrics import CLASS_METRICS
 from pipeline.pages.confusion_cells import anchor
 
 __all__ = ["Figure", "FigureRow", "FigureTable", "MatrixCell", "MatrixRow", "figure_table", "matrix_rows"]
 
-METRICS = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 AVERAGE, ALL = "average", "all"
 # Letters on a deeper color than this are light.
 DEEP = 0.85
@@ -101,8 +101,8 @@ def figure_table(metrics: pd.DataFrame) -> FigureTable:
         if not np.isnan(row["value"]):
             found[row["class"], row["metric"]] = Figure(row["value"], row["low"], row["high"])
     rows = [
-        FigureRow(str(name), [found.get((name, metric)) for metric in METRICS], name == AVERAGE)
+        FigureRow(str(name), [found.get((name, metric)) for metric in CLASS_METRICS], name == AVERAGE)
         for name in dict.fromkeys(metrics["class"])
         if name != ALL
     ]
-    return FigureTable(list(METRICS.values()), rows, found[ALL, "accuracy"])
+    return FigureTable([metric.title for metric in CLASS_METRICS.values()], rows, found[ALL, "accuracy"])

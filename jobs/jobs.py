@@ -9,6 +9,7 @@ import click
 from jobs.options import VerbCommand, address_option
 from jobs.submit import follow
 from pipeline.cluster_jobs import find_job, list_jobs
+from pipeline.pages.numbers import duration
 from pipeline.progress import log_event
 
 __all__ = ["main"]
@@ -46,7 +47,7 @@ def list_command(address: str | None) -> None:
     width = max(len(job.id) for job in jobs)
     for job in jobs:
         begun = "" if job.started is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
-        took = "" if job.seconds is None else _duration(job.seconds)
+        took = "" if job.seconds is None else duration(job.seconds)
         click.echo(f"{job.id:<{width}}  {job.status:<{STATUS_WIDTH}}  {begun:<16}  {took:>9}  {job.command}")
 
 
@@ -87,12 +88,6 @@ def stop(job_id: str, address: str | None) -> None:
         return
     job.follow(lambda text: None)
     click.echo(f"job {job_id} has ended; the same command, submitted again, goes on from what it wrote")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import click
 
 from hiwl_core.statuses import OK
 from jobs.options import VerbCommand
+from pipeline.pages.numbers import duration
 
 __all__ = ["main"]
 
@@ -53,16 +54,13 @@ def _line(status) -> str:  # type: ignore[no-untyped-def]
     if status.rate:
         words.append(f"{status.rate:,.0f} rows/s")
     if status.seconds_left is not None:
-        words.append(f"{_time(status.seconds_left)} left")
+        words.append(f"{duration(status.seconds_left)} left")
     if status.state == "stopped":
-        ago = "no sign of a job" if status.last_sign is None else f"last sign {_time(status.last_sign)} ago"
+        ago = (
+            "no sign of a job" if status.last_sign is None else f"last sign {duration(status.last_sign)} ago"
+        )
         words.append(f"{ago}; start the same command again to go on")
     return ", ".join(words)
-
-
-def _time(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

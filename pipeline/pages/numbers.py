@@ -29,10 +29,11 @@ def percent(share: float) -> str:
 
 
 def file_size(size: int) -> str:
-    """``512 B``, ``12 kB`` or ``1.4 MB``, in powers of 1,000."""
-    if size < 1000:
-        return f"{size} B"
-    return f"{size / 1e3:.0f} kB" if size < 999_500 else f"{size / 1e6:.1f} MB"
+    """``512 B``, ``12 kB``, ``1.4 MB``, ``27.0 GB`` and so on, in powers of 1,000."""
+    if size < 999_500:
+        return f"{size} B" if size < 1000 else f"{size / 1e3:.0f} kB"
+    power = min(int(math.log10(size) // 3), 5)
+    return f"{size / 1000**power:.1f} {'kMGTP'[power - 1]}B" if size >= 1e6 else f"{size / 1e6:.1f} MB"
 
 
 def count_word(count: int) -> str:

@@ -20,7 +20,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +37,9 @@ from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.fits_headers import quiet_astropy
 from hiwl_core.stamps import fits_cube
 from pipeline.catalog.parts import PartRecord
-from pipeline.classification.model_settings import ModelSettings
-from pipeline.classification.plan import catalog_settings
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.shard_classifier import ShardClassifier, bundle_place, read_bundle
-from pipeline.classification.shard_work import ShardTask
+from pipeline.classification.shard_work import CatalogWork, ShardTask
 from pipeline.cores import usable_cores
 from pipeline.shards.cutout_shards import (
     MAX_SHARD_BYTES,
@@ -109,9 +107,10 @@ def classify(work: Path, model: str, count: int, side: int) -> None:
     """Classify shards of FITS and of JPEG in turn; prints the medians of all rounds."""
     for kind in KINDS:
         write_shards(work / kind, kind, count, side)
-    settings = {**catalog_settings(Columns()), **replace(ModelSettings(), precision="float32").to_dict()}
+    settings = CatalogContents(precision="float32").to_settings(Columns())
     model_id = read_bundle(model).model_id
-    actor = ShardClassifier(bundle_place(model), model_id, Columns(), settings, usable_cores(), False)
+    work_here = CatalogWork(bundle_place(model), model_id, settings, str(work))
+    actor = ShardClassifier(work_here, usable_cores())
     times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for _ in range(CLASSIFY_ROUNDS):
         for kind in KINDS:

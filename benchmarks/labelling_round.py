@@ -34,15 +34,15 @@ from hiwl_core.errors import UserError
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.classify import classify
-from pipeline.classification.model_settings import ModelSettings
 from pipeline.exploring.labeling_choice import choose_for_labeling
 from pipeline.querying.query import query
 from pipeline.simulate import simulate
 from pipeline.training.train import train
 
 START = "galaxyzoo"
-ONE_LOOK = ModelSettings(views=1, precision="float32")
+ONE_LOOK = CatalogContents(["truth"], views=1, precision="float32")
 CHOICES = ("chosen", "uncertain", "random")
 # As docs/finetune.md has them, with smaller batches and more passes for so few labels.
 SETTINGS = (
@@ -86,7 +86,7 @@ def labeled(pool: str, ids: list[str], out: Path) -> Counter[str]:
 
 def score(bundle: str, shards: str, catalog: str) -> dict[str, float]:
     """Accuracy and recalls of what a model says of galaxies whose truth is known."""
-    classify(bundle, shards, catalog, carry=["truth"], model=ONE_LOOK)
+    classify(bundle, shards, catalog, contents=ONE_LOOK)
     rows = query(catalog, "SELECT truth, label FROM catalog WHERE status = 'ok'").table()
     truth, found = (GALAXY_ZOO.encode(rows[name].to_pylist()) for name in ("truth", "label"))
     matrix = confusion_matrix(truth, found, len(GALAXY_ZOO.classes))
@@ -122,7 +122,7 @@ def one_round(folder: Path, sky: dict[str, str], count: int, seed: int) -> Itera
     if bundle is None:
         return
     yield {"labels": f"{count} random", "seed": seed, **score(bundle, sky["test"], str(place / "test"))}
-    classify(bundle, sky["pool"], str(place / "pool"), carry=["truth"], model=ONE_LOOK)
+    classify(bundle, sky["pool"], str(place / "pool"), contents=ONE_LOOK)
     for choice in CHOICES:
         here = folder / f"{choice}-{seed}"
         here.mkdir(exist_ok=True)
@@ -158,7 +158,7 @@ def main() -> None:
         name: simulate(str(folder / name), count, seed=seed, ambiguous=0.0).cutouts
         for name, count, seed in (("pool", options.pool, 11), ("test", options.test, 12))
     }
-    classify(START, sky["pool"], str(folder / "catalog"), carry=["truth"], model=ONE_LOOK)
+    classify(START, sky["pool"], str(folder / "catalog"), contents=ONE_LOOK)
     rows = [{"labels": START, "seed": None, **score(START, sky["test"], str(folder / "before"))}]
     print(json.dumps(rows[0]), flush=True)
     for seed in map(int, options.seeds.split(",")):

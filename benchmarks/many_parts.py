@@ -29,7 +29,7 @@ from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry, read_ledger
 from pipeline.catalog.parts import encode_part
 from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog, part_record
-from pipeline.classification.plan import catalog_settings
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, Columns, encode_shard
 from pipeline.shards.fingerprints import fingerprint
 
@@ -85,7 +85,7 @@ def measure_verify(arguments: argparse.Namespace) -> None:
 
     work = arguments.work / f"verified-{time.time_ns()}"
     (work / "sky").mkdir(parents=True)
-    catalog, settings = f"{work}/catalog", catalog_settings(Columns())
+    catalog, settings = f"{work}/catalog", CatalogContents().to_settings(Columns())
     shards: dict[str, PlannedShard] = {}
     tables: dict[str, pa.Table] = {}
     for number in range(arguments.parts):

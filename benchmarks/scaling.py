@@ -80,7 +80,7 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
     from benchmarks.stand_in_stage import StandInStage, StandInWork
     from pipeline.catalog.ledger import Ledger
     from pipeline.catalog.plan import PlannedShard
-    from pipeline.classification.plan import catalog_settings
+    from pipeline.classification.catalog_contents import CatalogContents
     from pipeline.classification.shard_stream import classify_shards
     from pipeline.classification.stage_actors import StageActors
 
@@ -89,8 +89,8 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
     seconds_store = size / MEGABYTE / arguments.megabytes_a_second
     paths = write_files(arguments.work / "sky", shards)
     plan = [PlannedShard(path, Path(path).name, arguments.rows, size, "", "") for path in paths]
-    settings = catalog_settings(Columns())
-    work = StandInWork(Columns(), settings, arguments.rows, seconds_network, seconds_store)
+    settings = CatalogContents().to_settings(Columns())
+    work = StandInWork(settings, arguments.rows, seconds_network, seconds_store)
     # Others that read are another operator if a worker takes other resources.
     cpus = workers if not arguments.fed else 2 * workers + READERS
     actors = StageActors(2 if arguments.fed else 1, 0, workers, workers, fed=arguments.fed)
@@ -138,6 +138,7 @@ def measure_plan(arguments: argparse.Namespace) -> None:
     """CPU seconds and memory of a plan, and of the look at it that a resume takes."""
     from pipeline.classification.missing_parts import find_parts
     from pipeline.classification.plan import plan_catalog
+    from pipeline.shards.inspection import WantedColumns
 
     write_files(arguments.work / "sky", arguments.shards)
     catalog = arguments.work / f"plan-{time.time_ns()}"
@@ -145,9 +146,8 @@ def measure_plan(arguments: argparse.Namespace) -> None:
         before, base = own_cpu(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
         started = time.monotonic()
         sky = str(arguments.work / "sky")
-        plan = plan_catalog(
-            str(catalog), sky, "model", lambda *_: {"columns": {}}, Columns(), ("object_id", "image"), ()
-        )
+        wanted = WantedColumns(Columns(), ("object_id", "image"))
+        plan = plan_catalog(str(catalog), sky, "model", lambda *_: {"columns": {}}, wanted)
         find_parts(str(catalog), plan)
         count = len(plan.shards)
         del plan

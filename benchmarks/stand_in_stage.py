@@ -15,18 +15,17 @@ import ray
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import part_name
 from pipeline.classification.cascade_stage import entry_table
-from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import SHARD_COLUMN
 
 __all__ = ["StandInStage", "StandInWork"]
 
 
 class StandInWork(NamedTuple):
-    """What `pipeline.classification.cascade_stage.CatalogWork` is to the real stage.
+    """What `pipeline.classification.shard_work.CatalogWork` is to the real stage.
 
     Parameters
     ----------
-    columns, settings
+    settings
         As there.
     rows : int
         Galaxies that a shard stands for, though the file in its place may be small.
@@ -36,7 +35,6 @@ class StandInWork(NamedTuple):
         As there: nothing is decoded.
     """
 
-    columns: Columns
     settings: dict[str, Any]
     rows: int
     seconds_network: float

@@ -9,10 +9,11 @@ from hiwl_core.taxonomy_file import read_taxonomy as read_taxonomy
 from hiwl_core.training_recipe import training_recipe as training_recipe
 from pipeline.catalog.status import catalog_status as catalog_status
 from pipeline.catalog.verify import verify as verify
+from pipeline.classification.catalog_contents import CatalogContents as CatalogContents
 from pipeline.classification.classify import classify as classify
 from pipeline.classification.classify_dataset import classify_dataset as classify_dataset
+from pipeline.classification.computing import Computing as Computing
 from pipeline.classification.estimate import estimate as estimate
-from pipeline.classification.model_settings import ModelSettings as ModelSettings
 from pipeline.cutouts.cutouts import cutouts as cutouts
 from pipeline.cutouts.position_shards import Positions as Positions
 from pipeline.drift import drift as drift

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -12,24 +11,13 @@ import click
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.statuses import OK
 from jobs.notifying import NotifyingCommand, notify_option
-from jobs.options import (
-    actors_option,
-    carry_option,
-    column_options,
-    decode_on_option,
-    engine_option,
-    gpu_option,
-    mask_planes_option,
-    model_options,
-    scale_options,
-    stage2_option,
-)
+from jobs.options import column_options, computing_options, contents_options, mask_planes_option
 from pipeline.progress import log_event
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import WantedScale
 
 if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.model_settings import ModelSettings
+    from pipeline.classification.catalog_contents import CatalogContents
+    from pipeline.classification.computing import Computing
 
 __all__ = ["main"]
 
@@ -38,15 +26,12 @@ __all__ = ["main"]
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.argument("catalog", metavar="CATALOG")
-@carry_option
-@stage2_option
 @click.option(
     "--update",
     is_flag=True,
     help="Take in shards that were added or changed since the catalog was begun, which are refused else.",
 )
 @notify_option
-@actors_option
 @click.option(
     "--deadline",
     metavar="TIME",
@@ -54,16 +39,8 @@ __all__ = ["main"]
     "there, and how many workers that takes.",
 )
 @click.option("--stop-at-deadline", is_flag=True, help="End then, with whole parts and exit code 1.")
-@gpu_option
-@decode_on_option
-@engine_option
-@model_options
-@click.option(
-    "--features",
-    is_flag=True,
-    help="Keep what stage 1 saw in each galaxy, 32 numbers, by which `hiwl explore` finds others like it.",
-)
-@scale_options
+@computing_options
+@contents_options
 @column_options
 @click.option(
     "--positions",
@@ -75,18 +52,11 @@ def main(
     bundle: str,
     shards: str,
     catalog: str,
-    carry: tuple[str, ...],
-    stage2: str,
     update: bool,
-    workers: int | None,
     deadline: str | None,
     stop_at_deadline: bool,
-    gpu: bool | None,
-    decode_on: str,
-    engine: str,
-    model: ModelSettings,
-    features: bool,
-    scale: WantedScale,
+    computing: Computing,
+    contents: CatalogContents,
     columns: Columns,
     positions: str | None,
     mask_planes: tuple[str, ...],
@@ -128,17 +98,11 @@ def main(
         shards,
         catalog,
         columns,
-        carry,
-        stage2,
-        workers,
-        gpu,
-        scale=scale,
-        update=update,
-        engine=engine,
-        model=replace(model, features=features),
-        deadline=wanted,
-        positions=None if positions is None else Positions(positions, mask_planes),
-        decode_on=decode_on,
+        contents,
+        computing,
+        update,
+        wanted,
+        None if positions is None else Positions(positions, mask_planes),
     )
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):

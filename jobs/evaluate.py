@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING
 import click
 import pandas as pd
 
-from jobs.options import (
-    VerbCommand,
-    actors_option,
-    column_options,
-    engine_option,
-    gpu_option,
-    model_options,
-    scale_options,
-)
+from hiwl_core.metrics import CLASS_METRICS
+from jobs.options import VerbCommand, column_options, computing_options, contents_options
 from pipeline.hub import in_hub
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import WantedScale
 
 if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.model_settings import ModelSettings
+    from pipeline.classification.catalog_contents import CatalogContents
+    from pipeline.classification.computing import Computing
     from pipeline.evaluation.probabilities import ProbabilityEvaluation
 
 __all__ = ["main"]
@@ -32,21 +25,15 @@ __all__ = ["main"]
 @click.argument("bundle", metavar="BUNDLE")
 @click.argument("shards", metavar="SHARDS")
 @click.option("--out", metavar="DIR", help="Where the tables go; default: evaluation, beside the bundle.")
-@actors_option
-@gpu_option
-@engine_option
-@model_options
-@scale_options
+@computing_options
+@contents_options
 @column_options
 def main(
     bundle: str,
     shards: str,
     out: str | None,
-    workers: int | None,
-    gpu: bool | None,
-    engine: str,
-    model: ModelSettings,
-    scale: WantedScale,
+    computing: Computing,
+    contents: CatalogContents,
     columns: Columns,
 ) -> None:
     """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy, and how far
@@ -67,7 +54,7 @@ def main(
     # The Hub takes bundles alone.
     beside = "." if in_hub(bundle) else posixpath.dirname(bundle.rstrip("/")) or "."
     out = out or posixpath.join(beside, "evaluation")
-    result = evaluate(bundle, shards, out, columns, workers, gpu, scale, engine, model)
+    result = evaluate(bundle, shards, out, columns, contents, computing)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()
@@ -129,7 +116,7 @@ def _pretty(table: pd.DataFrame) -> str:
     cells = table.assign(cell=[_cell(*row) for row in table[["value", "low", "high"]].to_numpy()])
     wide = cells.pivot(index="class", columns="metric", values="cell")
     order = list(dict.fromkeys(table["class"]))
-    metrics = [name for name in ("precision", "recall", "f1", "accuracy") if name in wide.columns]
+    metrics = [name for name in (*CLASS_METRICS, "accuracy") if name in wide.columns]
     wide.columns.name = wide.index.name = None
     return wide.loc[order, metrics].fillna("").to_string()
 

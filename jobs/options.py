@@ -12,24 +12,21 @@ from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.errors import UserError
 from jobs.endings import end, ending_of, stoppable
 from jobs.typed import typed
+from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, Computing
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = [
     "VerbCommand",
-    "actors_option",
     "address_option",
-    "carry_option",
     "column_options",
-    "decode_on_option",
-    "engine_option",
+    "computing_options",
+    "contents_options",
     "gpu_option",
     "mask_planes_option",
-    "model_options",
     "names_of",
     "scale_options",
-    "stage2_option",
 ]
 
 
@@ -135,31 +132,21 @@ def scale_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 GALAXY_ZOO_RADII = 0.02
 """Petrosian radii, of 90 % of the light, in a pixel of Galaxy Zoo's images."""
 
-carry_option = click.option(
-    "--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable."
-)
 
-stage2_option = click.option(
-    "--stage2",
-    type=click.Choice(["routed", "always"]),
-    default="routed",
-    show_default=True,
-    help="On which galaxies later stages run; always gives exact probabilities at the price of more work.",
-)
+def contents_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a catalog may hold, and pass it on as one `CatalogContents` named ``contents``."""
 
-
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
-)
-
-
-def model_options(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--views`` and its kin, and pass them on as one `ModelSettings` named ``model``."""
-
+    @click.option(
+        "--carry", multiple=True, metavar="NAME", help="Take a column of the shards over; repeatable."
+    )
+    @click.option(
+        "--stage2",
+        type=click.Choice(["routed", "always"]),
+        default="routed",
+        show_default=True,
+        help="On which galaxies later stages run; always gives exact probabilities at the price of more "
+        "work.",
+    )
     @click.option(
         "--views",
         type=click.Choice(["adaptive", "1", "2", "4", "8"]),
@@ -188,17 +175,43 @@ def model_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         metavar="C",
         help="Share of each class whose `class_set` is to hold it.",
     )
+    @click.option(
+        "--features",
+        is_flag=True,
+        help="Keep what stage 1 saw in each galaxy, 32 numbers, by which `hiwl explore` finds others like "
+        "it.",
+    )
+    @scale_options
     @functools.wraps(verb)
-    def with_model(
-        *args: Any, views: str | None, precision: str, prior: str | None, coverage: float, **others: Any
+    def with_contents(
+        *args: Any,
+        carry: tuple[str, ...],
+        stage2: str,
+        scale: WantedScale,
+        views: str | None,
+        precision: str,
+        prior: str | None,
+        coverage: float,
+        features: bool,
+        **others: Any,
     ) -> Any:
         # torch is slow to import, and a wrong option should not wait for it.
-        from pipeline.classification.model_settings import ModelSettings
+        from pipeline.classification.catalog_contents import CatalogContents
 
         number = int(views) if views is not None and views.isdigit() else views
-        return verb(*args, model=ModelSettings(number, precision, prior, coverage), **others)
+        contents = CatalogContents(
+            carry,
+            stage2,
+            scale=scale,
+            views=number,
+            precision=precision,
+            prior=prior,
+            coverage=coverage,
+            features=features,
+        )
+        return verb(*args, contents=contents, **others)
 
-    return with_model
+    return with_contents
 
 
 gpu_option = click.option(
@@ -208,23 +221,40 @@ gpu_option = click.option(
     "GPU nodes on demand needs --gpu and --workers.",
 )
 
-actors_option = click.option(
-    "--workers",
-    type=int,
-    metavar="N",
-    help="Actors at most; default all there is room for, and none for up to 32 MB of shards where no cluster "
-    "is named: this process classifies those itself.",
-)
 
+def computing_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add by what rows are computed, and pass it on as one `Computing` named ``computing``."""
 
-decode_on_option = click.option(
-    "--decode-on",
-    type=click.Choice(["auto", "gpu-nodes", "all-nodes"]),
-    default="auto",
-    show_default=True,
-    help="Where cutouts are read and decoded for workers with GPUs: by these, or on all nodes; auto: on all "
-    "nodes if those without GPUs have the CPUs for it. Without GPUs all nodes do.",
-)
+    @click.option(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Actors at most; default all there is room for, and none for up to 32 MB of shards where no "
+        "cluster is named: this process classifies those itself.",
+    )
+    @gpu_option
+    @click.option(
+        "--decode-on",
+        type=click.Choice([AUTO, GPU_NODES, ALL_NODES]),
+        default=AUTO,
+        show_default=True,
+        help="Where cutouts are read and decoded for workers with GPUs: by these, or on all nodes; auto: on "
+        "all nodes if those without GPUs have the CPUs for it. Without GPUs all nodes do.",
+    )
+    @click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
+    )
+    @functools.wraps(verb)
+    def with_computing(
+        *args: Any, workers: int | None, gpu: bool | None, decode_on: str, engine: str, **others: Any
+    ) -> Any:
+        return verb(*args, computing=Computing(engine, workers, gpu, decode_on), **others)
+
+    return with_computing
 
 
 def names_of(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:

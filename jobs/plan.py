@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.options import VerbCommand, carry_option, column_options, stage2_option
+from jobs.options import VerbCommand, column_options, computing_options, contents_options
+from pipeline.pages.numbers import duration, file_size
 from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:
+    from pipeline.classification.catalog_contents import CatalogContents
+    from pipeline.classification.computing import Computing
     from pipeline.classification.estimate import Estimate, Span
 
 __all__ = ["main"]
@@ -37,9 +40,9 @@ BUSY = 0.5
 @click.option(
     "--seconds", type=float, default=45.0, show_default=True, metavar="S", help="To spend on them, about."
 )
-@carry_option
-@stage2_option
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, for scripts.")
+@computing_options
+@contents_options
 @column_options
 def main(
     bundle: str,
@@ -49,9 +52,9 @@ def main(
     rate: float | None,
     sample: int,
     seconds: float,
-    carry: tuple[str, ...],
-    stage2: str,
     as_json: bool,
+    computing: Computing,
+    contents: CatalogContents,
     columns: Columns,
 ) -> None:
     """Say what classifying SHARDS with a model BUNDLE would take: hours, traffic, money. Writes nothing.
@@ -72,13 +75,13 @@ def main(
         bundle,
         shards,
         columns,
-        carry,
-        stage2,
+        contents,
+        computing,
         machines,
-        price=price,
-        rate=rate,
-        sample=sample,
-        seconds=seconds,
+        price,
+        rate,
+        sample,
+        seconds,
     )
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2))
@@ -93,7 +96,7 @@ def _lines(result: Estimate) -> list[tuple[str, str, str]]:
     low, high = f"{result.rate.low:,.0f}", f"{result.rate.high:,.0f}"
     spread = "as given" if result.rate_given else f"{low} to {high} by shard"
     lines = [
-        ("rows", f"{result.rows:,}", f"in {result.shards:,} shards, {_size(result.size)}{about}"),
+        ("rows", f"{result.rows:,}", f"in {result.shards:,} shards, {file_size(result.size)}{about}"),
         ("speed", f"{result.rate.value:,.0f} images/s", f"of one machine, {spread}"),
     ]
     if not result.rate_given:
@@ -106,15 +109,17 @@ def _lines(result: Estimate) -> list[tuple[str, str, str]]:
                 f"an image, {result.computing}; {workers}",
             ),
         ]
-    lines.append(("time", _time(result.seconds_one.value), f"on one machine{_between(result.seconds_one)}"))
+    lines.append(
+        ("time", duration(result.seconds_one.value), f"on one machine{_between(result.seconds_one)}")
+    )
     if result.machines > 1:
-        lines.append(("", _time(result.seconds.value), f"on {result.machines}{_between(result.seconds)}"))
+        lines.append(("", duration(result.seconds.value), f"on {result.machines}{_between(result.seconds)}"))
     requests = result.requests or {}
     got = f"in {requests['GET']:,} GET and {requests['LIST']:,} LIST requests" if requests else ""
     put = f", in {requests['PUT']:,} PUT requests" if requests else ""
     lines += [
-        ("read", _size(result.bytes_read), got),
-        ("written", _size(result.bytes_written), f"the catalog{put}"),
+        ("read", file_size(result.bytes_read), got),
+        ("written", file_size(result.bytes_written), f"the catalog{put}"),
     ]
     if result.cost is not None:
         hours = result.machines * result.seconds.value / 3600
@@ -130,7 +135,7 @@ def _grounds(result: Estimate) -> str:
     more = f", times {result.workers} workers" if result.workers > 1 else ""
     lines = [
         f"Timed on {rows:,} images of {len(result.samples)} shards in one process{more}. Not in these times:",
-        "the start of the cluster, the writing of the parts, other users of the storage.",
+        "the start of the cluster, the parts' way to the storage, other users of it.",
     ]
     if result.load > BUSY:
         lines.append(
@@ -140,27 +145,7 @@ def _grounds(result: Estimate) -> str:
 
 
 def _between(span: Span) -> str:
-    """The span in the unit of its middle."""
-    if span.low >= span.high:
-        return ""
-    return f" ({_time(span.low, span.value)} to {_time(span.high, span.value)})"
-
-
-def _time(seconds: float, like: float | None = None) -> str:
-    like = seconds if like is None else like
-    if like < 120:
-        return f"{seconds:.0f} s"
-    if like < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
+    return f" ({duration(span.low)} to {duration(span.high)})" if span.low < span.high else ""
 
 
 if __name__ == "__main__":

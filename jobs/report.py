@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from jobs.options import (
-    VerbCommand,
-    actors_option,
-    column_options,
-    engine_option,
-    gpu_option,
-    model_options,
-)
+from jobs.options import VerbCommand, column_options, computing_options, contents_options
 from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.model_settings import ModelSettings
+    from pipeline.classification.catalog_contents import CatalogContents
+    from pipeline.classification.computing import Computing
 
 __all__ = ["main"]
 
@@ -31,19 +25,15 @@ __all__ = ["main"]
 @click.option(
     "--val", metavar="SHARDS", help="Labeled shards to score on; default: those that the run was selected by."
 )
-@actors_option
-@gpu_option
-@engine_option
-@model_options
+@computing_options
+@contents_options
 @column_options
 def main(
     run: str,
     out: str | None,
     val: str | None,
-    workers: int | None,
-    gpu: bool | None,
-    engine: str,
-    model: ModelSettings,
+    computing: Computing,
+    contents: CatalogContents,
     columns: Columns,
 ) -> None:
     """Show all of a training RUN on one page, FOLDER/report.html.
@@ -71,7 +61,7 @@ def main(
         if context.get_parameter_source(f"{field}_column") is not ParameterSource.DEFAULT
     }
     out = out or posixpath.join(run.rstrip("/"), "report")
-    made = report(run, out, val, named, workers, gpu, engine, model)
+    made = report(run, out, val, named, contents, computing)
     best = made.evaluation.metrics.iloc[-1]
     click.echo(
         f"accuracy {best['value']:.4f} [{best['low']:.4f}, {best['high']:.4f}] on {best['count']} galaxies"

@@ -57,12 +57,19 @@ def main(model: str, train_shards: str, val: str, out: str) -> None:
     run = hiwl.train(
         train_shards, val, hiwl.training_recipe("demo", overrides=changes), f"{out}/run", workers=2, gpu=True
     )
-    hiwl.evaluate(run.bundle, val, f"{out}/scores", workers=1, gpu=True)
+    hiwl.evaluate(run.bundle, val, f"{out}/scores", computing=hiwl.Computing(workers=1, gpu=True))
     for where in ("gpu-nodes", "all-nodes"):
-        hiwl.classify(model, train_shards, f"{out}/{where}", workers=1, gpu=True, decode_on=where)
-    hiwl.classify(model, train_shards, f"{out}/cpu", workers=1, gpu=False, engine="torch")
+        hiwl.classify(
+            model,
+            train_shards,
+            f"{out}/{where}",
+            computing=hiwl.Computing(workers=1, gpu=True, decode_on=where),
+        )
+    hiwl.classify(
+        model, train_shards, f"{out}/cpu", computing=hiwl.Computing(workers=1, gpu=False, engine="torch")
+    )
     shards = ray.data.read_parquet(val, columns=["object_id", "image"])
-    classified = hiwl.classify_dataset(model, shards, workers=1, gpu=True)
+    classified = hiwl.classify_dataset(model, shards, computing=hiwl.Computing(workers=1, gpu=True))
     classified.write_parquet(f"{out}/dataset")
     hiwl.optimize(run.bundle, train_shards, val, f"{out}/optimized", gpu=True)
 

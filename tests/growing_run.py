@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.catalog.plan import PlannedShard
-from pipeline.classification.cascade_stage import CatalogWork
-from pipeline.classification.plan import catalog_settings
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import WHATEVER_THERE_IS
 from pipeline.classification.shard_stream import classify_shards
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import connected, resources_now
 from pipeline.shards.cutout_shards import Columns
@@ -21,8 +22,7 @@ from tests.stand_in_stages import PatientStage, nodes
 
 def main(shards: Sequence[str]) -> None:
     """Classify shards; print the nodes before and after, and the shards of each node."""
-    settings = catalog_settings(Columns(), [], "routed")
-    work = CatalogWork("", "", Columns(), settings, "", "auto")
+    work = CatalogWork("", "", CatalogContents().to_settings(Columns()), "")
     planned = [PlannedShard(path, Path(path).name, 3, Path(path).stat().st_size, "", "") for path in shards]
     with connected():
         # The warm node may come a moment after the head.
@@ -30,7 +30,7 @@ def main(shards: Sequence[str]) -> None:
         while not nodes() and time.monotonic() < deadline:
             time.sleep(0.2)
         before, cluster = nodes(), resources_now()
-        actors = StageActors.on(cluster, "auto", None, None)
+        actors = StageActors.on(cluster, WHATEVER_THERE_IS)
         of_node: Counter[str] = Counter()
         for entry in classify_shards(work, planned, actors, PatientStage):
             of_node.update(entry.statuses)

@@ -43,9 +43,10 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.parts import making_in
 from pipeline.catalog.plan import PlannedShard, read_making
 from pipeline.catalog.verify import verify
-from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.classify import classify
+from pipeline.classification.computing import Computing
 from pipeline.classification.shard_classifier import ShardClassifier
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.ingestion.ingest import ingest
 from pipeline.publication.publish import publish
 from pipeline.querying.query import open_catalog
@@ -119,7 +120,12 @@ def make_ground(work: Path, store: str, models: tuple[str, str]) -> Ground:
 def run(ground: Ground, kind: Kind, which: int, out: str) -> None:
     """One of the two runs."""
     if kind.verb == "classify":
-        classify(ground.models[which], str(ground.work / "sky"), out, workers=1, gpu=False, engine="torch")
+        classify(
+            ground.models[which],
+            str(ground.work / "sky"),
+            out,
+            computing=Computing(workers=1, gpu=False, engine="torch"),
+        )
     elif kind.verb == "ingest":
         labels = str(ground.work / f"labels{which}.csv")
         ingest(str(ground.work / "images"), out, labels, shard_rows=2)
@@ -135,10 +141,7 @@ def in_this_process(work: CatalogWork, shards: Sequence[PlannedShard], *_: objec
     """What the actors of a cluster do, without the seconds that they take to start."""
     with _MAKING:
         if work.model_id not in _CLASSIFIERS:
-            made = ShardClassifier(
-                work.bundle_path, work.model_id, work.columns, work.settings, 1, False, work.engine
-            )
-            _CLASSIFIERS[work.model_id] = (made, threading.Lock())
+            _CLASSIFIERS[work.model_id] = (ShardClassifier(work, 1), threading.Lock())
     classifier, lock = _CLASSIFIERS[work.model_id]
     for shard in shards:
         with lock:

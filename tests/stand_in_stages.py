@@ -21,8 +21,8 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.attempts import ask_to_read
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, entry_table
-from pipeline.classification.shard_work import ShardTask, ShardWork
+from pipeline.classification.cascade_stage import CascadeStage, entry_table
+from pipeline.classification.shard_work import CatalogWork, ShardTask, ShardWork
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.storage import retries
 
@@ -167,7 +167,7 @@ class NumbersOfBytes:
 
     def _classify(self, task: ShardTask) -> LedgerEntry:
         time.sleep(SECONDS_A_LIGHT_SHARD)
-        work = ShardWork(task, self._bundle, self._work.columns)
+        work = ShardWork(task, self._bundle)
         kinds = {stage: len(GALAXY_ZOO.stage_classes(stage)) for stage in GALAXY_ZOO.stages}
         members = GALAXY_ZOO.member_frequencies(dict.fromkeys(GALAXY_ZOO.classes, 1))
         for images in work.images():

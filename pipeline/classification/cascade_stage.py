@@ -10,17 +10,15 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.catalog.parts import PartRecord, part_name
 from pipeline.classification.attempts import Verdict
-from pipeline.classification.shard_work import ShardTask
-from pipeline.shards.cutout_shards import Columns
+from pipeline.classification.shard_work import CatalogWork, ShardTask
 from pipeline.shards.shard_groups import (
     FINGERPRINT_COLUMN,
     LATER_COLUMN,
@@ -30,50 +28,15 @@ from pipeline.shards.shard_groups import (
 )
 
 if TYPE_CHECKING:
-    from hiwl_core.cutout_reader import CutoutReader
     from pipeline.classification.shard_classifier import ShardClassifier
 
-__all__ = ["CascadeStage", "CatalogWork", "NothingWorks", "entries_of", "entry_table"]
+__all__ = ["CascadeStage", "NothingWorks", "entries_of", "entry_table"]
 
 ENTRY_COLUMN, HOPELESS_COLUMN = "entry", "hopeless"
 
 
 class NothingWorks(RuntimeError):
     """Not one shard could be classified, wherever it was tried."""
-
-
-class CatalogWork(NamedTuple):
-    """What all shards of a catalog have in common.
-
-    Parameters
-    ----------
-    bundle_path : str
-        See `pipeline.classification.shard_classifier.bundle_place`.
-    model_id : str
-    columns : Columns
-        The shards' names.
-    settings : dict
-        Of the catalog's plan.
-    folder : str
-        Of the catalog, absolute.
-    engine : str
-        See `hiwl_core.engines.choose_engine`.
-    reader : CutoutReader, optional
-        Of the bundle, for where images are decoded for the actors; None if they are not.
-    """
-
-    bundle_path: str
-    model_id: str
-    columns: Columns
-    settings: dict[str, Any]
-    folder: str
-    engine: str
-    reader: CutoutReader | None = None
-
-    def task(self, shard: str, fingerprint: str, rows: pa.Table | None) -> ShardTask:
-        """The unit of work that a shard is."""
-        record = PartRecord(shard.rsplit("/", 1)[-1], fingerprint, self.model_id, self.settings)
-        return ShardTask(shard, f"{self.folder}/{part_name(shard)}", record, rows)
 
 
 class CascadeStage:
@@ -102,10 +65,7 @@ class CascadeStage:
         # Here, since it brings PyTorch, which the stages that stand in for this one do without.
         from pipeline.classification.shard_classifier import ShardClassifier
 
-        work = self._work
-        return ShardClassifier(
-            work.bundle_path, work.model_id, work.columns, work.settings, cpus, use_gpu, work.engine
-        )
+        return ShardClassifier(self._work, cpus, use_gpu)
 
     # No generator: Ray calls this for one group at a time, but would step through generators side by side.
     def __call__(self, group: pa.Table) -> pa.Table:

@@ -8,13 +8,12 @@ stream, and `pipeline.classification.shard_classifier` does the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from hiwl_core.bundle import ModelBundle
@@ -23,27 +22,20 @@ from hiwl_core.device import choose_compute
 from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
 from hiwl_core.stamps import StampSettings
-from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
-from pipeline.catalog.catalog_schema import TRUE_LABEL, catalog_schema
 from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
-from pipeline.catalog.plan import write_model_facts
-from pipeline.classification.cascade_stage import CatalogWork
+from pipeline.catalog.plan import PlannedShard, write_model_facts
+from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
+from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, WHATEVER_THERE_IS, Computing
 from pipeline.classification.deadline import Deadline, Forecast, in_time
+from pipeline.classification.decided import checked_contents, class_shares, decided, model_facts
 from pipeline.classification.missing_parts import find_parts
-from pipeline.classification.model_settings import (
-    AS_VALIDATED,
-    ESTIMATE,
-    ModelSettings,
-    decided,
-    model_facts,
-)
-from pipeline.classification.plan import catalog_settings, plan_catalog
-from pipeline.classification.seen_rows import SEEN_COLUMN
+from pipeline.classification.plan import plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.small_work import WhereComputed, classify_here, is_small
-from pipeline.classification.stage_actors import ALL_NODES, AUTO, GPU_NODES, StageActors
+from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import resources_now
 from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
@@ -52,11 +44,12 @@ from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
+from pipeline.shards.inspection import WantedColumns
+from pipeline.shards.wanted_scale import AS_IT_IS
 from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
-__all__ = ["check_names", "classify"]
+__all__ = ["classify", "usable_bundle", "wanted_columns"]
 
 FEW_FILES = 64
 """Their headers are read before a worker of Ray's has begun."""
@@ -67,18 +60,11 @@ def classify(
     shards_path: str,
     catalog: str,
     columns: Columns | None = None,
-    carry: Sequence[str] = (),
-    stage2: str = "routed",
-    workers: int | None = None,
-    gpu: bool | None = None,
-    keep_truth: bool = False,
-    scale: WantedScale = AS_IT_IS,
+    contents: CatalogContents = AS_VALIDATED,
+    computing: Computing = WHATEVER_THERE_IS,
     update: bool = False,
-    engine: str = "auto",
-    model: ModelSettings = AS_VALIDATED,
     deadline: Deadline | None = None,
     positions: Positions | None = None,
-    decode_on: str = AUTO,
 ) -> CatalogSummary:
     """Classify shards into a catalog with one part a shard; parts that are there already are skipped.
 
@@ -92,33 +78,17 @@ def classify(
         Folder of the catalog.
     columns : Columns, optional
         What the columns of the shards are called.
-    carry : sequence of str
-        Further columns of the shards to take over.
-    stage2 : {"routed", "always"}
-        On which galaxies stage 2 runs.
-    workers : int, optional
-        Actors at most; default: as many as the cluster has room for now.
-    gpu : bool, optional
-        Whether each actor takes a GPU; default: if the cluster has any now.
-    keep_truth : bool
-        Take the shards' labels over as the column `true_label`.
-    scale : WantedScale
-        The pixel scale at which the model is to see each galaxy; default: that at which it was trained, or as
-        the images are.
+    contents : CatalogContents
+        What the catalog is to hold; default: what the model was validated for.
+    computing : Computing
+        By what, and on which machines; default: what there is.
     update : bool
         Take in shards that were added or changed since the catalog was planned.
-    engine : str
-        What runs the networks; see `hiwl_core.engines.choose_engine`.
-    model : ModelSettings
-        Views, precision, prior and coverage.
     deadline : Deadline, optional
         By when the catalog is wanted.
     positions : Positions, optional
-        Classify what tiles show there: a row for each, and no cutout is stored. `columns` and `scale` are
+        Classify what tiles show there: a row for each, and no cutout is stored. `columns` and the scale are
         those of its table.
-    decode_on : {"auto", "gpu-nodes", "all-nodes"}
-        Whether workers with GPUs read and decode for themselves, or all nodes do for them; default: these, if
-        the nodes without GPUs have as many CPUs as the workers leave idle then.
 
     Raises
     ------
@@ -130,24 +100,15 @@ def classify(
         If Ray gave up, if the work was to stop at its deadline, or if another run took over since this one
         gave no sign for a minute; whole parts are kept.
     """
-    columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: one worker is least")
-    if not gpu:
-        choose_engine(engine, model.precision, choose_compute(torch.device("cpu")))
-    bundle = read_bundle(bundle_path)
-    scale = kept_scale(bundle.scale, scale)
-    for name, stage in bundle.stages.items():
-        stage.network(len(bundle.taxonomy.stage_classes(name)))
-    model = model.checked(bundle, stage2 == "always")
-    check_names(bundle.taxonomy, columns, carry, model.features)
+    columns = columns or Columns()
+    bundle = usable_bundle(bundle_path, contents, computing)
+    contents = checked_contents(contents, bundle, columns)
     folder = storage.absolute(catalog).rstrip("/")
     check_folders_apart(folder, shards_path, "the shards")
     lease = Lease(folder, "hiwl classify")
-    required = ["object_id", *(["image"] if positions is None else []), *(["label"] if keep_truth else [])]
     if positions is not None:
-        _check_cut(update, keep_truth, model, decode_on)
-        decode_on = GPU_NODES
+        _check_cut(update, contents, computing)
+        computing = replace(computing, decode_on=GPU_NODES)
     with ExitStack() as stack:
         where = WhereComputed(stack)
 
@@ -160,43 +121,29 @@ def classify(
             shards_path, cutting["cutting"] = plan_positions(
                 folder,
                 check_source(shards_path, folder),
-                _options(positions, bundle, columns, carry, scale),
+                _options(positions, bundle, columns, contents),
                 lambda files: stack.enter_context(_pool(files)),
                 claim,
             )
             # They are cut at the scale that is wanted.
-            columns, scale = Columns(), AS_IT_IS
+            columns, contents = Columns(), replace(contents, scale=AS_IT_IS)
 
         def settings(stored: dict[str, Any] | None, shards: list[storage.Entry]) -> dict[str, Any]:
             simple = stored is None and positions is None and deadline is None
-            where.here = simple and is_small(shards, workers, gpu)
+            where.here = simple and is_small(shards, computing.workers, computing.gpu)
             if stored is None:
                 # Before anything is written: what no cluster can do is refused.
-                StageActors.on(where.cluster, engine, workers, gpu, decode_on)
+                StageActors.on(where.cluster, computing)
             paths = [shard.path for shard in shards]
-            run = decided(model, bundle, stored, lambda: where.cluster, gpu, engine, paths, columns, scale)
-            return {
-                **catalog_settings(columns, carry, stage2, keep_truth, scale),
-                **cutting,
-                **run.to_dict(),
-                # For readers of the footers: what the probabilities assume.
-                "class_shares": run.class_shares(bundle),
-            }
+            run = decided(contents, bundle, stored, lambda: where.cluster, computing, paths, columns)
+            # For readers of the footers: what the probabilities assume.
+            shares = {"class_shares": class_shares(run, bundle)}
+            return {**run.to_settings(columns), **cutting, **shares}
 
-        plan = plan_catalog(
-            folder,
-            shards_path,
-            bundle.model_id,
-            settings,
-            columns,
-            required,
-            carry,
-            scale,
-            update,
-            claim=claim,
-        )
+        wanted = wanted_columns(columns, contents, ["image"] if positions is None else [])
+        plan = plan_catalog(folder, shards_path, bundle.model_id, settings, wanted, update, claim)
         storage.prepare_folder(folder, (LEDGER_FOLDER,))
-        write_model_facts(folder, model_facts(bundle, ModelSettings.from_dict(plan.settings)))
+        write_model_facts(folder, model_facts(bundle, CatalogContents.from_settings(plan.settings)))
         found = find_parts(folder, plan)
         for part in found.damaged:
             say(f"{folder}/{part} is not what was written: it is made anew")
@@ -204,38 +151,25 @@ def classify(
         for entry in found.done:
             summary.take(entry)
         summary.skipped_parts = len(found.done)
-        if not found.missing:
-            if found.adopted:
-                with Ledger(folder, 0) as ledger:
-                    _take_down(ledger, found.adopted)
+        if not (found.missing or found.adopted):
             return summary
-
         with Ledger(folder, len(found.missing)) as ledger:
-            _take_down(ledger, found.adopted)
-            actors = StageActors.on(where.cluster, engine, workers, gpu, decode_on)
-            if actors.where_decoded:
-                say(actors.where_decoded)
-            place = bundle_place(bundle_path)
+            for entry in found.adopted:
+                ledger.add(entry)
+            if not found.missing:
+                return summary
             reader = CutoutReader.of(bundle)
-            work = CatalogWork(place, plan.model_id, columns, plan.settings, folder, engine, reader)
+            work = CatalogWork(
+                bundle_place(bundle_path), plan.model_id, plan.settings, folder, computing.engine, reader
+            )
             started = time.monotonic()
             with progress("classifying", plan.rows, summary.rows) as advance:
-                if where.here:
-                    entries = classify_here(work, found.missing, where.cluster.cpus)
-                else:
-                    # Here, since it takes a second to import.
-                    from pipeline.classification.shard_stream import classify_shards
-
-                    entries = classify_shards(work, found.missing, actors)
+                entries = _entries(work, found.missing, where, computing)
                 if deadline is not None:
                     left = None if plan.rows is None else plan.rows - summary.rows
-                    forecast = Forecast(
-                        deadline,
-                        left,
-                        lambda: StageActors.on(resources_now(), engine, workers, gpu).room,
-                        workers,
+                    entries = in_time(
+                        entries, Forecast(deadline, left, partial(_room, computing), computing.workers)
                     )
-                    entries = in_time(entries, forecast)
                 for entry in entries:
                     lease.check()
                     ledger.add(replace(entry, run=ledger.run))
@@ -247,6 +181,49 @@ def classify(
     return summary
 
 
+def usable_bundle(bundle_path: str, contents: CatalogContents, computing: Computing) -> ModelBundle:
+    """A bundle, when it is whole and there is an engine that can run it.
+
+    Raises
+    ------
+    UserError
+    """
+    if not computing.gpu:
+        choose_engine(computing.engine, contents.precision, choose_compute(torch.device("cpu")))
+    bundle = read_bundle(bundle_path)
+    for name, stage in bundle.stages.items():
+        stage.network(len(bundle.taxonomy.stage_classes(name)))
+    return bundle
+
+
+def wanted_columns(
+    columns: Columns, contents: CatalogContents, images: Sequence[str] = ("image",)
+) -> WantedColumns:
+    """What shards must have for a catalog."""
+    truth = ["label"] if contents.keep_truth else []
+    return WantedColumns(columns, ["object_id", *images, *truth], contents.carry, contents.scale)
+
+
+def _entries(
+    work: CatalogWork, missing: Sequence[PlannedShard], where: WhereComputed, computing: Computing
+) -> Iterator[LedgerEntry]:
+    """The ledger's lines on the missing parts, as they are made."""
+    actors = StageActors.on(where.cluster, computing)
+    if actors.where_decoded:
+        say(actors.where_decoded)
+    if where.here:
+        return classify_here(work, missing, where.cluster.cpus)
+    # Here, since it takes a second to import.
+    from pipeline.classification.shard_stream import classify_shards
+
+    return classify_shards(work, missing, actors)
+
+
+def _room(computing: Computing) -> int:
+    """Actors that the cluster has room for now."""
+    return StageActors.on(resources_now(), replace(computing, decode_on=AUTO)).room
+
+
 def _pool(files: int) -> AbstractContextManager[TaskPool]:
     """A pool that looks at the headers of so many tiles."""
     work = "the look at the tiles"
@@ -254,7 +231,7 @@ def _pool(files: int) -> AbstractContextManager[TaskPool]:
 
 
 def _options(
-    positions: Positions, bundle: ModelBundle, columns: Columns, carry: Sequence[str], scale: WantedScale
+    positions: Positions, bundle: ModelBundle, columns: Columns, contents: CatalogContents
 ) -> CutoutOptions:
     """What is cut for a model: its bands, and as much as its networks see."""
     standard = Columns()
@@ -263,50 +240,22 @@ def _options(
         """A column's name, unless it is that of the contract, which is the first of the usual ones."""
         return None if getattr(columns, name) == getattr(standard, name) else str(getattr(columns, name))
 
-    own = tuple(name for name in carry if name not in OWN_COLUMNS)
-    names = PositionColumns(given("id"), given("ra"), given("dec"), scale.column, own)
+    own = tuple(name for name in contents.carry if name not in OWN_COLUMNS)
+    names = PositionColumns(given("id"), given("ra"), given("dec"), contents.scale.column, own)
     bands = tuple(dict.fromkeys(bundle.rgb.bands))
     settings = StampSettings(bands, bundle.smallest_cutout)
-    return CutoutOptions(positions.path, names, settings, scale, positions.mask_planes)
+    return CutoutOptions(positions.path, names, settings, contents.scale, positions.mask_planes)
 
 
-def _check_cut(update: bool, keep_truth: bool, model: ModelSettings, decode_on: str) -> None:
+def _check_cut(update: bool, contents: CatalogContents, computing: Computing) -> None:
     """Check that nothing is asked for which tables of positions cannot give."""
     if update:
         raise UserError("--update: other tiles or positions make another catalog, leave the option out")
-    if keep_truth:
+    if contents.keep_truth:
         raise UserError("a table of positions has no labels: cut it by `hiwl cutouts` first")
-    if model.prior == ESTIMATE:
+    if contents.prior == ESTIMATE:
         raise UserError("--prior estimate: there are no shards to estimate it from; give class shares")
-    if decode_on == ALL_NODES:
+    if computing.decode_on == ALL_NODES:
         raise UserError(
             f"--decode-on {ALL_NODES}: who classifies cuts from tiles itself, leave the option out"
         )
-
-
-def _take_down(ledger: Ledger, entries: Sequence[LedgerEntry]) -> None:
-    for entry in entries:
-        ledger.add(entry)
-
-
-def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str], features: bool = False) -> None:
-    """Check that no carried column has a name that the catalog uses itself, in whatever case.
-
-    DuckDB, FITS and VOTable readers take ``RA`` and ``ra`` for one.
-    """
-    own = {
-        *catalog_schema(taxonomy, pa.int64(), features=int(features)).names,
-        TRUE_LABEL,
-        "image",
-        columns.image,
-        SEEN_COLUMN,
-    }
-    taken = {name.lower(): name for name in own}
-    for name in carry:
-        other = taken.get(name.lower())
-        if other is not None:
-            beside = "" if other == name else f" by {other!r}"
-            raise UserError(
-                f"--carry {name}: that name is taken in the catalog{beside}; rename the shards' column"
-            )
-        taken[name.lower()] = name

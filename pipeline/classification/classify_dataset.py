@@ -11,17 +11,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from hiwl_core.errors import UserError
+from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.parts import part_table
-from pipeline.classification.classify import check_names
-from pipeline.classification.model_settings import AS_VALIDATED, ESTIMATE, ModelSettings
+from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
+from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
+from pipeline.classification.decided import checked_contents, classifier_for
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import CPUS_AN_ACTOR, connected
 from pipeline.shards.cutout_shards import Columns
@@ -35,12 +35,8 @@ def classify_dataset(
     bundle_path: str,
     dataset: Dataset,
     columns: Columns | None = None,
-    carry: Sequence[str] = (),
-    stage2: str = "routed",
-    workers: int | None = None,
-    gpu: bool | None = None,
-    engine: str = "auto",
-    model: ModelSettings = AS_VALIDATED,
+    contents: CatalogContents = AS_VALIDATED,
+    computing: Computing = WHATEVER_THERE_IS,
 ) -> Dataset:
     """Classify the rows of a dataset as they stream by.
 
@@ -55,12 +51,9 @@ def classify_dataset(
         With a column of encoded images: JPEG, PNG or FITS. Ids and positions are taken over if there are any.
     columns : Columns, optional
         What its columns are called.
-    carry : sequence of str
-        Further columns to take over.
-    stage2, gpu, engine, model
-        As for `classify`.
-    workers : int, optional
-        Actors; default: as many as the cluster has room for now, beside one CPU for what comes before them.
+    contents, computing
+        As for `classify`; by default there are as many actors as the cluster has room for now, beside one CPU
+        for what comes before them.
 
     Returns
     -------
@@ -75,12 +68,11 @@ def classify_dataset(
     """
     columns = columns or Columns()
     bundle = read_bundle(bundle_path)
-    model = model.checked(bundle, stage2 == "always")
-    if model.prior == ESTIMATE:
+    contents = checked_contents(contents, bundle, columns)
+    if contents.prior == ESTIMATE:
         raise UserError("prior 'estimate': a stream has no rows to look at before; give class shares")
-    check_names(bundle.taxonomy, columns, carry)
     with connected() as cluster:
-        use_gpu = cluster.gpus > 0 if gpu is None else gpu
+        use_gpu = computing.takes_gpus(cluster)
         # What the dataset is made from must run too: actors that take all CPUs would wait for it for ever.
         spare = max(1, cluster.cpus - 1)
         cpus = min(cluster.cpus_an_actor(True), spare) if use_gpu else min(CPUS_AN_ACTOR, spare)
@@ -90,18 +82,16 @@ def classify_dataset(
             fn_constructor_args=(
                 bundle_place(bundle_path),
                 columns,
-                tuple(carry),
-                stage2,
+                contents,
                 cpus,
                 use_gpu,
-                engine,
-                model,
+                computing.engine,
             ),
             batch_size=ROWS_A_BATCH,
             batch_format="pyarrow",
             num_cpus=cpus,
             num_gpus=int(use_gpu),
-            compute=ActorPoolStrategy(size=workers or max(1, room)),
+            compute=ActorPoolStrategy(size=computing.workers or max(1, room)),
         )
 
 
@@ -112,30 +102,35 @@ class _RowStage:
         self,
         bundle_path: str,
         columns: Columns,
-        carry: Sequence[str],
-        stage2: str,
+        contents: CatalogContents,
         cpus: int,
         use_gpu: bool,
         engine: str,
-        model: ModelSettings,
     ) -> None:
         self._bundle = read_bundle(bundle_path)
-        self._columns, self._carry, self._cpus = columns, carry, cpus
-        self._classifier = model.classifier(self._bundle, engine, use_gpu, cpus, stage2 == "always")
+        self._columns, self._contents, self._cpus = columns, contents, cpus
+        self._classifier = classifier_for(contents, self._bundle, engine, use_gpu, cpus)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         torch.set_num_threads(self._cpus)
-        images = batch[self._columns.image]
-        if pa.types.is_struct(images.type):
-            images = pc.struct_field(images, "bytes")
-        statuses, prediction = self._classifier.classify(images.to_pylist())
-        names = self._columns.standard_names()
-        types = {"object_id": pa.int64(), "ra": pa.float64(), "dec": pa.float64()}
+        contents, names = self._contents, self._columns.standard_names()
+        types = {
+            "object_id": pa.int64(),
+            "ra": pa.float64(),
+            "dec": pa.float64(),
+            "pixel_scale": pa.float32(),
+        }
         rows = {
             name: batch[names[name]] if names[name] in batch.column_names else pa.nulls(len(batch), kind)
             for name, kind in types.items()
         }
-        carried = [batch.schema.field(name).remove_metadata() for name in self._carry]
-        table = pa.table(rows | {name: batch[name] for name in self._carry})
+        rows |= {name: batch[name] for name in {*contents.carry, *contents.scale.carry}}
+        images = batch[self._columns.image]
+        rows["image"] = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+        statuses, prediction = self._classifier.classify(contents.scale.cutouts(pa.table(rows)))
+        carried = [batch.schema.field(name).remove_metadata() for name in contents.carry]
+        if contents.keep_truth:
+            rows[TRUE_LABEL] = batch[self._columns.label]
+            carried.append(pa.field(TRUE_LABEL, pa.string()))
         bundle = self._bundle
-        return part_table(table, statuses, prediction, bundle.taxonomy, bundle.model_id, carried)
+        return part_table(pa.table(rows), statuses, prediction, bundle.taxonomy, bundle.model_id, carried)

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any
 
 import numpy as np
 import torch
 
-from hiwl_core.device import choose_compute
-from hiwl_core.engines import choose_engine
 from hiwl_core.errors import UserError
-from hiwl_core.quickest_precision import quickest_precision
 from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
-from pipeline.classification.classify import check_names
+from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
+from pipeline.classification.classify import usable_bundle, wanted_columns
+from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
+from pipeline.classification.decided import checked_contents, decided
 from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
-from pipeline.classification.model_settings import ModelSettings
-from pipeline.classification.plan import catalog_settings
-from pipeline.classification.shard_classifier import read_bundle
-from pipeline.cluster import CPUS_AN_ACTOR
-from pipeline.cores import usable_cores
+from pipeline.classification.shard_classifier import bundle_place
+from pipeline.classification.shard_work import CatalogWork
+from pipeline.classification.small_work import ThisMachine, beside
+from pipeline.classification.stage_actors import StageActors
 from pipeline.in_notebooks import InNotebooks
-from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.storage.places import in_s3
 
 __all__ = ["Estimate", "Span", "estimate"]
 
 LISTED_AT_ONCE = 1000
 BUNDLE_FILES = 3
+# Enough for the sizes of parts, where no time is taken.
+SECONDS_AT_A_RATE = 6.0
 
 
 @dataclass(frozen=True)
@@ -122,25 +122,26 @@ def estimate(
     bundle_path: str,
     shards_path: str,
     columns: Columns | None = None,
-    carry: Sequence[str] = (),
-    stage2: str = "routed",
+    contents: CatalogContents = AS_VALIDATED,
+    computing: Computing = WHATEVER_THERE_IS,
     machines: int = 1,
     price: float | None = None,
     rate: float | None = None,
     sample: int = 3,
     seconds: float = 45.0,
 ) -> Estimate:
-    """Count the rows of some shards and time a few of them, in this process; nothing is written.
+    """Count the rows of some shards, and classify the beginnings of a few into a catalog that is thrown away.
 
     Parameters
     ----------
-    bundle_path, shards_path, columns, carry, stage2
-        As `pipeline.classification.classify.classify`.
+    bundle_path, shards_path, columns, contents, computing
+        As `pipeline.classification.classify.classify`, of which this does the work, in this process.
     machines : int
+        Machines like this one.
     price : float, optional
         Of one hour of one machine.
     rate : float, optional
-        Images/s of one machine; shards are then looked into, but nothing is timed.
+        Images/s of one machine, where that is not this one's.
     sample : int
         Shards to look into, spread over the list.
     seconds : float
@@ -151,28 +152,36 @@ def estimate(
     UserError
         As `pipeline.classification.classify.classify`, and if none of the sampled shards could be read.
     """
-    columns, carry = columns or Columns(), tuple(dict.fromkeys(carry))
+    columns = columns or Columns()
     _check_positive({"--machines": machines, "--rate": rate, "--sample": sample, "--seconds": seconds})
     if price is not None and not 0 <= price < inf:
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
-    bundle = read_bundle(bundle_path)
-    bundle.check(stage2 == "always")
-    check_names(bundle.taxonomy, columns, carry)
-    shards = count_shards(shards_path, columns, carry)
-    compute = choose_compute()
-    on_gpu = compute.device.type == "cuda"
-    threads = min(CPUS_AN_ACTOR, usable_cores())
-    precision = "float32" if rate else quickest_precision(bundle, compute, threads)[0]
-    model = ModelSettings(precision=precision).checked(bundle, stage2 == "always")
-    engine = choose_engine(precision=precision, compute=compute, threads=threads)
-    workers = torch.cuda.device_count() if on_gpu else max(1, usable_cores() // CPUS_AN_ACTOR)
-    settings = {**catalog_settings(columns, carry, stage2), **model.to_dict()}
-    sampler = ShardSampler(
-        bundle, columns, carry, settings, seconds / sample, None if rate else engine, threads
-    )
+    bundle = usable_bundle(bundle_path, contents, computing)
+    contents = checked_contents(contents, bundle, columns)
+    shards = count_shards(shards_path, wanted_columns(columns, contents))
+    machine = ThisMachine(torch.cuda.device_count())
+    actors = StageActors.on(machine, computing)
+    if contents.prior == ESTIMATE:
+        # Whatever it will be, it is no more work.
+        contents = replace(contents, prior=tuple(bundle.fitted.prior or ()))
+    contents = decided(contents, bundle, None, lambda: machine, computing, shards.paths, columns)
+    full = np.flatnonzero(shards.rows)
+    chosen = full[np.unique(np.linspace(0, len(full) - 1, min(sample, len(full))).round().astype(int))]
     load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
-    samples = _take_samples(sampler, shards, sample)
-    times = _Times(shards, samples, 1 if rate else workers, rate)
+    with tempfile.TemporaryDirectory(prefix="hiwl-plan-") as throw_away, beside() as thread:
+        settings = contents.to_settings(columns)
+        place = bundle_place(bundle_path)
+        work = CatalogWork(place, bundle.model_id, settings, throw_away, computing.engine)
+        limit = (SECONDS_AT_A_RATE if rate else seconds) / sample
+        sampler = thread.submit(ShardSampler, work, actors.cpus, bool(actors.gpus), limit).result()
+        samples, damaged = thread.submit(
+            sampler.sample_all, [shards.paths[index] for index in chosen]
+        ).result()
+    if damaged and not samples:
+        raise UserError(f"none of the {len(chosen)} sampled shards can be read: {damaged[0]}")
+    workers = max(1, actors.room)
+    most = computing.workers or inf
+    times = _Times(shards, samples, 1 if rate else workers, most, rate)
     one, all_machines = times.on(1), times.on(machines)
     total_rows = int(shards.rows.sum())
     return Estimate(
@@ -181,18 +190,18 @@ def estimate(
         rows=total_rows,
         rows_counted=shards.counted,
         size=shards.size,
-        computing=f"{engine.describe()}, {threads} threads",
-        workers=workers,
+        computing=sampler.computing,
+        workers=int(min(workers, most)),
         rate=times.rate,
         rate_given=rate is not None,
         read_seconds=_a_row(samples, "read_seconds", "rows_read") if not rate else 0.0,
-        compute_seconds=_a_row(samples, "compute_seconds", "rows_computed"),
+        compute_seconds=_a_row(samples, "compute_seconds", "rows_computed") if not rate else 0.0,
         seconds_one=one,
         machines=machines,
         seconds=all_machines,
         bytes_read=shards.bytes_got + round(total_rows * _a_row(samples, "bytes_read", "rows_read")),
         bytes_written=_bytes_written(shards, samples),
-        requests=_requests(shards, samples, all_machines.value, workers * machines),
+        requests=_requests(shards, samples, all_machines.value, int(min(workers * machines, most))),
         price=price,
         cost=None if price is None else price * machines * all_machines.value / 3600,
         load=load,
@@ -204,10 +213,14 @@ class _Times:
     """How long the shards take on some machines."""
 
     def __init__(
-        self, shards: ShardCounts, samples: Sequence[ShardSample], workers: int, rate: float | None
+        self,
+        shards: ShardCounts,
+        samples: Sequence[ShardSample],
+        workers: int,
+        most: float,
+        rate: float | None,
     ) -> None:
-        self._rows, self._workers = shards.rows, workers
-        self._once = 0.0 if rate else float(np.mean([taken.shard_seconds for taken in samples] or [0.0]))
+        self._rows, self._workers, self._most = shards.rows, workers, most
         a_row = [1 / rate] if rate else [taken.seconds_a_row for taken in samples] or [0.0]
         pooled = (
             1 / rate
@@ -220,45 +233,23 @@ class _Times:
     @property
     def rate(self) -> Span:
         """Images/s of a machine whose workers all have shards."""
-        rows = float(self._rows.sum())
+        workers, taken = min(self._workers, self._most), self._seconds_a_row
 
         def rate(seconds_a_row: float) -> float:
-            seconds = rows * seconds_a_row + len(self._rows) * self._once
-            return self._workers * rows / seconds if seconds else 0.0
+            return workers / seconds_a_row if seconds_a_row else 0.0
 
-        taken = self._seconds_a_row
         return Span(rate(taken.value), rate(taken.high), rate(taken.low))
 
     def on(self, machines: int) -> Span:
         """Seconds on so many machines; a shard is the least that a worker takes."""
-        workers = machines * self._workers
+        workers = min(machines * self._workers, self._most)
 
         def seconds(seconds_a_row: float) -> float:
-            shards = self._rows * seconds_a_row + self._once
+            shards = self._rows * seconds_a_row
             return float(max(ceil(len(shards) / workers) * shards.mean(), shards.max()))
 
         taken = self._seconds_a_row
         return Span(seconds(taken.value), seconds(taken.low), seconds(taken.high))
-
-
-def _take_samples(sampler: ShardSampler, shards: ShardCounts, count: int) -> list[ShardSample]:
-    full = np.flatnonzero(shards.rows)
-    chosen = full[np.unique(np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int))]
-    samples: list[ShardSample] = []
-    damaged = []
-    for index in chosen:
-        path = shards.paths[index]
-        try:
-            taken = sampler.sample(path)
-        # As `classify`, which names a damaged shard and goes on with the others.
-        except SHARD_DAMAGE as error:
-            damaged.append(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
-            say(damaged[-1])
-            continue
-        samples += [taken] if taken is not None else []
-    if damaged and not samples:
-        raise UserError(f"none of the {len(chosen)} sampled shards can be read: {damaged[0]}")
-    return samples
 
 
 def _a_row(samples: Sequence[ShardSample], what: str, of: str) -> float:
@@ -268,7 +259,7 @@ def _a_row(samples: Sequence[ShardSample], what: str, of: str) -> float:
 
 
 def _bytes_written(shards: ShardCounts, samples: Sequence[ShardSample]) -> int:
-    rows = sum(taken.rows_read for taken in samples)
+    rows = sum(taken.rows_computed for taken in samples)
     if not rows:
         return 0
     empty = sum(taken.empty_part_bytes for taken in samples) / len(samples)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import tarfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from pipeline import storage
 from pipeline.catalog.plan import part_names
 from pipeline.classification.plan import shard_entries
 from pipeline.progress import progress
-from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.tar_members import BrokenTar, iter_members
 from pipeline.shards.webdataset import sample_key
@@ -50,7 +48,7 @@ class ShardCounts:
     bytes_got: int
 
 
-def count_shards(shards_path: str, columns: Columns, carry: Sequence[str]) -> ShardCounts:
+def count_shards(shards_path: str, wanted: WantedColumns) -> ShardCounts:
     """Count the rows of shards, and check that they can be classified.
 
     Raises
@@ -64,7 +62,6 @@ def count_shards(shards_path: str, columns: Columns, carry: Sequence[str]) -> Sh
     requests, got = bytes_got(paths[0])
     rows: list[int | None] = []
     with progress("counting", None) as advance:
-        wanted = WantedColumns(columns, ("object_id", "image"), carry)
         # By this process alone, whose requests are counted.
         for ends in inspect_shards(paths, wanted, many=sys.maxsize):
             rows.append(ends.rows)

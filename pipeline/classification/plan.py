@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from hiwl_core.errors import UserError
@@ -27,34 +27,13 @@ from pipeline.catalog.plan import (
 )
 from pipeline.catalog.shard_content import content_of
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import SHARD_SUFFIXES, Columns, list_shards
+from pipeline.shards.cutout_shards import SHARD_SUFFIXES, list_shards
 from pipeline.shards.fingerprints import ends_of
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 from pipeline.shards.side_files import without_side_files
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
-__all__ = ["catalog_settings", "plan_catalog", "shard_entries"]
-
-
-def catalog_settings(
-    columns: Columns,
-    carry: Sequence[str] = (),
-    stage2: str = "routed",
-    keep_truth: bool = False,
-    scale: WantedScale = AS_IT_IS,
-) -> dict[str, Any]:
-    """All that decides what the parts of a catalog hold beside model and shards, as plain data.
-
-    How the model is run is added by `pipeline.classification.model_settings`.
-    """
-    return {
-        "columns": asdict(columns),
-        "carry": list(carry),
-        "stage2": stage2,
-        "keep_truth": keep_truth,
-        "scale": asdict(scale),
-    }
+__all__ = ["plan_catalog", "shard_entries"]
 
 
 def plan_catalog(
@@ -62,10 +41,7 @@ def plan_catalog(
     shards_path: str,
     model_id: str,
     settings: Callable[[dict[str, Any] | None, list[storage.Entry]], dict[str, Any]],
-    columns: Columns,
-    required: Sequence[str],
-    carry: Sequence[str],
-    scale: WantedScale = AS_IT_IS,
+    wanted: WantedColumns,
     update: bool = False,
     claim: Callable[[], object] = lambda: None,
 ) -> CatalogPlan:
@@ -81,11 +57,8 @@ def plan_catalog(
     settings : callable
         From the settings of the catalog that is there already, or None, and the shards to those wanted now;
         called when the shards are known to be fit, since it may have to try what a cluster can do.
-    columns : Columns
-    required, carry : sequence of str
-        Contract names and further columns that each shard must have.
-    scale : WantedScale
-        Its column too.
+    wanted : WantedColumns
+        What each shard must have.
     update : bool
         Take in shards that were added or changed since the plan was made.
     claim : callable
@@ -116,7 +89,6 @@ def plan_catalog(
         else:
             unknown.append(part)
     added, changed = [], []
-    wanted = WantedColumns(columns, required, carry, scale)
     looks = inspect_shards([names[part] for part in unknown], wanted)
     for part, found in zip(unknown, looks, strict=True):
         path, planned = names[part], known.get(part)

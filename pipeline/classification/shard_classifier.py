@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import torch
 
@@ -21,11 +20,11 @@ from hiwl_core.device import check_device
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.classification.model_settings import ModelSettings
-from pipeline.classification.shard_work import ShardTask, ShardWork
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.decided import classifier_for
+from pipeline.classification.shard_work import CatalogWork, ShardTask, ShardWork
 from pipeline.hub import in_hub, reader
 from pipeline.read_ahead import read_ahead
-from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 
 __all__ = ["ShardClassifier", "bundle_place", "bundle_reader", "read_bundle"]
@@ -73,32 +72,33 @@ class ShardClassifier:
 
     The shards of a group are one stream of images to the engines, so that small ones do not leave batches
     half empty; each has its part as soon as its last row is classified.
+
+    Parameters
+    ----------
+    work : CatalogWork
+    cpus : int
+        Threads that decode and compute.
+    use_gpu : bool
     """
 
-    def __init__(
-        self,
-        bundle_path: str,
-        model_id: str,
-        columns: Columns,
-        settings: dict[str, Any],
-        cpus: int,
-        use_gpu: bool,
-        engine: str = "auto",
-    ) -> None:
+    def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool = False) -> None:
         if use_gpu:
             check_device()
-        self._bundle = read_bundle(bundle_path)
-        if self._bundle.model_id != model_id:
+        self._bundle, self._cpus = read_bundle(work.bundle_path), cpus
+        if self._bundle.model_id != work.model_id:
             raise RuntimeError(
-                f"the bundle at {bundle_path} changed: {self._bundle.model_id}, not {model_id}"
+                f"the bundle at {work.bundle_path} changed: {self._bundle.model_id}, not {work.model_id}"
             )
-        self._columns, self._cpus = columns, cpus
         torch.set_num_threads(cpus)
-        self._classifier = ModelSettings.from_dict(settings).classifier(
-            self._bundle, engine, use_gpu, cpus, settings["stage2"] == "always"
-        )
+        contents = CatalogContents.from_settings(work.settings)
+        self._classifier = classifier_for(contents, self._bundle, work.engine, use_gpu, cpus)
         # Parts are packed and sent off while the engines go on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+
+    @property
+    def engine(self) -> str:
+        """What computes, in words."""
+        return self._classifier.engine.describe()
 
     def classify(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry]:
         """Classify a group of shards.
@@ -130,7 +130,7 @@ class ShardClassifier:
 
     def _stream(self, tasks: Sequence[ShardTask]) -> list[LedgerEntry | Exception]:
         """Classify shards as one stream; for each its entry, or what reading or writing it raised."""
-        works = [ShardWork(task, self._bundle, self._columns) for task in tasks]
+        works = [ShardWork(task, self._bundle) for task in tasks]
         # Whose images the next results are of.
         sources: deque[ShardWork] = deque()
         written: dict[ShardWork, Future[LedgerEntry]] = {}
@@ -144,7 +144,7 @@ class ShardClassifier:
         def write_finished() -> None:
             for work in works:
                 if work not in written and work.finished:
-                    written[work] = self._writer.submit(work.write, self._classifier.engine.describe())
+                    written[work] = self._writer.submit(work.write, self.engine)
 
         for statuses, prediction in self._classifier.classify_batches(read_ahead(images(), TABLES_AHEAD)):
             sources.popleft().take(statuses, prediction)

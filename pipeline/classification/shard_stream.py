@@ -20,11 +20,12 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
+from pipeline.classification.cascade_stage import CascadeStage, NothingWorks, entries_of
 from pipeline.classification.seen_rows import with_seen
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import quiet_streams
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
 from pipeline.shards.wanted_scale import WantedScale
@@ -122,8 +123,9 @@ def shard_stream(
     ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected
     calls = 2 if ahead else 1
     wanted, carry = names_to_read(work.settings)
+    columns = Columns(**work.settings["columns"])
     source = ShardsDatasource(
-        groups, work.columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
+        groups, columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
     )
     readers = min(len(groups), actors.readers) or None
     with DataContext.current(_context()):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.catalog.parts import PartRecord, counted, counted_flags, encode_part, part_table
+from pipeline.catalog.parts import PartRecord, counted, counted_flags, encode_part, part_name, part_table
 from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     # They bring PyTorch.
     from hiwl_core.bundle import ModelBundle
     from hiwl_core.cascade_stream import Image
+    from hiwl_core.cutout_reader import CutoutReader
 
-__all__ = ["ShardTask", "ShardWork"]
+__all__ = ["CatalogWork", "ShardTask", "ShardWork"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,37 @@ class ShardTask:
         return LedgerEntry(name, self.record.shard_fingerprint, finished=time.time(), making=making, **facts)
 
 
+class CatalogWork(NamedTuple):
+    """What all shards of a catalog have in common.
+
+    Parameters
+    ----------
+    bundle_path : str
+        See `pipeline.classification.shard_classifier.bundle_place`.
+    model_id : str
+    settings : dict
+        Of the catalog's plan.
+    folder : str
+        Of the catalog, absolute.
+    engine : str
+        See `pipeline.classification.computing.Computing`.
+    reader : CutoutReader, optional
+        Of the bundle, for where images are decoded for the actors; None if they are not.
+    """
+
+    bundle_path: str
+    model_id: str
+    settings: dict[str, Any]
+    folder: str
+    engine: str = "auto"
+    reader: CutoutReader | None = None
+
+    def task(self, shard: str, fingerprint: str, rows: pa.Table | None) -> ShardTask:
+        """The unit of work that a shard is."""
+        record = PartRecord(shard.rsplit("/", 1)[-1], fingerprint, self.model_id, self.settings)
+        return ShardTask(shard, f"{self.folder}/{part_name(shard)}", record, rows)
+
+
 class ShardWork:
     """The rows of a shard, from reading to the part.
 
@@ -67,8 +99,6 @@ class ShardWork:
     ----------
     task : ShardTask
     bundle : ModelBundle
-    columns : Columns
-        The shard's names.
 
     Attributes
     ----------
@@ -76,11 +106,11 @@ class ShardWork:
         What ended the work: the shard is damaged, or its store is away.
     """
 
-    def __init__(self, task: ShardTask, bundle: ModelBundle, columns: Columns) -> None:
+    def __init__(self, task: ShardTask, bundle: ModelBundle) -> None:
         self.task = task
         self.error: Exception | None = None
-        self._bundle, self._columns = bundle, columns
-        self._settings = task.record.settings
+        self._bundle, self._settings = bundle, task.record.settings
+        self._columns = Columns(**self._settings["columns"])
         self._read: list[tuple[pa.Table, list[str | None]]] = []
         self._read_whole = False
         self._content = RowDigest()

@@ -20,14 +20,15 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
-from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.shard_classifier import ShardClassifier
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.cluster import ClusterResources, connected
 from pipeline.cores import usable_cores
 from pipeline.shards.shard_groups import ShardToRead, group_shards
 
 __all__ = [
     "MOST_BYTES",
+    "ThisMachine",
     "ThisProcess",
     "WhereComputed",
     "beside",
@@ -44,20 +45,28 @@ MOST_BYTES = 32 * 2**20
 ROWS_AT_ONCE = 1024
 
 
-class ThisProcess(ClusterResources):
-    """What this process has, in the place of a cluster."""
+class ThisMachine(ClusterResources):
+    """What this machine has for actors, in the place of a cluster."""
 
-    def __init__(self) -> None:
-        super().__init__(usable_cores(), 0, grows=False)
-
-    def cpus_an_actor(self, use_gpu: bool) -> int:
-        """All of them."""
-        return self.cpus
+    def __init__(self, gpus: int) -> None:
+        cpus = usable_cores()
+        super().__init__(cpus, gpus, cpus // gpus if gpus else 0, grows=False)
 
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
         """Call a function here, for which see `beside`."""
         with beside() as thread:
             return thread.submit(function, argument).result()
+
+
+class ThisProcess(ThisMachine):
+    """The same for work that this process does itself."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def cpus_an_actor(self, use_gpu: bool) -> int:
+        """All of them."""
+        return self.cpus
 
 
 class WhereComputed:
@@ -133,8 +142,7 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
     rows = sum(shard.rows or 0 for shard in shards)
     # Damage of shards ends nothing: it comes back as entries.
     with broken_off("classification", "whole parts are kept"), beside() as thread:
-        settings = (work.columns, work.settings, cpus, False, work.engine)
-        classifier = thread.submit(ShardClassifier, work.bundle_path, work.model_id, *settings).result()
+        classifier = thread.submit(ShardClassifier, work, cpus).result()
         for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
             tasks = [work.task(shard.path, shard.fingerprint, None) for shard in group]
             yield from thread.submit(classifier.classify, tasks).result()

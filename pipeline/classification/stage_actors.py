@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hiwl_core.errors import UserError
+from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, Computing
 from pipeline.cluster import ClusterResources
 
-__all__ = ["ALL_NODES", "AUTO", "GPU_NODES", "StageActors"]
+__all__ = ["StageActors"]
 
 MAX_ACTORS = 64
-AUTO, GPU_NODES, ALL_NODES = "auto", "gpu-nodes", "all-nodes"
 # As many as feed a GPU with what has to be resampled, at 2 ms an image: each is a process.
 READERS_AN_ACTOR = 12
 
@@ -46,14 +46,7 @@ class StageActors:
     fed: bool = False
 
     @classmethod
-    def on(
-        cls,
-        cluster: ClusterResources,
-        engine: str,
-        workers: int | None,
-        gpu: bool | None,
-        decode_on: str = AUTO,
-    ) -> StageActors:
+    def on(cls, cluster: ClusterResources, computing: Computing) -> StageActors:
         """Those that a cluster has room for.
 
         Raises
@@ -62,16 +55,16 @@ class StageActors:
             If OpenVINO is asked for and the actors would take GPUs, or if all nodes are to decode for actors
             that take none, or that have a single CPU beside theirs.
         """
-        use_gpu = cluster.gpus > 0 if gpu is None else gpu
-        if use_gpu and engine == "openvino":
+        use_gpu = computing.takes_gpus(cluster)
+        if use_gpu and computing.engine == "openvino":
             raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
         cpus = cluster.cpus_an_actor(use_gpu)
         room = cluster.gpus if use_gpu else cluster.cpus // cpus
-        fed = _fed(cluster, use_gpu, decode_on)
+        fed = _fed(cluster, use_gpu, computing.decode_on)
         if fed:
             # Of nodes that are yet to come nothing is known but that they must leave one too.
             cpus = min(cpus, cluster.cpus_a_gpu - 1) if cluster.cpus_a_gpu else max(1, cpus - 1)
-        return cls(cpus, int(use_gpu), room, workers, cluster.grows, fed)
+        return cls(cpus, int(use_gpu), room, computing.workers, cluster.grows, fed)
 
     @property
     def number(self) -> int:

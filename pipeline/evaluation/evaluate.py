@@ -6,7 +6,7 @@ The figures are those of the catalog that `classify` writes, row for row; there 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -18,9 +18,10 @@ from hiwl_core.statuses import OK
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.plan import is_catalog, read_plan
+from pipeline.classification.catalog_contents import AS_VALIDATED, CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.classify import classify
-from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
+from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.galaxies import read_galaxies, scored
 from pipeline.evaluation.held_out import LEARNED_FROM, not_learned_from
@@ -31,7 +32,6 @@ from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.in_notebooks import InNotebooks
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.fingerprints import ends_of
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.storage.own_folders import check_own
 from pipeline.training.labeled_shards import check_labeled
 
@@ -117,18 +117,15 @@ def evaluate(
     shards_path: str,
     out: str,
     columns: Columns | None = None,
-    workers: int | None = None,
-    gpu: bool | None = None,
-    scale: WantedScale = AS_IT_IS,
-    engine: str = "auto",
-    model: ModelSettings = AS_VALIDATED,
+    contents: CatalogContents = AS_VALIDATED,
+    computing: Computing = WHATEVER_THERE_IS,
 ) -> Evaluation:
     """Classify labeled shards and score the result.
 
     Parameters
     ----------
-    bundle_path, shards_path, columns, workers, gpu, scale, engine, model
-        As `pipeline.classification.classify.classify`.
+    bundle_path, shards_path, columns, contents, computing
+        As `pipeline.classification.classify.classify`; the catalog holds the labels in any case.
     out : str
         Folder for the tables of `TABLES`, ``evaluation.json``, ``evaluation.html`` and the catalog.
 
@@ -147,18 +144,8 @@ def evaluate(
     out = storage.absolute(out).rstrip("/")
     # The catalog in it is the mark of our own.
     check_own(out, is_catalog(f"{out}/catalog"), (*TABLES, REPORT, PAGE), "evaluate")
-    summary = classify(
-        bundle_path,
-        shards_path,
-        f"{out}/catalog",
-        columns,
-        workers=workers,
-        gpu=gpu,
-        keep_truth=True,
-        scale=scale,
-        engine=engine,
-        model=model,
-    )
+    contents = replace(contents, keep_truth=True)
+    summary = classify(bundle_path, shards_path, f"{out}/catalog", columns, contents, computing)
     if summary.failed:
         raise IncompleteError(
             f"{len(summary.failed)} of {len(shards)} shards could not be classified, so there are no scores: "
@@ -195,7 +182,7 @@ def _score(
     probabilities = evaluate_probabilities(
         known,
         bundle,
-        ModelSettings.from_dict(plan.settings),
+        CatalogContents.from_settings(plan.settings),
         [ends_of(shard.fingerprint) for shard in plan.shards.values()],
     )
     by_map = confusion_matrix(truth, probabilities.most_probable, len(taxonomy.classes))

@@ -23,7 +23,7 @@ from hiwl_core.purity import threshold_table
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from hiwl_core.uncalibrated import uncalibrated_stage1
 from pipeline.catalog.catalog_schema import TRUE_LABEL, stage_outputs
-from pipeline.classification.model_settings import ModelSettings
+from pipeline.classification.catalog_contents import CatalogContents
 
 __all__ = [
     "CATALOG",
@@ -88,7 +88,7 @@ class _Calibrated:
 
 
 def evaluate_probabilities(
-    galaxies: pd.DataFrame, bundle: ModelBundle, settings: ModelSettings, fingerprints: Sequence[str]
+    galaxies: pd.DataFrame, bundle: ModelBundle, contents: CatalogContents, fingerprints: Sequence[str]
 ) -> ProbabilityEvaluation:
     """Score probabilities and sets of classes.
 
@@ -98,7 +98,7 @@ def evaluate_probabilities(
         Scored rows of a catalog; see `pipeline.evaluation.galaxies.scored`.
     bundle : ModelBundle
         That made it.
-    settings : ModelSettings
+    contents : CatalogContents
         Those of the catalog.
     fingerprints : sequence of str
         Of its shards.
@@ -106,26 +106,26 @@ def evaluate_probabilities(
     taxonomy = bundle.taxonomy
     truth, labels = (taxonomy.encode(galaxies[name].to_numpy()) for name in (TRUE_LABEL, "label_map"))
     given = galaxies[list(map(probability_column, taxonomy.classes))].to_numpy(dtype=np.float64)
-    views = bundle.views if settings.views is None else settings.views
-    validated = bundle.validated(Setting(views, settings.precision))
+    views = bundle.views if contents.views is None else contents.views
+    validated = bundle.validated(Setting(views, contents.precision))
     if validated is None:
         words = "This model is not calibrated: the probabilities are the networks' own, as they come."
         scores = score_probabilities(truth, taxonomy.classes, before=given)
         return ProbabilityEvaluation(NOT_CALIBRATED, words, labels, scores, None)
-    outputs = _outputs(galaxies, given, bundle, settings, validated)
+    outputs = _outputs(galaxies, given, bundle, contents, validated)
     before = None
     if outputs is not None:
         before = combine_stages(outputs, bundle.member_frequencies, taxonomy).probabilities
     seen, given_shards = set(bundle.provenance.get("val", ())), set(fingerprints)
     if seen & given_shards:
-        after = _by_the_others(outputs, truth, bundle, settings, some=bool(given_shards - seen))
+        after = _by_the_others(outputs, truth, bundle, contents, some=bool(given_shards - seen))
     else:
         words = (
             f"Calibrated on {validated.calibration.galaxies:,} galaxies of other shards; the figures are of "
             "the catalog's own probabilities, label_map and class_set."
         )
         after = _Calibrated(CATALOG, words, given, _sets(galaxies["class_set"], taxonomy))
-    words = after.words + ("" if outputs is None else _moved(settings, taxonomy))
+    words = after.words + ("" if outputs is None else _moved(contents, taxonomy))
     if outputs is None:
         words += (
             " What they were before calibration is lost with the classes to which the prior gives no share."
@@ -137,7 +137,7 @@ def evaluate_probabilities(
         words=words,
         most_probable=labels if p is None or after.basis == CATALOG else p.argmax(axis=1),
         scores=score_probabilities(truth, taxonomy.classes, before, p, sets) if known else None,
-        coverage=None if sets is None else settings.coverage,
+        coverage=None if sets is None else contents.coverage,
         thresholds=None if p is None else threshold_table(p, truth, taxonomy.classes),
     )
 
@@ -146,15 +146,15 @@ def _outputs(
     galaxies: pd.DataFrame,
     given: np.ndarray,
     bundle: ModelBundle,
-    settings: ModelSettings,
+    contents: CatalogContents,
     validated: ValidatedSetting,
 ) -> StageOutputs | None:
     """The stages' own probabilities; None if a prior without a share of some class took them away."""
     taxonomy = bundle.taxonomy
-    if isinstance(settings.prior, tuple):
-        if not min(settings.prior) > 0:
+    if isinstance(contents.prior, tuple):
+        if not min(contents.prior) > 0:
             return None
-        given = move_prior(given, np.array(settings.prior), np.array(bundle.fitted.prior))
+        given = move_prior(given, np.array(contents.prior), np.array(bundle.fitted.prior))
     calibrated = validated.calibration.stages[FIRST_STAGE]
     later = {stage: stage_outputs(galaxies, taxonomy, stage) for stage in taxonomy.later_stages}
     return {FIRST_STAGE: uncalibrated_stage1(given, taxonomy, calibrated), **later}
@@ -164,7 +164,7 @@ def _by_the_others(
     outputs: StageOutputs | None,
     truth: np.ndarray,
     bundle: ModelBundle,
-    settings: ModelSettings,
+    contents: CatalogContents,
     some: bool,
 ) -> _Calibrated:
     """Probabilities and sets of each galaxy by what is fitted on the other folds."""
@@ -179,9 +179,9 @@ def _by_the_others(
     p = cross_fitted(
         outputs, truth, bundle.member_frequencies, taxonomy, prior_log_ratios(bundle), FOLDS, SEED
     )
-    sets = cross_fitted_sets(p, truth, taxonomy.classes, settings.coverage, FOLDS, SEED)
-    if isinstance(settings.prior, tuple):
-        p = move_prior(p, np.array(bundle.fitted.prior), np.array(settings.prior))
+    sets = cross_fitted_sets(p, truth, taxonomy.classes, contents.coverage, FOLDS, SEED)
+    if isinstance(contents.prior, tuple):
+        p = move_prior(p, np.array(bundle.fitted.prior), np.array(contents.prior))
     words = (
         f"The calibration was fitted on {which}. So that no figure is of galaxies that it was fitted on, "
         f"each galaxy is judged by a calibration and thresholds fitted on {FOLDS - 1} of {FOLDS} parts, to "
@@ -190,11 +190,11 @@ def _by_the_others(
     return _Calibrated(CROSS_FITTED, words, p, sets)
 
 
-def _moved(settings: ModelSettings, taxonomy: Taxonomy) -> str:
-    if not isinstance(settings.prior, tuple):
+def _moved(contents: CatalogContents, taxonomy: Taxonomy) -> str:
+    if not isinstance(contents.prior, tuple):
         return ""
     shares = ", ".join(
-        f"{name} {share:.4g}" for name, share in zip(taxonomy.classes, settings.prior, strict=True)
+        f"{name} {share:.4g}" for name, share in zip(taxonomy.classes, contents.prior, strict=True)
     )
     return f" After calibration they are moved to the prior {shares}."
 

@@ -17,7 +17,8 @@ import pandas as pd
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.classification.model_settings import AS_VALIDATED, ModelSettings
+from pipeline.classification.catalog_contents import AS_VALIDATED, CatalogContents
+from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.galaxies import (
     confident_mistakes,
@@ -73,10 +74,8 @@ def report(
     out: str,
     val: str | None = None,
     columns: Mapping[str, str] | None = None,
-    workers: int | None = None,
-    gpu: bool | None = None,
-    engine: str = "auto",
-    model: ModelSettings = AS_VALIDATED,
+    contents: CatalogContents = AS_VALIDATED,
+    computing: Computing = WHATEVER_THERE_IS,
 ) -> Report:
     """Write the report of a run; one that is there already of the same model is made anew.
 
@@ -90,7 +89,7 @@ def report(
         Labeled shards to score on; default: those that the run was selected by, where it says they are.
     columns : mapping of str, optional
         Columns of these shards that are called otherwise than the run recorded, by the fields of `Columns`.
-    workers, gpu, engine, model
+    contents, computing
         As `pipeline.classification.classify.classify`.
 
     Raises
@@ -116,40 +115,20 @@ def report(
     with Lease(out, "hiwl report", keep=False) as lease:
         check_own(out, _note(out) is not None, (NOTE, *OWN_NAMES), "report")
         _claim(out, finished)
-        return _written(finished, out, shards_path, shards, named, workers, gpu, engine, model, lease)
+        evaluation = evaluate(
+            f"{finished.path}/bundle", shards_path, f"{out}/evaluation", named, contents, computing
+        )
+        lease.check()
+        return _write(out, _contents(finished, evaluation, shards_path, shards, named), evaluation)
 
 
-def _written(
-    finished: FinishedRun,
-    out: str,
-    shards_path: str,
-    shards: Sequence[str],
-    named: Columns,
-    workers: int | None,
-    gpu: bool | None,
-    engine: str,
-    model: ModelSettings,
-    lease: Lease,
-) -> Report:
-    """Score the model, draw, and write the report into a folder that is this run's."""
-    evaluation = evaluate(
-        f"{finished.path}/bundle",
-        shards_path,
-        f"{out}/evaluation",
-        named,
-        workers=workers,
-        gpu=gpu,
-        engine=engine,
-        model=model,
-    )
-    lease.check()
-    contents = _contents(finished, evaluation, shards_path, shards, named)
-    files = {f"tables/{name}": content for name, content in contents.tables.items()}
-    for picture in contents.drawings.pictures():
+def _write(out: str, shown: Contents, evaluation: Evaluation) -> Report:
+    files = {f"tables/{name}": content for name, content in shown.tables.items()}
+    for picture in shown.drawings.pictures():
         files.update({f"figures/{name}": content for name, content in picture.files.items()})
     for name, content in files.items():
         storage.write_bytes(f"{out}/{name}", content)
-    html = render_report(contents).encode()
+    html = render_report(shown).encode()
     storage.write_bytes(f"{out}/{PAGE}", html)
     return Report(f"{out}/{PAGE}", len(html), tuple(files), evaluation)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import ray
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.classification.computing import Computing
 from pipeline.cluster import abandon_own_ray, connected
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.progress import lines_of, say
@@ -200,10 +201,11 @@ def _run(
         if not named:
             say(f"== {one.run.name}")
         result = run_training(one.plan, workers, gpu, stores)
+        computing = Computing(workers=workers, gpu=gpu)
         for part in one.missing():
             if ended.is_set():
                 return
-            evaluate(result.bundle, part.path, part.folder(one.folder), columns, workers, gpu)
+            evaluate(result.bundle, part.path, part.folder(one.folder), columns, computing=computing)
 
 
 def _room(gpu: bool, gpus: int, workers: int) -> int:

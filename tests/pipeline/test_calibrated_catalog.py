@@ -24,8 +24,9 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.catalog.plan import MODEL_FACTS
 from pipeline.catalog.verify import verify
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.classify import classify
-from pipeline.classification.model_settings import ModelSettings
+from pipeline.classification.computing import Computing
 from pipeline.querying.output import encode
 from pipeline.querying.query import query
 from tests.drawings import CLASSES, write_labeled_shard
@@ -64,7 +65,7 @@ def catalog(
 ) -> Path:
     """Of the three shards, by one worker."""
     made = tmp_path_factory.mktemp("catalogs") / "catalog"
-    classify(calibrated_model, str(sky / "three"), str(made), workers=1)
+    classify(calibrated_model, str(sky / "three"), str(made), computing=Computing(workers=1))
     return made
 
 
@@ -78,7 +79,7 @@ def test_the_catalog_is_the_same_however_it_is_made(
     with monkeypatch.context() as patch:
         # Or the tests' Ray has room for one.
         patch.setattr("pipeline.cluster.CPUS_AN_ACTOR", 1)
-        classify(calibrated_model, str(sky / "three"), str(tmp_path / "two"), workers=2)
+        classify(calibrated_model, str(sky / "three"), str(tmp_path / "two"), computing=Computing(workers=2))
     # A resume in the middle: one part is gone, and its driver with it.
     shutil.copytree(tmp_path / "two", tmp_path / "resumed")
     (tmp_path / "resumed" / "sky-00001-of-00003.parquet").unlink()
@@ -127,9 +128,9 @@ def test_the_end_of_a_run_tells_the_flags(calibrated_model: str, sky: Path, cata
 def test_eight_views_in_float32_give_the_label_of_before(
     random_model: str, calibrated_model: str, sky: Path, tmp_path: Path
 ) -> None:
-    eight = ModelSettings(views=8, precision="float32")
-    classify(random_model, str(sky / "one"), str(tmp_path / "before"), model=eight)
-    classify(calibrated_model, str(sky / "one"), str(tmp_path / "after"), model=eight)
+    eight = CatalogContents(views=8, precision="float32")
+    classify(random_model, str(sky / "one"), str(tmp_path / "before"), contents=eight)
+    classify(calibrated_model, str(sky / "one"), str(tmp_path / "after"), contents=eight)
     before, after = read(tmp_path / "before"), read(tmp_path / "after")
     pd.testing.assert_series_equal(before["label"], after["label"])
     assert before["class_set"].isna().all()
@@ -139,24 +140,24 @@ def test_eight_views_in_float32_give_the_label_of_before(
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (ModelSettings(views=8), r"views adaptive, now 8"),
-        (ModelSettings(coverage=0.9), r"coverage 0\.95, now 0\.9"),
-        (ModelSettings(prior="CRS=.2,IBS=.2,CSS=.2,EO=.2,SPI=.2"), r"prior None, now \[0\.2, 0\.2"),
-        (ModelSettings(precision="bfloat16"), r"precision float32, now bfloat16"),
+        (CatalogContents(views=8), r"views adaptive, now 8"),
+        (CatalogContents(coverage=0.9), r"coverage 0\.95, now 0\.9"),
+        (CatalogContents(prior="CRS=.2,IBS=.2,CSS=.2,EO=.2,SPI=.2"), r"prior None, now \[0\.2, 0\.2"),
+        (CatalogContents(precision="bfloat16"), r"precision float32, now bfloat16"),
     ],
 )
 def test_a_catalog_has_one_way_of_making(
-    calibrated_model: str, sky: Path, catalog: Path, model: ModelSettings, words: str
+    calibrated_model: str, sky: Path, catalog: Path, model: CatalogContents, words: str
 ) -> None:
     with pytest.raises(UserError, match=f"other settings .{words}"):
-        classify(calibrated_model, str(sky / "three"), str(catalog), model=model)
+        classify(calibrated_model, str(sky / "three"), str(catalog), contents=model)
 
 
 def test_features_are_kept_where_they_are_asked_for(
     random_model: str, calibrated_model: str, sky: Path, tmp_path: Path
 ) -> None:
-    where, asked = str(tmp_path / "catalog"), ModelSettings(precision="float32", features=True)
-    classify(calibrated_model, str(sky / "three"), where, model=asked)
+    where, asked = str(tmp_path / "catalog"), CatalogContents(precision="float32", features=True)
+    classify(calibrated_model, str(sky / "three"), where, contents=asked)
     assert verify(where).passed
     rows = read(tmp_path / "catalog")
     bundle = load_bundle(calibrated_model)
@@ -176,21 +177,21 @@ def test_features_are_kept_where_they_are_asked_for(
     table = Table.read(io.BytesIO(encode(query(where, "SELECT object_id, features FROM catalog"), "votable")))
     assert table["features"].shape == (len(rows), expected.shape[1])
     with pytest.raises(UserError, match=r"other settings .features True, now None"):
-        classify(calibrated_model, str(sky / "three"), where, model=ModelSettings(precision="float32"))
+        classify(calibrated_model, str(sky / "three"), where, contents=CatalogContents(precision="float32"))
     with pytest.raises(UserError, match=r"--features: this model has no measure .* `hiwl optimize BUNDLE`"):
-        classify(random_model, str(sky / "one"), str(tmp_path / "none"), model=asked)
+        classify(random_model, str(sky / "one"), str(tmp_path / "none"), contents=asked)
     words = ["classify", calibrated_model, str(sky / "one"), str(tmp_path / "no"), "--features"]
     carried = CliRunner().invoke(main, [*words, "--carry", "features"])
     assert (carried.exit_code, "--carry features: that name is taken" in carried.stderr) == (2, True)
 
 
 def test_an_estimated_prior_is_estimated_once(calibrated_model: str, sky: Path, tmp_path: Path) -> None:
-    catalog, asked = tmp_path / "catalog", ModelSettings(prior="estimate")
-    classify(calibrated_model, str(sky / "three"), str(catalog), model=asked)
+    catalog, asked = tmp_path / "catalog", CatalogContents(prior="estimate")
+    classify(calibrated_model, str(sky / "three"), str(catalog), contents=asked)
     settings = json.loads((catalog / "_catalog.json").read_text())["settings"]
     assert sum(settings["prior"]) == pytest.approx(1)
     assert settings["class_shares"] == dict(zip(GALAXY_ZOO.classes, settings["prior"], strict=True))
     (catalog / "sky-00002-of-00003.parquet").unlink()
-    assert classify(calibrated_model, str(sky / "three"), str(catalog), model=asked).computed == 45
+    assert classify(calibrated_model, str(sky / "three"), str(catalog), contents=asked).computed == 45
     again = json.loads((catalog / "_catalog.json").read_text())["settings"]
     assert again == settings

@@ -18,8 +18,10 @@ from hiwl_core.errors import UserError
 from jobs.cli import main
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.classify import classify
+from pipeline.classification.computing import Computing
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.shards.fingerprints import fingerprint
 from tests.bundles import random_bundle
@@ -55,7 +57,7 @@ def made(ray_session: None, random_model: str, tmp_path_factory: pytest.TempPath
     """Not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     shards = write_shards(folder / "sky", 3)
-    summary = classify(random_model, str(shards), str(folder / "catalog"), workers=1)
+    summary = classify(random_model, str(shards), str(folder / "catalog"), computing=Computing(workers=1))
     return Made(shards, folder / "catalog", summary)
 
 
@@ -160,19 +162,29 @@ def test_user_columns_are_carried_and_named(random_model: str, tmp_path: Path) -
     from pipeline.shards.cutout_shards import Columns
 
     classify(
-        random_model, str(path), str(tmp_path / "catalog"), Columns(id="id", image="jpg"), carry=["redshift"]
+        random_model,
+        str(path),
+        str(tmp_path / "catalog"),
+        Columns(id="id", image="jpg"),
+        contents=CatalogContents(carry=["redshift"]),
     )
     assert read(tmp_path / "catalog")["redshift"].tolist() == [0.1, 0.2, 0.3]
     with pytest.raises(UserError, match="--carry label: that name is taken"):
         classify(
-            random_model, str(path), str(tmp_path / "c2"), Columns(id="id", image="jpg"), carry=["label"]
+            random_model,
+            str(path),
+            str(tmp_path / "c2"),
+            Columns(id="id", image="jpg"),
+            contents=CatalogContents(carry=["label"]),
         )
 
 
 def test_stage2_on_every_row_keeps_labels_and_fills_its_column(
     random_model: str, made: Made, tmp_path: Path
 ) -> None:
-    classify(random_model, str(made.shards), str(tmp_path / "always"), stage2="always")
+    classify(
+        random_model, str(made.shards), str(tmp_path / "always"), contents=CatalogContents(stage2="always")
+    )
     routed, always = read(made.catalog), read(tmp_path / "always")
     assert always["p_stage2_css"].notna().all()
     assert routed["label"].tolist() == always["label"].tolist()
@@ -198,7 +210,7 @@ def test_another_model_setting_or_shard_is_refused_under_the_same_catalog(
     shards, catalog, _ = copied
     before = {path.name: path.read_bytes() for path in catalog.glob("*.parquet")}
     with pytest.raises(UserError, match=r"other settings \(stage2 routed, now always\)"):
-        classify(random_model, str(shards), str(catalog), stage2="always")
+        classify(random_model, str(shards), str(catalog), contents=CatalogContents(stage2="always"))
     with pytest.raises(UserError, match=r"by another model \(\w{16}, now \w{16}\)"):
         classify(random_bundle(tmp_path / "other", seed=1), str(shards), str(catalog))
     with pytest.raises(UserError, match="2 of the 3 shards of .* are not among those given now"):
@@ -376,7 +388,12 @@ def test_webdataset_tars_become_parts_with_their_carried_columns(random_model: s
                 member = tarfile.TarInfo(f"J{index:04d}+1.5.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    summary = classify(random_model, str(tmp_path / "sky.tar"), str(tmp_path / "catalog"), carry=["z"])
+    summary = classify(
+        random_model,
+        str(tmp_path / "sky.tar"),
+        str(tmp_path / "catalog"),
+        contents=CatalogContents(carry=["z"]),
+    )
     catalog = read(tmp_path / "catalog")
     assert summary.statuses == {"ok": 6, "undecodable": 507}
     assert catalog["object_id"].tolist() == [f"J{index:04d}+1.5" for index in range(513)]

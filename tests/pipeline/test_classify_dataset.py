@@ -8,9 +8,9 @@ import pytest
 import ray
 
 from hiwl_core.errors import UserError
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.classify import classify
 from pipeline.classification.classify_dataset import classify_dataset
-from pipeline.classification.model_settings import ModelSettings
 from pipeline.shards.shards_datasource import ShardsDatasource
 from tests.drawings import CLASSES, write_labeled_shard
 
@@ -23,10 +23,15 @@ def frame(dataset: ray.data.Dataset) -> pd.DataFrame:
 @pytest.mark.usefixtures("ray_session")
 def test_a_dataset_has_the_labels_that_a_catalog_of_it_has(random_model: str, tmp_path: Path) -> None:
     write_labeled_shard(tmp_path / "sky" / "a.parquet", dict.fromkeys(CLASSES, 4))
-    classify(random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"), carry=["pixel_scale"])
+    classify(
+        random_model,
+        str(tmp_path / "sky"),
+        str(tmp_path / "catalog"),
+        contents=CatalogContents(carry=["pixel_scale"]),
+    )
     catalog = pd.read_parquet(tmp_path / "catalog" / "a.parquet")
     cutouts = ray.data.read_datasource(ShardsDatasource(str(tmp_path / "sky")))
-    found = frame(classify_dataset(random_model, cutouts, carry=["pixel_scale"]))
+    found = frame(classify_dataset(random_model, cutouts, contents=CatalogContents(carry=["pixel_scale"])))
     # Not bit by bit: the networks' last digits depend on how many threads they were granted.
     pd.testing.assert_frame_equal(found, catalog, rtol=1e-4, atol=1e-5)
 
@@ -35,6 +40,6 @@ def test_a_dataset_has_the_labels_that_a_catalog_of_it_has(random_model: str, tm
     assert sorted(alone["label"]) == sorted(catalog["label"])
     assert alone["object_id"].isna().all()
     with pytest.raises(UserError, match="--carry label: that name is taken"):
-        classify_dataset(random_model, cutouts, carry=["label"])
+        classify_dataset(random_model, cutouts, contents=CatalogContents(carry=["label"]))
     with pytest.raises(UserError, match="prior"):
-        classify_dataset(random_model, cutouts, model=ModelSettings(prior="estimate"))
+        classify_dataset(random_model, cutouts, contents=CatalogContents(prior="estimate"))

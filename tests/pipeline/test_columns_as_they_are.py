@@ -16,7 +16,7 @@ from astropy.table import Table
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.classification.classify import check_names
+from pipeline.classification.decided import check_names
 from pipeline.classification.shard_work import names_to_read
 from pipeline.ingestion.labels import read_labels
 from pipeline.ingestion.source_parquet import describe_tables, gather_rows, iter_objects

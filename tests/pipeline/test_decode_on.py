@@ -16,6 +16,7 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.attempts import Attempts, start_attempts
 from pipeline.classification.cascade_stage import entries_of
 from pipeline.classification.classify import classify
+from pipeline.classification.computing import Computing
 from pipeline.classification.seen_rows import images_of, with_seen
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import shard_stream
@@ -52,7 +53,7 @@ MIXED = ClusterResources(cpus=28, gpus=4, cpus_a_gpu=4, cpus_without_gpu=12)
 def test_who_decodes(
     cluster: ClusterResources, gpu: bool | None, decode_on: str, fed: bool, cpus: int
 ) -> None:
-    actors = StageActors.on(cluster, "auto", None, gpu, decode_on)
+    actors = StageActors.on(cluster, Computing(gpu=gpu, decode_on=decode_on))
     assert (actors.fed, actors.cpus) == (fed, cpus)
     # What reads for the workers of a node finds a CPU there whatever becomes of the other nodes.
     assert not fed or not cluster.gpus or actors.cpus < cluster.cpus_a_gpu
@@ -70,13 +71,19 @@ def test_workers_that_could_wait_for_ever_are_refused(
     cluster: ClusterResources, gpu: bool | None, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        StageActors.on(cluster, "auto", None, gpu, "all-nodes")
+        StageActors.on(cluster, Computing(gpu=gpu, decode_on="all-nodes"))
 
 
 def test_who_cuts_from_tiles_is_not_fed(random_model: str, tmp_path: Path) -> None:
     tiles, catalog = str(tmp_path / "tiles"), str(tmp_path / "catalog")
     with pytest.raises(UserError, match="cuts from tiles itself, leave the option out"):
-        classify(random_model, tiles, catalog, positions=Positions("sky.parquet", ()), decode_on="all-nodes")
+        classify(
+            random_model,
+            tiles,
+            catalog,
+            computing=Computing(decode_on="all-nodes"),
+            positions=Positions("sky.parquet", ()),
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -11,11 +11,10 @@ from click.testing import CliRunner
 from hiwl_core.errors import UserError
 from jobs.plan import main
 from pipeline import storage
-from pipeline.catalog.parts import PartRecord
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.estimate import estimate
-from pipeline.classification.plan import catalog_settings
 from pipeline.classification.shard_classifier import ShardClassifier, read_bundle
-from pipeline.classification.shard_work import ShardTask
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
 from pipeline.storage.s3_store import shared_store
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
@@ -38,14 +37,12 @@ def write_sky(folder: Path) -> Path:
 
 def classify_here(bundle: str, shards: list[str], catalog: str, carry: list[str], stage2: str) -> int:
     """Make the parts of a catalog as a worker does, without Ray; returns their rows."""
-    model_id = read_bundle(bundle).model_id
-    settings = catalog_settings(Columns(), carry, stage2)
-    classifier = ShardClassifier(bundle, model_id, Columns(), settings, 2, False)
+    settings = CatalogContents(carry, stage2).to_settings(Columns())
+    work = CatalogWork(bundle, read_bundle(bundle).model_id, settings, catalog)
+    classifier = ShardClassifier(work, 2)
     rows = 0
     for shard in shards:
-        record = PartRecord(shard, inspect_shard(shard).fingerprint, model_id, settings)
-        part = f"{catalog}/{shard.rsplit('/', 1)[-1]}"
-        (done,) = classifier.classify([ShardTask(shard, part, record)])
+        (done,) = classifier.classify([work.task(shard, inspect_shard(shard).fingerprint, None)])
         assert not done.failed
         rows += sum(done.statuses.values())
     return rows
@@ -56,7 +53,9 @@ def test_rows_and_the_catalog_are_as_estimated(
     random_model: str, tmp_path: Path, stage2: str, carry: list[str]
 ) -> None:
     sky, catalog = write_sky(tmp_path / "sky"), str(tmp_path / "catalog")
-    foreseen = estimate(random_model, str(sky), carry=carry, stage2=stage2, seconds=SECONDS)
+    foreseen = estimate(
+        random_model, str(sky), contents=CatalogContents(carry=carry, stage2=stage2), seconds=SECONDS
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["sky"]
     made = classify_here(random_model, list_shards(str(sky)), catalog, carry, stage2)
     written = sum(size for _, size in storage.list_files(catalog))
@@ -74,7 +73,9 @@ def test_times_follow_from_the_rate_the_machines_and_the_price(random_model: str
     assert one.seconds.value == one.seconds_one.value == pytest.approx(40 / 0.01)
     assert one.cost == pytest.approx(2.0 * 4000 / 3600)
     assert one.rate.value == one.rate.low == one.rate.high == pytest.approx(0.01)
-    assert [taken.rows_computed for taken in one.samples] == [0, 0, 0]
+    # For the sizes of their parts.
+    assert [taken.rows_computed for taken in one.samples] == [5, 5, 5]
+    assert one.read_seconds == one.compute_seconds == 0
     # Eight shards on three machines are three rounds; more machines than shards do not help.
     for machines, rounds in ((3, 3), (8, 1), (100, 1)):
         many = estimate(random_model, str(tmp_path), rate=0.01, machines=machines, price=2.0)

@@ -22,10 +22,12 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline import lease as lease_module
 from pipeline import storage
 from pipeline.catalog.plan import CatalogPlan, read_plan
-from pipeline.classification.plan import catalog_settings, plan_catalog
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.plan import plan_catalog
 from pipeline.lease import LEASE_FOLDER, Lease
 from pipeline.publication.publish import PublishSummary, publish
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.inspection import WantedColumns
 from tests.catalogs import write_catalog
 from tests.drawings import write_labeled_shard
 from tests.object_store import ObjectStore
@@ -179,10 +181,8 @@ def test_of_two_plans_for_one_catalog_one_is_made(tmp_path: Path, monkeypatch: p
                 catalog,
                 str(tmp_path / "sky"),
                 model,
-                lambda stored, shards: catalog_settings(Columns()),
-                Columns(),
-                ("object_id", "image"),
-                (),
+                lambda stored, shards: CatalogContents().to_settings(Columns()),
+                WantedColumns(Columns(), ("object_id", "image")),
                 claim=claim,
             )
 

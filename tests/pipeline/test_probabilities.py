@@ -23,7 +23,7 @@ from hiwl_core.reliability import negative_log_likelihood, probability_table
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.parts import part_table
-from pipeline.classification.model_settings import ModelSettings
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_probabilities
 from pipeline.evaluation.shown_galaxies import ShownGalaxies
@@ -32,7 +32,7 @@ from tests.stages import FREQUENCIES, both
 
 SHARES = np.array([0.29, 0.28, 0.03, 0.14, 0.26])
 COUNTS = dict(zip(GALAXY_ZOO.classes, (8434, 8069, 578, 3903, 7806), strict=True))
-SETTINGS = ModelSettings(views=1, precision="float32", coverage=0.9)
+SETTINGS = CatalogContents(views=1, precision="float32", coverage=0.9)
 VAL = "0123456789abcdef"
 NOTHING_SHOWN = ShownGalaxies([], {}, "", [])
 
@@ -78,7 +78,7 @@ def model(taxonomy: Taxonomy = GALAXY_ZOO, calibrated: bool = True) -> ModelBund
 
 
 def catalog(
-    bundle: ModelBundle, settings: ModelSettings = SETTINGS, count: int = 600, seed: int = 0
+    bundle: ModelBundle, settings: CatalogContents = SETTINGS, count: int = 600, seed: int = 0
 ) -> pd.DataFrame:
     """Scored rows, as they are classified and written."""
     outputs, truth = said(count, seed, bundle.taxonomy)

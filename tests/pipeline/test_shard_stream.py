@@ -13,13 +13,17 @@ from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import CatalogPlan
 from pipeline.classification.attempts import Attempts, Verdict, start_attempts
-from pipeline.classification.cascade_stage import CatalogWork, entries_of
-from pipeline.classification.plan import catalog_settings, plan_catalog
+from pipeline.classification.cascade_stage import entries_of
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
+from pipeline.classification.plan import plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import classify_shards, shard_stream, waited_for
+from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import ClusterResources, ordered_streams
 from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.inspection import WantedColumns
 from pipeline.shards.shard_groups import ShardToRead
 from pipeline.waiting import waiting_lines
 from tests.drawings import write_labeled_shard
@@ -46,7 +50,7 @@ FED = StageActors(2, 0, 1, 1, fed=True)
 def test_what_an_actor_takes(
     cluster: ClusterResources, gpu: bool | None, taken: tuple[int, int, int]
 ) -> None:
-    actors = StageActors.on(cluster, "auto", workers=None, gpu=gpu)
+    actors = StageActors.on(cluster, Computing(gpu=gpu))
     assert (actors.cpus, actors.gpus, actors.room) == taken
 
 
@@ -85,11 +89,10 @@ def planned(bundle: str, folder: Path, shards: int, model_id: str = "") -> tuple
     for index in range(shards):
         write_labeled_shard(folder / "sky" / f"{index:02d}.parquet", {"CRS": 2, "EO": 1}, first_id=10 * index)
     catalog, model_id = str(folder / "catalog"), model_id or read_bundle(bundle).model_id
-    settings = catalog_settings(Columns(), [], "routed")
-    plan = plan_catalog(
-        catalog, str(folder / "sky"), model_id, lambda *_: settings, Columns(), ["object_id"], []
-    )
-    return CatalogWork(bundle, model_id, Columns(), plan.settings, catalog, "auto"), plan
+    settings = CatalogContents().to_settings(Columns())
+    wanted = WantedColumns(Columns(), ["object_id"])
+    plan = plan_catalog(catalog, str(folder / "sky"), model_id, lambda *_: settings, wanted)
+    return CatalogWork(bundle, model_id, plan.settings, catalog), plan
 
 
 @pytest.mark.usefixtures("ray_session")

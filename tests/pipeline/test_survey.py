@@ -17,6 +17,7 @@ from pipeline import storage
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
+from pipeline.classification.computing import Computing
 from tests.broken_inputs import broken_inputs
 from tests.conftest import classifying, hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
@@ -82,7 +83,7 @@ def test_a_hundred_broken_inputs_among_ten_thousand_cost_a_row_each(
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        classify(random_model, str(tmp_path / "sky"), str(catalog), workers=1)
+        classify(random_model, str(tmp_path / "sky"), str(catalog), computing=Computing(workers=1))
     finally:
         done.set()
         watcher.join()

@@ -25,6 +25,7 @@ from pipeline.catalog.plan import read_making
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
+from pipeline.classification.computing import Computing
 from pipeline.publication.publish import publish
 from pipeline.querying.cone import Cone
 from pipeline.querying.query import query
@@ -38,7 +39,7 @@ def made(random_model: str, ray_session: None, tmp_path_factory: pytest.TempPath
     for index in range(3):
         path = folder / "sky" / f"sky-{index:05d}-of-00003.parquet"
         write_labeled_shard(path, dict.fromkeys(CLASSES, 1), first_id=1000 * index)
-    classify(random_model, str(folder / "sky"), str(folder / "catalog"), workers=1)
+    classify(random_model, str(folder / "sky"), str(folder / "catalog"), computing=Computing(workers=1))
     return folder
 
 
@@ -261,7 +262,7 @@ def test_status_tells_a_running_job_from_a_dead_and_a_finished_one(catalog: Path
     assert catalog_status(str(catalog)).state == "stopped"
     answer = CliRunner().invoke(main, ["status", str(catalog)])
     assert "stopped: 2 of 3 parts, 10 of 15 rows" in answer.output
-    assert "last sign 1 h 00 min ago" in answer.output
+    assert "last sign 60.0 min ago" in answer.output
 
 
 def test_an_unfinished_catalog_is_not_published(catalog: Path, tmp_path: Path) -> None:
@@ -286,7 +287,10 @@ def test_lines_of_the_ledger_that_cannot_be_read_are_left_out(
     assert catalog_status(str(catalog)).state == "complete"
     assert verify(str(catalog)).counts == {"checksums": 1}
     # A resume adopts the part whose line was torn.
-    assert classify(random_model, str(made / "sky"), str(catalog), workers=1).skipped_parts == 3
+    assert (
+        classify(random_model, str(made / "sky"), str(catalog), computing=Computing(workers=1)).skipped_parts
+        == 3
+    )
     assert verify(str(catalog)).passed
 
 

@@ -7,7 +7,7 @@ smoothing, in which an edge-on disk is as near to a round galaxy as to a cigar, 
 classes' likeness.
 
 ==========  ===================================================================================
-hiwl        the recipe as it is: hierarchy, weighted sampling in stage 2, label smoothing
+hiwl        the recipe as it is: hierarchy, weighted sampling after stage 1, label smoothing
 slwslm      one network for all classes, with weighted sampling and label smoothing
 unweighted  the hierarchy with label smoothing, without weighted sampling
 hmws        the hierarchy with weighted sampling, without label smoothing

@@ -28,10 +28,10 @@ __all__ = [
 
 # What the paper calls the method that each set of switches makes.
 METHOD_WORDS = {
-    "hiwl": "HIWL: hierarchy, weighted sampling in stage 2, label smoothing",
+    "hiwl": "HIWL: hierarchy, weighted sampling after stage 1, label smoothing",
     "slwslm": "SLWSLM: one network for all classes, weighted sampling, label smoothing",
     "unweighted": "Hierarchy and label smoothing, without weighted sampling",
-    "hmws": "HMWS: hierarchy, weighted sampling in stage 2, no label smoothing",
+    "hmws": "HMWS: hierarchy, weighted sampling after stage 1, no label smoothing",
     "plain": "One network for all classes, plain sampling, no label smoothing",
     "similarity": "HIWL, smoothed by the likeness of the classes",
     "online": "HIWL, smoothed by what the network takes for alike",
@@ -136,9 +136,9 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
 
 
 def stage_settings(recipe: Recipe) -> dict[str, list[str]]:
-    """How each stage is trained: a line a setting, a value a stage."""
+    """How each stage is trained: a line a setting, a value a stage, or a single one if all have the same."""
     stages = list(recipe.stages.values())
-    return {
+    settings = {
         "Backbone": [stage.backbone for stage in stages],
         "Starts from": [{FIRST_STAGE: "stage 1's weights"}.get(stage.init, stage.init) for stage in stages],
         "Input": [f"{stage.input_size} px, from the central {stage.center_crop} px" for stage in stages],
@@ -162,6 +162,7 @@ def stage_settings(recipe: Recipe) -> dict[str, list[str]]:
             for stage in stages
         ],
     }
+    return {name: values if len({*values}) > 1 else values[:1] for name, values in settings.items()}
 
 
 def class_facts(run: FinishedRun, confusion: pd.DataFrame) -> list[ClassFacts]:

@@ -94,7 +94,7 @@ def test_the_page_says_what_the_run_was(page: Reader, tiny_run: Path) -> None:
     )
     for words in (
         f"Model {bundle.model_id}",
-        "hiwl (HIWL: hierarchy, weighted sampling in stage 2, label smoothing)",
+        "hiwl (HIWL: hierarchy, weighted sampling after stage 1, label smoothing)",
         "140 galaxies",
         "Scored on 50 galaxies",
         f"torch {bundle.provenance['versions']['torch']}",

@@ -21,6 +21,7 @@ from hiwl_core.taxonomy_file import taxonomy_overrides
 from hiwl_core.training_recipe import training_recipe
 from jobs.cli import main
 from pipeline.catalog.verify import verify
+from pipeline.reporting.facts import stage_settings
 from pipeline.storage import write_bytes
 from pipeline.training import pairs
 from pipeline.training.pairs import StageCandidates
@@ -132,6 +133,12 @@ def test_of_very_many_combinations_each_stage_is_chosen_in_turn(monkeypatch: pyt
     pd.testing.assert_series_equal(in_turn.iloc[0], whole.iloc[0])
     assert in_turn.iloc[0]["accuracy"] == 1
     assert in_turn[[f"{stage}_epoch" for stage in TREE.stages]].iloc[0].tolist() == [2, 2, 2]
+
+
+def test_what_differs_between_any_two_stages_is_said_of_each() -> None:
+    settings = stage_settings(load_recipe("demo", taxonomy_overrides(TREE)))
+    assert settings["Sampling"] == ["plain", "weighted", "weighted"]
+    assert settings["Backbone"] == ["efficientnet_lite0"]
 
 
 def test_from_a_catalog_to_its_scores_and_fractions(model: str, tmp_path: Path) -> None:

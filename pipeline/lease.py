@@ -23,6 +23,7 @@ from typing import Any
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.progress import say
+from pipeline.retry_policy import CLAIM_ATTEMPTS
 from pipeline.storage.partials import is_running, this_machine
 
 __all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease"]
@@ -32,7 +33,6 @@ SECONDS_BETWEEN_SIGNS = 10.0
 SECONDS_TO_DEATH = 60.0
 # For a sign of an owner who may only have another time of day.
 SECONDS_OF_WATCH = 25.0
-ATTEMPTS = 5
 
 
 class Lease:
@@ -71,7 +71,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._made = not self._keep and not storage.exists(self._folder)
-        for _ in range(ATTEMPTS):
+        for _ in range(CLAIM_ATTEMPTS):
             before = _numbers(self._folder)
             newest = max(before, default=0)
             owner = _read(_path(self._folder, newest)) if newest else None

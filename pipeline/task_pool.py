@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from hiwl_core.errors import IncompleteError, UserError
+from pipeline.retry_policy import TASK_RETRIES
 
 __all__ = ["TaskPool", "ray_pool", "thread_pool"]
 
-MAX_RETRIES = 3
 # Enough waiting tasks that none of the workers is idle, and few enough that results do not pile up.
 TASKS_A_CPU = 2
 AUTOSCALED_TASKS = 256
@@ -26,9 +26,23 @@ class TaskPool(Protocol):
     """Runs a function of a task and of something that all tasks share."""
 
     def run(
-        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+        self,
+        function: Callable[[Task, Any], Result],
+        tasks: Sequence[Task],
+        shared: Any = None,
+        lost: Callable[[Task, str], Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Yield a task's number and its result as they come.
+
+        Parameters
+        ----------
+        function : callable
+        tasks : sequence
+        shared : object
+            Sent to each worker once.
+        lost : callable, optional
+            What stands for the result of a task whose workers died again and again, from the task and the
+            fault's name: the others go on. By default all breaks off.
 
         Raises
         ------
@@ -65,7 +79,11 @@ class _Threads:
         self._executor, self._work = executor, work
 
     def run(
-        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+        self,
+        function: Callable[[Task, Any], Result],
+        tasks: Sequence[Task],
+        shared: Any = None,
+        lost: Callable[[Task, str], Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         futures = {self._executor.submit(function, task, shared): number for number, task in enumerate(tasks)}
         try:
@@ -85,12 +103,16 @@ class _RayTasks:
         self._at_once, self._work = at_once, work
 
     def run(
-        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
+        self,
+        function: Callable[[Task, Any], Result],
+        tasks: Sequence[Task],
+        shared: Any = None,
+        lost: Callable[[Task, str], Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        remote = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, retry_exceptions=[OSError])(function)
+        remote = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, retry_exceptions=[OSError])(function)
         reference = ray.put(shared)
         running: dict[Any, int] = {}
         waiting = iter(enumerate(tasks))
@@ -104,7 +126,14 @@ class _RayTasks:
                     return
                 done, _ = ray.wait(list(running), num_returns=1)
                 for finished in done:
-                    yield running.pop(finished), ray.get(finished)
+                    number = running.pop(finished)
+                    try:
+                        result = ray.get(finished)
+                    except RayError as error:
+                        if lost is None:
+                            raise
+                        result = lost(tasks[number], type(error).__name__)
+                    yield number, result
         except RayTaskError as error:
             if isinstance(error.cause, (UserError, PermissionError)):
                 raise error.cause from None

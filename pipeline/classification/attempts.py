@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 
 from pipeline.cluster import beside_driver
+from pipeline.retry_policy import HOPELESS_SHARDS, MAX_DEATHS, MAX_DEATHS_OF_A_GROUP, MAX_RAISED
 
 if TYPE_CHECKING:
     from pipeline.catalog.ledger import LedgerEntry
 
 __all__ = ["Attempts", "Verdict", "ask_to_read", "start_attempts"]
-
-# A shard whose worker died so often is set aside: it may well be what kills them.
-MAX_DEATHS = 4
-# One of a group may be what kills workers: the group is soon given up, and its shards are tried one by one.
-MAX_DEATHS_OF_A_GROUP = 2
-# What raises in two processes is no fault of a process.
-MAX_RAISED = 2
-# So many shards given up for what they raised, and not one classified, are no fault of the shards.
-HOPELESS_SHARDS = 3
 
 
 class Verdict(NamedTuple):

@@ -25,14 +25,12 @@ from pipeline.classification.decided import classifier_for
 from pipeline.classification.shard_work import CatalogWork, ShardTask, ShardWork
 from pipeline.hub import in_hub, reader
 from pipeline.read_ahead import read_ahead
+from pipeline.retry_policy import SECONDS_BETWEEN_SHARD_ATTEMPTS, SHARD_ATTEMPTS
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 
 __all__ = ["ShardClassifier", "bundle_place", "bundle_reader", "read_bundle"]
 
 
-# Each request to a store is tried for a minute and a half by itself; a store may be away for longer.
-ATTEMPTS = 4
-SECONDS_BETWEEN_ATTEMPTS = 30.0
 # Tables of some hundred rows that are read before they are asked for.
 TABLES_AHEAD = 2
 
@@ -112,19 +110,19 @@ class ShardClassifier:
         # Of each thread its own, and this need not be the one that began.
         torch.set_num_threads(self._cpus)
         entries: list[LedgerEntry] = []
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, SHARD_ATTEMPTS + 1):
             again = []
             for task, done in zip(tasks, self._stream(tasks), strict=True):
                 if isinstance(done, LedgerEntry):
                     entries.append(done)
-                elif isinstance(done, storage.StoreError) and attempt < ATTEMPTS:
+                elif isinstance(done, storage.StoreError) and attempt < SHARD_ATTEMPTS:
                     again.append(task)
                 else:
                     reason = " ".join(str(done).split())[:300]
                     entries.append(task.entry(failed=f"{task.shard}: {type(done).__name__}: {reason}"))
             if not again:
                 break
-            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+            time.sleep(SECONDS_BETWEEN_SHARD_ATTEMPTS)
             tasks = again
         return entries
 

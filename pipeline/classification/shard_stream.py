@@ -20,11 +20,12 @@ from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.plan import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
-from pipeline.classification.cascade_stage import CascadeStage, NothingWorks, entries_of
+from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
 from pipeline.classification.seen_rows import with_seen
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import quiet_streams
+from pipeline.retry_policy import MAX_DEATHS, MAX_STREAMS
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
@@ -37,8 +38,6 @@ GROUPS_AN_ACTOR = 4
 # Of so many a part is little: some may be joined.
 PLENTY_AN_ACTOR = 20
 CPUS_A_READER = 1
-# Streams until each shard has its entry: Ray has lost a task when a worker and its node died together.
-MAX_STREAMS = 3
 AGAIN = "start the same command again"
 
 

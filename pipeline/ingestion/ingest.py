@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 
 from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.recipe_sections import RgbSettings
@@ -25,18 +24,16 @@ from pipeline.ingestion.split import Split
 from pipeline.lease import Lease
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
-from pipeline.task_pool import thread_pool
+from pipeline.task_pool import ray_pool, thread_pool
 
 __all__ = ["IngestSummary", "ingest"]
 
 NAMED_REJECTS = 10
 # So few images are packed before Ray would have begun.
 FEW_IMAGES = 2_000
-TASKS_IN_FLIGHT = 1000
-TASK_RETRIES = 3
-
-Written = tuple[ShardToWrite, ShardRecord | None, str]
-"""A shard, its record, and why it has none."""
+# Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
+TASKS_AT_ONCE = 1000
+WORK = "the ingest"
 
 
 @dataclass(frozen=True)
@@ -215,23 +212,15 @@ def _write(
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
     missing = sum(shard.rows for shard in shards)
-    with ExitStack() as stack:
-        if here:
-            written = _in_this_process(shards, job)
-        else:
-            # Here, since it takes a second to import, which small sources need not wait for.
-            from pipeline.cluster import connected
-
-            stack.enter_context(connected())
-            written = _on_ray(shards, job)
-        advance = stack.enter_context(progress("ingesting", objects, objects - missing))
-        for shard, record, error in written:
+    pool_of = thread_pool(usable_cores(), WORK) if here else ray_pool(TASKS_AT_ONCE, WORK)
+    with pool_of as pool, progress("ingesting", objects, objects - missing) as advance:
+        for number, (record, error) in pool.run(write_shard, shards, job, _lost):
             lease.check()
             if record is None:
                 errors.append(error)
                 continue
-            records[shard.name] = record
-            advance(shard.rows)
+            records[shards[number].name] = record
+            advance(shards[number].rows)
     if errors:
         raise IncompleteError(
             f"{len(errors)} of {len(shards)} shards could not be written ({min(errors)}); the others are "
@@ -240,28 +229,6 @@ def _write(
     return records
 
 
-def _in_this_process(shards: Sequence[ShardToWrite], job: IngestJob) -> Iterator[Written]:
-    with thread_pool(usable_cores(), "the ingest") as pool:
-        for number, (record, error) in pool.run(write_shard, shards, job):
-            yield shards[number], record, error
-
-
-def _on_ray(shards: Sequence[ShardToWrite], job: IngestJob) -> Iterator[Written]:
-    import ray
-    import ray.exceptions
-
-    task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(write_shard)
-    shared = ray.put(job)
-    waiting: dict[ray.ObjectRef, ShardToWrite] = {}
-    coming = iter(shards)
-    # Enough tasks to keep a large cluster busy, or make it grow; not all that a survey has.
-    while waiting := waiting | {
-        task.remote(shard, shared): shard for shard in islice(coming, TASKS_IN_FLIGHT - len(waiting))
-    }:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
-        shard = waiting.pop(done)
-        try:
-            record, error = ray.get(done)
-        except ray.exceptions.RayError as failure:  # the worker died, and so did its successors
-            record, error = None, f"{shard.name}: {type(failure).__name__}"
-        yield shard, record, error
+def _lost(shard: ShardToWrite, fault: str) -> tuple[None, str]:
+    """What becomes of a shard whose worker died, and so did its successors."""
+    return None, f"{shard.name}: {fault}"

@@ -12,7 +12,7 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
-from pipeline.storage.retries import ATTEMPTS
+from pipeline.retry_policy import STORE_ATTEMPTS
 from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, shared_store
 from pipeline.storage.secret_urls import check_no_secret
 
@@ -96,7 +96,7 @@ class _PatientS3(pyarrow.fs.S3FileSystem):
             region=region,
             connect_timeout=CONNECT_SECONDS,
             request_timeout=READ_SECONDS,
-            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=STORE_ATTEMPTS),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

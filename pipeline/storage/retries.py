@@ -15,16 +15,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from hiwl_core.errors import UserError
+from pipeline.retry_policy import (
+    FIRST_CONTACT_ATTEMPTS,
+    FIRST_WAIT_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    STORE_ATTEMPTS,
+    STORE_PATIENCE_SECONDS,
+)
 
 __all__ = ["StoreError", "error_code", "is_refusal", "is_transient", "lacks_credentials", "retried"]
-
-ATTEMPTS = 8
-# No further attempt begins later than this after the first, though each waited for a dead connection.
-PATIENCE_SECONDS = 90.0
-FIRST_WAIT_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 10.0
-# An endpoint that never answered is more likely a mistake than an outage: it is not waited for as long.
-FIRST_CONTACT_ATTEMPTS = 4
 
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 TRANSIENT_CODES = frozenset(
@@ -116,11 +115,11 @@ def retried(action: Callable[[], Result], path: str, answered: Callable[[], bool
     UserError
         For refused credentials, a missing bucket, a wrong region, an endpoint that nobody answers at.
     StoreError
-        When it failed `ATTEMPTS` times or for `PATIENCE_SECONDS`; with the path, both figures and the last
-        fault. Any other error of `action` passes through.
+        When it failed `STORE_ATTEMPTS` times or for `STORE_PATIENCE_SECONDS`; with the path, both figures
+        and the last fault. Any other error of `action` passes through.
     """
     started = time.monotonic()
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, STORE_ATTEMPTS + 1):
         try:
             return action()
         # Which kinds there are depends on the client; what is not known to pass by is raised at once.
@@ -137,7 +136,7 @@ def retried(action: Callable[[], Result], path: str, answered: Callable[[], bool
                     f"no object store answers for {path} ({_words(error)}): check AWS_ENDPOINT_URL and the "
                     "network"
                 ) from None
-            if attempt == ATTEMPTS or waited > PATIENCE_SECONDS:
+            if attempt == STORE_ATTEMPTS or waited > STORE_PATIENCE_SECONDS:
                 raise StoreError(
                     f"{path}: gave up after {attempt} attempts in {waited:.0f} s, the last failed with: "
                     f"{_words(error)}"

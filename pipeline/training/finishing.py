@@ -13,6 +13,7 @@ from hiwl_core.device import granted_compute
 from hiwl_core.finishing import UNLIKENESS_GALAXIES, Galaxies, finish
 from pipeline.cores import usable_cores
 from pipeline.progress import say
+from pipeline.retry_policy import FINISH_RETRIES
 from pipeline.training.cutout_store import CutoutStore
 
 __all__ = ["finished"]
@@ -61,7 +62,7 @@ def finished(
 
     if val.here:
         return work(bundle)
-    task = ray.remote(work).options(num_cpus=1, num_gpus=int(gpu), name="finish", max_retries=1)
+    task = ray.remote(work).options(num_cpus=1, num_gpus=int(gpu), name="finish", max_retries=FINISH_RETRIES)
     # The weights go by reference: a task's own definition is to be small.
     made: ModelBundle = ray.get(task.remote(ray.put(bundle)))
     return made

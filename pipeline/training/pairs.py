@@ -34,6 +34,7 @@ from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.views import MOST_VIEWS
 from pipeline.cluster import ordered_streams
 from pipeline.cores import usable_cores
+from pipeline.retry_policy import SCORER_RESTARTS
 from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.run_folder import Candidate
@@ -124,8 +125,7 @@ def _seen(
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,
-            # Its arguments refer to the object store: what is lost there ends the run, to go on from here.
-            max_restarts=0,
+            max_restarts=SCORER_RESTARTS,
         )
     return iter(scored.iter_batches(batch_size=None, batch_format="numpy"))
 

@@ -15,6 +15,7 @@ from ray.util import placement_group_table
 from hiwl_core.errors import IncompleteError
 from pipeline import storage
 from pipeline.mistakes import user_error_in
+from pipeline.retry_policy import STAGE_FAILURES
 from pipeline.training.process_group import CheckedTorchConfig
 from pipeline.training.run_folder import BEST_KEPT, Candidate, RunFolder
 from pipeline.training.stage_epochs import StageJob
@@ -24,7 +25,6 @@ from pipeline.waiting import waiting_lines
 
 __all__ = ["fit_stage", "room_waited_for", "stage_trainer"]
 
-MAX_FAILURES = 3
 # Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer,
 # which ours are not, and for what a killed controller leaves on a cluster, which it asks the dashboard for.
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
@@ -156,8 +156,7 @@ def stage_trainer(
                 checkpoint_score_attribute="val_accuracy",
                 checkpoint_score_order="max",
             ),
-            # A lost node or worker is a fault of the machine: retried from the last checkpoint, with a bound.
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=STAGE_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={} if setup.gpu else {"env_vars": KEEP_MEMORY},
         ),

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 
 from pipeline.cluster import beside_driver
+from pipeline.retry_policy import LOADER_RESTARTS
 from pipeline.training.cutout_blocks import CutoutBlocks, LabeledSource, read_blocks
 
 __all__ = ["start_loader"]
@@ -71,8 +72,8 @@ def start_loader(source: LabeledSource, wanted: np.ndarray) -> Any:
             num_cpus=0,
             scheduling_strategy=beside_driver(),
             max_concurrency=MAX_CALLS,
-            max_restarts=-1,
-            max_task_retries=-1,
+            max_restarts=LOADER_RESTARTS,
+            max_task_retries=LOADER_RESTARTS,
         )
         .remote(source, wanted)
     )

@@ -249,8 +249,8 @@ def test_a_store_that_only_fails_is_given_up(
             with pytest.raises(storage.StoreError) as caught:
                 action()
             # Not times those of the clients below; aiohttp alone asks again, once, on a connection it reused.
-            most = retries.ATTEMPTS * (2 if fault == "cuts" else 1)
-            assert retries.ATTEMPTS <= store.requests - before <= most
+            most = retries.STORE_ATTEMPTS * (2 if fault == "cuts" else 1)
+            assert retries.STORE_ATTEMPTS <= store.requests - before <= most
             message = str(caught.value)
             assert path in message
             assert "8 attempts" in message

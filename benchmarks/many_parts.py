@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.scaling import own_cpu, write_files
 from pipeline import storage
 from pipeline.catalog.ledger import Ledger, LedgerEntry, read_ledger
+from pipeline.catalog.manifest import CatalogPlan, PlannedShard, claim_catalog, part_record
 from pipeline.catalog.parts import encode_part
-from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog, part_record
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, Columns, encode_shard
 from pipeline.shards.fingerprints import fingerprint

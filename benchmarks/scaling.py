@@ -79,7 +79,7 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
 
     from benchmarks.stand_in_stage import StandInStage, StandInWork
     from pipeline.catalog.ledger import Ledger
-    from pipeline.catalog.plan import PlannedShard
+    from pipeline.catalog.manifest import PlannedShard
     from pipeline.classification.catalog_contents import CatalogContents
     from pipeline.classification.shard_stream import classify_shards
     from pipeline.classification.stage_actors import StageActors

@@ -40,8 +40,8 @@ import ray
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import lease, storage
 from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.manifest import PlannedShard, read_making
 from pipeline.catalog.parts import making_in
-from pipeline.catalog.plan import PlannedShard, read_making
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.classification.computing import Computing

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.catalog.plan import CatalogPlan, PlannedShard, claim_catalog
+from pipeline.catalog.manifest import CatalogPlan, PlannedShard, claim_catalog
 from pipeline.shards.cutout_shards import Columns
 from tests.catalogs import MODEL_ID, write_catalog
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.plan import MODEL_FACTS
+from pipeline.catalog.manifest import MODEL_FACTS
 from pipeline.storage.listing import is_pattern
 
 __all__ = ["ModelFacts", "copy_model_facts", "read_model_facts"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_heartbeat, read_ledger
+from pipeline.catalog.manifest import read_plan
 from pipeline.catalog.parts import list_parts
-from pipeline.catalog.plan import read_plan
 from pipeline.in_notebooks import InNotebooks
 
 __all__ = ["CatalogStatus", "catalog_status"]

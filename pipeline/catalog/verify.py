@@ -24,9 +24,9 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.ledger import read_ledger
+from pipeline.catalog.manifest import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.catalog.part_statistics import KnownPart, part_statistics, write_statistics
 from pipeline.catalog.parts import check_part_record, counted, list_parts, unsound_rows
-from pipeline.catalog.plan import CatalogPlan, PlannedShard, part_record, read_plan
 from pipeline.catalog.shard_content import content_of
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import progress

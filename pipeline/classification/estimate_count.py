@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import storage
-from pipeline.catalog.plan import part_names
+from pipeline.catalog.manifest import part_names
 from pipeline.classification.plan import shard_entries
 from pipeline.progress import progress
 from pipeline.shards.inspection import WantedColumns, inspect_shards

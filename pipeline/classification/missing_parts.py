@@ -13,6 +13,12 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
+from pipeline.catalog.manifest import (
+    NEXT_STEPS,
+    CatalogPlan,
+    PlannedShard,
+    part_record,
+)
 from pipeline.catalog.parts import (
     PartRecord,
     check_part_record,
@@ -21,12 +27,6 @@ from pipeline.catalog.parts import (
     counted_flags,
     list_parts,
     read_part,
-)
-from pipeline.catalog.plan import (
-    NEXT_STEPS,
-    CatalogPlan,
-    PlannedShard,
-    part_record,
 )
 
 __all__ = ["PartsFound", "find_parts"]

@@ -10,12 +10,7 @@ from typing import Any
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import read_ledger
-from pipeline.catalog.parts import (
-    content_in,
-    list_parts,
-    read_part,
-)
-from pipeline.catalog.plan import (
+from pipeline.catalog.manifest import (
     NEXT_STEPS,
     CatalogPlan,
     PlannedShard,
@@ -24,6 +19,11 @@ from pipeline.catalog.plan import (
     is_catalog,
     part_names,
     read_plan,
+)
+from pipeline.catalog.parts import (
+    content_in,
+    list_parts,
+    read_part,
 )
 from pipeline.catalog.shard_content import content_of
 from pipeline.progress import say

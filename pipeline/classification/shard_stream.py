@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.catalog.plan import PlannedShard
+from pipeline.catalog.manifest import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
 from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of

@@ -16,8 +16,8 @@ from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.ledger import LedgerEntry
+from pipeline.catalog.manifest import read_making
 from pipeline.catalog.parts import PartRecord, counted, counted_flags, encode_part, part_name, part_table
-from pipeline.catalog.plan import read_making
 from pipeline.catalog.shard_content import RowDigest, names_to_read
 from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns

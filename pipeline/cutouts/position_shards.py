@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.plan import check_free, is_catalog, read_plan
+from pipeline.catalog.manifest import check_free, is_catalog, read_plan
 from pipeline.cutouts.assignment import Assignment, assign
 from pipeline.cutouts.planned_shards import iter_planned
 from pipeline.cutouts.planning import CutoutOptions, describe_tiles, digest_of, tile_entries

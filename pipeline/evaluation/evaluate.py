@@ -17,7 +17,7 @@ from hiwl_core.metrics import class_table, confusion_matrix
 from hiwl_core.statuses import OK
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
-from pipeline.catalog.plan import is_catalog, read_plan
+from pipeline.catalog.manifest import is_catalog, read_plan
 from pipeline.classification.catalog_contents import AS_VALIDATED, CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.classify import classify

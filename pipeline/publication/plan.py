@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.plan import is_catalog, read_plan
+from pipeline.catalog.manifest import is_catalog, read_plan
 from pipeline.publication.hats_tiles import INDEX_COLUMN, HatsCell
 from pipeline.storage import Entry
 

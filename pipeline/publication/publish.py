@@ -15,8 +15,8 @@ from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
+from pipeline.catalog.manifest import read_making
 from pipeline.catalog.model_facts import copy_model_facts
-from pipeline.catalog.plan import read_making
 from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.publication.count import plan_publication, plan_sky

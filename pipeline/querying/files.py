@@ -18,9 +18,9 @@ import pyarrow.dataset as ds
 
 from hiwl_core.errors import UserError
 from pipeline import storage
+from pipeline.catalog.manifest import read_making
 from pipeline.catalog.part_statistics import KnownPart, read_statistics
 from pipeline.catalog.parts import making_in
-from pipeline.catalog.plan import read_making
 from pipeline.querying.cone import Cone
 from pipeline.storage.listing import is_pattern
 from pipeline.storage.retries import is_transient

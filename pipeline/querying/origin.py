@@ -8,8 +8,8 @@ from typing import Any
 
 from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
+from pipeline.catalog.manifest import is_catalog, read_plan
 from pipeline.catalog.parts import part_name
-from pipeline.catalog.plan import is_catalog, read_plan
 from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns, list_shards
 

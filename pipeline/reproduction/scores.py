@@ -13,8 +13,8 @@ from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
+from pipeline.catalog.manifest import read_plan
 from pipeline.catalog.parts import list_parts, read_part
-from pipeline.catalog.plan import read_plan
 from pipeline.shards.fingerprints import ends_of
 
 __all__ = ["RunScores", "ScoredPart", "same_galaxies"]

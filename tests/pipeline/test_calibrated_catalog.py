@@ -22,7 +22,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
-from pipeline.catalog.plan import MODEL_FACTS
+from pipeline.catalog.manifest import MODEL_FACTS
 from pipeline.catalog.verify import verify
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.classify import classify

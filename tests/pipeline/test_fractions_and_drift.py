@@ -23,7 +23,7 @@ from hiwl_core.reference import reference_histograms
 from hiwl_core.taxonomy import GALAXY_ZOO, probability_column
 from jobs.cli import main
 from pipeline import storage
-from pipeline.catalog.plan import write_model_facts
+from pipeline.catalog.manifest import write_model_facts
 from pipeline.drift import drift
 from pipeline.fractions import fractions
 from tests.object_store import ObjectStore

@@ -21,7 +21,7 @@ import pytest
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import lease as lease_module
 from pipeline import storage
-from pipeline.catalog.plan import CatalogPlan, read_plan
+from pipeline.catalog.manifest import CatalogPlan, read_plan
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.plan import plan_catalog
 from pipeline.lease import LEASE_FOLDER, Lease

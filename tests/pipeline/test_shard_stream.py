@@ -11,7 +11,7 @@ import ray
 
 from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
-from pipeline.catalog.plan import CatalogPlan
+from pipeline.catalog.manifest import CatalogPlan
 from pipeline.classification.attempts import Attempts, Verdict, start_attempts
 from pipeline.classification.cascade_stage import entries_of
 from pipeline.classification.catalog_contents import CatalogContents

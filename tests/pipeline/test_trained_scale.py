@@ -16,7 +16,7 @@ from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.catalog.plan import read_plan
+from pipeline.catalog.manifest import read_plan
 from pipeline.classification.classify import classify
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale

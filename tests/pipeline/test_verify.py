@@ -20,8 +20,8 @@ from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.catalog.ledger import read_ledger
+from pipeline.catalog.manifest import read_making
 from pipeline.catalog.parts import RECORD_KEY, PartRecord, encode_part, part_table, unsound_rows
-from pipeline.catalog.plan import read_making
 from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify

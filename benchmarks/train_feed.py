@@ -46,12 +46,12 @@ from hiwl_core.training import StageLearner
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.training.checks import stage_preprocessing
 from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.epoch_plan import Batch
 from pipeline.training.feed import StageFeed
 from pipeline.training.labeled_shards import check_labeled
-from pipeline.training.plan import stage_preprocessing
 from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_epochs import StageJob, stage_learner, train_epoch
 from pipeline.training.stage_fit import stage_trainer

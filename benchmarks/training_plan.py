@@ -23,10 +23,10 @@ from hiwl_core.decoding import DEFAULT_RGB
 from hiwl_core.recipe import load_recipe
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import ShardToRead
+from pipeline.training.checks import stage_preprocessing
 from pipeline.training.cutout_blocks import LabeledSource
 from pipeline.training.cutout_store import MEBIBYTE, CutoutStore
 from pipeline.training.feed import StageFeed
-from pipeline.training.plan import stage_preprocessing
 
 ROWS_A_SHARD, BYTES_A_GALAXY = 4096, 6000
 # As in Galaxy Zoo: CRS, IBS, CSS, EO, SPI.

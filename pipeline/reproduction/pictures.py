@@ -27,7 +27,7 @@ from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.training.plan import stage_preprocessing
+from pipeline.training.checks import stage_preprocessing
 
 __all__ = ["PICTURES", "PictureFiles", "PictureInputs"]
 

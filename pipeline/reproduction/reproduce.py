@@ -28,9 +28,9 @@ from pipeline.reproduction.tables import TABLES, PaperTable
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.storage.own_folders import check_own
+from pipeline.training.checks import plan_training
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.leaks import check_apart
-from pipeline.training.plan import plan_training
 
 __all__ = ["MadeTable", "Reproduction", "reproduce"]
 
@@ -138,7 +138,7 @@ def reproduce(
     Raises
     ------
     UserError
-        Before any training: for what `pipeline.training.plan.plan_training` checks, of each training, for
+        Before any training: for what `pipeline.training.checks.plan_training` checks, of each training, for
         test shards that were trained on or selected by, and for a folder with other content.
     """
     columns = columns or Columns()

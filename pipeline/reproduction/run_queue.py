@@ -24,7 +24,7 @@ from pipeline.progress import lines_of, say
 from pipeline.reproduction.grid import GridRun
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.cutout_shards import Columns
-from pipeline.training.plan import TrainingPlan
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.small_training import is_small_training
 from pipeline.training.stores import Stores, load_stores
 from pipeline.training.train import run_training

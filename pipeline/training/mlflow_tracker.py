@@ -14,7 +14,7 @@ from pathlib import Path
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.training.plan import TrainingPlan
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.tracking import recipe_settings
 
 __all__ = ["EXPERIMENT", "MlflowTracker"]

@@ -20,9 +20,9 @@ from hiwl_core.training import StageLearner
 from pipeline import storage
 from pipeline.classification.small_work import MOST_BYTES, beside, broken_off, may_be_here
 from pipeline.cores import usable_cores
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.cutout_blocks import shard_size
 from pipeline.training.cutout_store import MEBIBYTE
-from pipeline.training.plan import TrainingPlan
 from pipeline.training.run_folder import BEST_KEPT, WEIGHTS, Candidate, RunFolder
 from pipeline.training.stage_epochs import History, StageJob, best_weights, run_epochs
 

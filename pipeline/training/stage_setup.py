@@ -8,7 +8,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from pipeline.cluster import ClusterResources
 from pipeline.progress import say
-from pipeline.training.plan import check_workers, default_workers
+from pipeline.training.checks import check_workers, default_workers
 
 __all__ = ["FEED_CPUS", "StageSetup", "stage_setup"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from pipeline.progress import say
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.cutout_store import MEBIBYTE, CutoutStore, load_cutouts
-from pipeline.training.plan import TrainingPlan
 
 __all__ = ["Stores", "load_stores", "sampled"]
 

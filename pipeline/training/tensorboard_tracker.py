@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.training.plan import TrainingPlan
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.tracking import recipe_settings
 
 __all__ = ["TensorBoardTracker"]

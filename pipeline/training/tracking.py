@@ -21,7 +21,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.progress import say
 from pipeline.storage.secret_urls import USER, check_no_secret, without_secrets
-from pipeline.training.plan import TrainingPlan
+from pipeline.training.checks import TrainingPlan
 from pipeline.training.run_folder import RunFolder
 
 __all__ = ["TRACKERS", "Tracker", "Tracking", "WantedTracker", "parse_trackers", "recipe_settings", "tracked"]

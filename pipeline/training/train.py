@@ -28,18 +28,18 @@ from pipeline.progress import say
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
-from pipeline.training.cutout_store import CutoutStore
-from pipeline.training.finishing import finished
-from pipeline.training.held_out import galaxies_of
-from pipeline.training.leaks import check_apart, tell_shared
-from pipeline.training.pairs import StageCandidates, score_pairs
-from pipeline.training.plan import (
+from pipeline.training.checks import (
     TrainingPlan,
     check_classes,
     initial_weights,
     plan_training,
     stage_preprocessing,
 )
+from pipeline.training.cutout_store import CutoutStore
+from pipeline.training.finishing import finished
+from pipeline.training.held_out import galaxies_of
+from pipeline.training.leaks import check_apart, tell_shared
+from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob

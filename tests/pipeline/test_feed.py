@@ -8,11 +8,11 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.training.checks import stage_preprocessing
 from pipeline.training.cutout_store import CutoutStore, load_cutouts
 from pipeline.training.epoch_plan import Batch, epoch_plan
 from pipeline.training.feed import StageFeed
 from pipeline.training.labeled_shards import check_labeled
-from pipeline.training.plan import stage_preprocessing
 from tests.conftest import TinyData
 from tests.drawings import write_labeled_shard
 

@@ -21,10 +21,10 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from jobs.cli import main
 from pipeline.classification.estimate import estimate
 from pipeline.shards.cutout_shards import Columns
+from pipeline.training.checks import stage_preprocessing
 from pipeline.training.cutout_blocks import LabeledSource
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.epoch_plan import epoch_plan
-from pipeline.training.plan import stage_preprocessing
 from pipeline.training.stage_epochs import StageJob, stage_learner
 from tests.conftest import TINY, TinyData
 from tests.drawings import CLASSES

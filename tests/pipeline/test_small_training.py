@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hiwl_core.recipe import load_recipe
-from pipeline.training.plan import plan_training
+from pipeline.training.checks import plan_training
 from pipeline.training.small_training import is_small_training
 from tests.conftest import TINY, TinyData, hiwl
 

@@ -15,7 +15,7 @@ import pytest
 
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe
-from pipeline.training.plan import TrainingPlan, plan_training
+from pipeline.training.checks import TrainingPlan, plan_training
 from pipeline.training.tracking import Tracking, parse_trackers, tracked
 from pipeline.training.train import train
 from tests.conftest import TinyData

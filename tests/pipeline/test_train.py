@@ -12,7 +12,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import Recipe, load_recipe
 from jobs.cli import main
 from pipeline.lease import LEASE_FOLDER, Lease
-from pipeline.training.plan import default_workers, plan_training
+from pipeline.training.checks import default_workers, plan_training
 from pipeline.training.train import run_training, train
 from tests.conftest import TINY, TinyData, hiwl, kill_driver
 

@@ -20,10 +20,10 @@ from pipeline.catalog.manifest import read_plan
 from pipeline.classification.classify import classify
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale, kept_scale
+from pipeline.training.checks import stage_preprocessing
 from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.feed import StageFeed
 from pipeline.training.labeled_shards import check_labeled
-from pipeline.training.plan import stage_preprocessing
 from tests.drawings import CLASSES, write_labeled_shard
 
 RELATIVE = WantedScale(column="petroR90_r", factor=0.02)

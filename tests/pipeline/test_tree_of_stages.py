@@ -24,8 +24,8 @@ from pipeline.catalog.verify import verify
 from pipeline.reporting.facts import stage_settings
 from pipeline.storage import write_bytes
 from pipeline.training import pairs
+from pipeline.training.checks import plan_training
 from pipeline.training.pairs import StageCandidates
-from pipeline.training.plan import plan_training
 from pipeline.training.run_folder import Candidate
 from pipeline.training.train import run_training
 from tests.bundles import calibrated_bundle, random_bundle

@@ -20,7 +20,7 @@ from pipeline.cutouts.tiles import Tile
 from pipeline.cutouts.work import CutoutJob, StitchTask, TileTask, cut_tiles, stitch
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import IngestPlan, ShardToWrite
+from pipeline.ingestion.shard_plan import IngestPlan, ShardToWrite
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress

@@ -10,7 +10,7 @@ import pyarrow as pa
 from hiwl_core.stamps import StampSettings
 from pipeline.cutouts.assignment import Assignment
 from pipeline.cutouts.tiles import Tile
-from pipeline.ingestion.plan import cut_shards
+from pipeline.ingestion.shard_plan import cut_shards
 
 __all__ = ["CUTOUTS", "iter_planned"]
 

@@ -22,7 +22,7 @@ from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import Tile, join_tiles, tile_of
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.plan import IngestPlan, plan_lines, write_objects
+from pipeline.ingestion.shard_plan import IngestPlan, plan_lines, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale

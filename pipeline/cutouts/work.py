@@ -14,7 +14,7 @@ from pipeline.cutouts.pieces import pieces_path, read_pieces, write_pieces
 from pipeline.cutouts.tile_pixels import TilePixels
 from pipeline.cutouts.tiles import Tile
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import ShardToWrite, plan_lines, read_objects
+from pipeline.ingestion.shard_plan import ShardToWrite, plan_lines, read_objects
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
 
 __all__ = ["CutoutJob", "StitchTask", "TileTask", "cut_tiles", "stitch"]

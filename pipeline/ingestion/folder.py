@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, IngestPlan, ShardToWrite
+from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, IngestPlan, ShardToWrite
 
 __all__ = ["IngestFolder", "ShardRecord", "count_classes"]
 

@@ -16,9 +16,9 @@ from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import ShardToWrite
 from pipeline.ingestion.planning import check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
+from pipeline.ingestion.shard_plan import ShardToWrite
 from pipeline.ingestion.source import Listing, check_source
 from pipeline.ingestion.split import Split
 from pipeline.lease import Lease

@@ -10,7 +10,7 @@ from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.inventory import Inventory
 from pipeline.ingestion.labels import OTHER_CLASSES, LabelsTable, read_labels
 from pipeline.ingestion.options import IngestOptions
-from pipeline.ingestion.plan import IngestPlan, cut_shards, plan_lines, write_objects
+from pipeline.ingestion.shard_plan import IngestPlan, cut_shards, plan_lines, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
 from pipeline.progress import progress, say

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
-from pipeline.ingestion.plan import OBJECTS_OF_BEFORE, ShardToWrite, plan_lines, read_objects
+from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, ShardToWrite, plan_lines, read_objects
 from pipeline.ingestion.source_images import Content, read_files, read_members
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard

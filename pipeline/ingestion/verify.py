@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.verify import Verification
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.plan import IngestPlan, ShardToWrite, read_objects
+from pipeline.ingestion.shard_plan import IngestPlan, ShardToWrite, read_objects
 from pipeline.progress import progress
 from pipeline.task_pool import thread_pool
 

@@ -38,7 +38,7 @@ from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.small_work import WhereComputed, classify_here, is_small
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import resources_now
-from pipeline.cutouts.planning import CutoutOptions
+from pipeline.cutouts.cutout_plan import CutoutOptions
 from pipeline.cutouts.position_shards import Positions, plan_positions
 from pipeline.cutouts.positions import OWN_COLUMNS, PositionColumns
 from pipeline.ingestion.source import check_source

@@ -16,8 +16,8 @@ from hiwl_core.stamps import StampSettings
 from jobs.cli import main
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
+from pipeline.cutouts.cutout_plan import CutoutOptions
 from pipeline.cutouts.cutouts import cutouts
-from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_images import cut_rows
 from pipeline.cutouts.position_shards import plan_positions
 from pipeline.cutouts.positions import PositionColumns

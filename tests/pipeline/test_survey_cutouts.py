@@ -28,8 +28,8 @@ from hiwl_core.stamps import StampSettings
 from jobs.cutouts import main
 from jobs.verify import main as verify_main
 from pipeline import storage
+from pipeline.cutouts.cutout_plan import CutoutOptions
 from pipeline.cutouts.cutouts import cutouts
-from pipeline.cutouts.planning import CutoutOptions
 from pipeline.cutouts.position_images import cut_rows
 from pipeline.cutouts.position_shards import plan_positions
 from pipeline.cutouts.positions import PositionColumns

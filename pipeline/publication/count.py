@@ -9,7 +9,7 @@ from pipeline.progress import progress
 from pipeline.publication.hats_metadata import SKYMAP_ORDER
 from pipeline.publication.hats_tiles import COUNT_ORDER, HatsCell, empty_cells, margin_order, plan_tiles
 from pipeline.publication.parts import CountTask, count_cells
-from pipeline.publication.plan import Publication, TilePlan
+from pipeline.publication.publication_folder import Publication, TilePlan
 from pipeline.publication.spill import Sky
 from pipeline.task_pool import TaskPool
 

@@ -13,7 +13,7 @@ from pipeline.progress import progress
 from pipeline.publication.hats_tiles import HatsCell
 from pipeline.publication.leaf import INDEX_FIELD, Leaf, LeafTask, read_footer, write_leaf
 from pipeline.publication.parts import unified
-from pipeline.publication.plan import Publication
+from pipeline.publication.publication_folder import Publication
 from pipeline.publication.spill import (
     MAIN,
     MARGIN,

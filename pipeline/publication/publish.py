@@ -23,7 +23,7 @@ from pipeline.publication.count import plan_publication, plan_sky
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
 from pipeline.publication.hats_tiles import HatsCell
 from pipeline.publication.leaves import Leaves, split_parts, write_leaves
-from pipeline.publication.plan import Publication, TilePlan, list_inputs
+from pipeline.publication.publication_folder import Publication, TilePlan, list_inputs
 from pipeline.publication.spill import MAIN, MARGIN, UNPLACED, Spill
 from pipeline.storage import Entry
 from pipeline.storage.own_folders import check_folders_apart

@@ -9,7 +9,7 @@ import pytest
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.ingestion.source import Listing, check_source
-from pipeline.publication.plan import list_inputs
+from pipeline.publication.publication_folder import list_inputs
 from pipeline.querying.files import find_catalog
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 from pipeline.storage.listing import is_pattern

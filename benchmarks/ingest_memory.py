@@ -22,8 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.ingest_plan import check_unchanged, make_plan
-from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.ingest_plan import IngestOptions, check_unchanged, make_plan
 from pipeline.ingestion.source import Listing
 
 FILES_A_FOLDER = 1000

@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, check_columns, list_shards
 from pipeline.shards.object_ids import check_id_texts, first_duplicate, integer_ids
-from pipeline.shards.parquet_rows import iter_parquet
+from pipeline.shards.parquet_rows import iter_parquet, whole_parquet
 from pipeline.shards.sky_positions import on_the_sky
 
 __all__ = ["OWN_COLUMNS", "PositionColumns", "read_positions"]
@@ -90,9 +90,8 @@ def _is_file(path: str) -> bool:
 
 def _of_parquet(path: str, columns: PositionColumns) -> pa.Table:
     files = list_shards(path)
-    with storage.open_input(files[0]) as file:
-        there = _parquet_names(files[0], file)
-    names = _names(path, there, columns)
+    with whole_parquet(files[0]) as parquet:
+        names = _names(path, parquet.schema_arrow.names, columns)
     contract = Columns(id=names["object_id"], ra=names["ra"], dec=names["dec"])
     carry = [*columns.carry, *([columns.scale] if columns.scale else [])]
     check_columns(files, contract, ["object_id", "ra", "dec"], carry)
@@ -117,17 +116,6 @@ def _pieces(
         raise
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from None
-
-
-def _parquet_names(path: str, file: object) -> list[str]:
-    import pyarrow.parquet as pq
-
-    try:
-        return list(pq.ParquetFile(file).schema_arrow.names)
-    except storage.StoreError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _of_text(path: str, columns: PositionColumns) -> pa.Table:

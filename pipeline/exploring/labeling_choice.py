@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
@@ -24,6 +23,7 @@ from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
 from pipeline.querying.query import ROWS, ask, open_catalog
 from pipeline.querying.validated_columns import quoted
+from pipeline.shards.parquet_rows import whole_parquet
 
 __all__ = ["REASONS", "choose_for_labeling", "read_choice", "spread"]
 
@@ -147,13 +147,8 @@ def read_choice(path: str) -> pa.Table:
         If there is no such table, or it has no ids.
     """
     if path.lower().endswith(".parquet"):
-        if not storage.exists(path):
-            raise UserError(f"no file {path!r}")
-        try:
-            with storage.open_input(path) as file:
-                table = pq.read_table(file)
-        except pa.ArrowException as error:
-            raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
+        with whole_parquet(path) as parquet:
+            table = parquet.read()
     else:
         table = read_text_table(path)
     if "object_id" not in table.column_names:

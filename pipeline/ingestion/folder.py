@@ -160,12 +160,6 @@ class IngestFolder:
         with storage.open_input(self._plan) as file:
             return file.read(MARK_BYTES)
 
-    def write_record(self, record: ShardRecord, rejects: bytes) -> None:
-        """Keep what became of a shard, and the lines of its rejects."""
-        if record.rejects:
-            storage.write_bytes(self._rejects_path(record.name), rejects)
-        storage.write_bytes(self._record_path(record.name), _json_bytes(asdict(record)))
-
     def read_rejects(self, record: ShardRecord) -> bytes:
         """The lines of a shard's rejects; nothing if they are not there."""
         path = self._rejects_path(record.name)
@@ -190,7 +184,9 @@ class IngestFolder:
         """
         record = replace(record, sha256=hashlib.sha256(content).hexdigest() if content else "")
         # The record first: where there is a shard, there is its record.
-        self.write_record(record, rejects)
+        if record.rejects:
+            storage.write_bytes(self._rejects_path(record.name), rejects)
+        storage.write_bytes(self._record_path(record.name), _json_bytes(asdict(record)))
         if content:
             storage.write_bytes(f"{self.path}/{record.name}", content)
         return record

@@ -15,8 +15,7 @@ from pipeline import storage
 from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
-from pipeline.ingestion.ingest_plan import check_unchanged, make_plan
-from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.ingest_plan import IngestOptions, check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
 from pipeline.ingestion.shard_plan import ShardToWrite
 from pipeline.ingestion.source import Listing, check_source

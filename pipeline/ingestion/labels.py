@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from hiwl_core.near_names import or_meant
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
-from pipeline import storage
 from pipeline.ingestion.source import IMAGE_SUFFIXES
 from pipeline.ingestion.split import SKY, Split, sky_cells
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.object_ids import check_id_texts, first_duplicate
-from pipeline.shards.parquet_rows import check_row_count
+from pipeline.shards.parquet_rows import check_row_count, whole_parquet
 from pipeline.shards.plain_columns import (
     class_names,
     is_bytes,
@@ -216,30 +214,18 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
     if not path.lower().endswith(".parquet"):
         table = read_text_table(path)
         return table, table.column_names, True
-    if not storage.exists(path):
-        raise UserError(f"no file {path!r}")
-    try:
-        with storage.open_input(path) as file:
-            parquet = pq.ParquetFile(file)
-            # Never the images that a table of objects may hold too.
-            read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
-            names = [name for name in parquet.schema_arrow.names if name in read]
-            _check_once(path, parquet.schema_arrow.names, names)
-            table = parquet.read(columns=names)
-            if names:
-                check_row_count(int(parquet.metadata.num_rows), table.num_rows)
-            table = with_class_names(table, class_names(parquet.schema_arrow))
-            return table, list(parquet.schema_arrow.names), False
-    except storage.StoreError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def _check_once(path: str, there: Sequence[str], wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if there.count(name) > 1:
-            raise UserError(f"{path} has {there.count(name)} columns {name!r}: rename all but one")
+    with whole_parquet(path) as parquet:
+        there = list(parquet.schema_arrow.names)
+        # Never the images that a table of objects may hold too.
+        read = {*ID_COLUMNS, *CLASS_COLUMNS, *POSITION_COLUMNS, "split", *wanted}
+        names = [name for name in there if name in read]
+        for name in names:
+            if there.count(name) > 1:
+                raise UserError(f"{path} has {there.count(name)} columns {name!r}: rename all but one")
+        table = parquet.read(columns=names)
+        if names:
+            check_row_count(int(parquet.metadata.num_rows), table.num_rows)
+        return with_class_names(table, class_names(parquet.schema_arrow)), there, False
 
 
 def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,16 +11,25 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hiwl_core.compressed import MAX_BYTES
+from hiwl_core.errors import UserError
 from hiwl_core.recipe_sections import RgbSettings
+from hiwl_core.statuses import TOO_LARGE
+from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
 from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, ShardToWrite, plan_lines, read_objects
-from pipeline.ingestion.source_images import Content, read_files, read_members
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
 from pipeline.shards.sky_positions import on_the_sky
 
 __all__ = ["IngestJob", "write_shard"]
+
+LARGER = f"{TOO_LARGE}: larger than {MAX_BYTES // 2**20} MB"
+FILES_AHEAD = 64
+
+Content = tuple[bytes | None, str | None]
+"""Of a file, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,39 @@ def _pack_sets(objects: pa.Table, job: IngestJob) -> Iterator[PackedImage]:
 
 
 def _read(files: list[str], sizes: list[int], job: IngestJob) -> Iterator[Content]:
-    return read_files(files, sizes) if job.kind == "files" else read_members(job.place, files, sizes)
+    """The contents of files or members of a zip, in order."""
+    if job.kind == "files":
+        return storage.in_threads(_read_file, zip(files, sizes, strict=True), FILES_AHEAD)
+    return _read_members(job.place, files, sizes)
+
+
+def _read_file(file: tuple[str, int]) -> Content:
+    path, size = file
+    if size > MAX_BYTES:
+        return None, LARGER
+    try:
+        return storage.read_bytes(path), None
+    except PermissionError:
+        return None, "permission denied"
+    except UserError:
+        # A store that refuses everything is no fault of this image.
+        if storage.exists(path):
+            raise
+        return None, "no such file"
+
+
+def _read_members(archive: str, members: list[str], sizes: list[int]) -> Iterator[Content]:
+    with storage.open_input(archive) as file, zipfile.ZipFile(file) as opened:
+        for member, size in zip(members, sizes, strict=True):
+            if size > MAX_BYTES:
+                yield None, LARGER
+                continue
+            try:
+                yield opened.read(member), None
+            except (zipfile.BadZipFile, zlib.error, EOFError):
+                yield None, "damaged in the zip file"
+            except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed by an unknown method
+                yield None, f"cannot be unpacked: {' '.join(str(error).split())}"
 
 
 def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:

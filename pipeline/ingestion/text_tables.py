@@ -1,4 +1,8 @@
-"""Tables read as text first, so that no id and no threshold is changed by a guess at its type."""
+"""Tables read as text first, so that no id and no threshold is changed by a guess at its type.
+
+Those whose files say what their columns are (FITS, VOTable, ECSV and Parquet) are text here too, like any
+CSV: the shortest one of a number keeps all its digits.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,34 @@ import csv
 import io
 import re
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError
+from hiwl_core.fits_cutouts import is_fits
+from hiwl_core.fits_headers import quiet_astropy
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
-from pipeline.ingestion.typed_tables import typed_table
+from pipeline.shards.plain_columns import class_names, texts, with_class_names
 
 __all__ = ["inferred", "numbers", "read_text_table"]
 
 MOST_BYTES = 4 * 2**30
 """Of a table that is unpacked."""
-SNIFFED_BYTES = 65_536
+# In which a CSV file has no zero byte, and in which a table of another kind says what it is.
+SNIFFED_BYTES, START_BYTES = 65_536, 2048
 NULLS = ["", "nan", "NaN", "null", "NULL"]
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 # More digits than a float keeps, or leading zeros: a code, not a quantity.
 CODE = r"^[+-]?([0-9]{16,}|0[0-9]+)$"
+PARQUET_MAGIC, ECSV_MAGIC = b"PAR1", b"# %ECSV"
 
 
 def read_text_table(path: str) -> pa.Table:
@@ -36,8 +47,8 @@ def read_text_table(path: str) -> pa.Table:
     ----------
     path : str
         Local or URL: a CSV or TSV file, or one with semicolons, with a header line, above which there may be
-        comments (SkyServer's ``#Table1``), or a table of one of the kinds of
-        `pipeline.ingestion.typed_tables`. Either may be packed by gzip or bzip2.
+        comments (SkyServer's ``#Table1``), or a FITS, VOTable, ECSV or Parquet table, of which columns with
+        more than one value in a row are left out. Either may be packed by gzip or bzip2.
 
     Raises
     ------
@@ -48,7 +59,7 @@ def read_text_table(path: str) -> pa.Table:
         content = unpacked(storage.read_bytes(path), MOST_BYTES)
     except UnreadableCutout as error:
         raise UserError(f"{path} cannot be unpacked: {error.words}") from None
-    typed = typed_table(content, path)
+    typed = _typed_table(content, path)
     if typed is not None:
         return typed
     if b"\0" in content[:SNIFFED_BYTES]:
@@ -121,3 +132,67 @@ def inferred(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if quantities and not pc.any(pc.match_substring_regex(texts, CODE)).as_py():
         return texts.cast(pa.float64())
     return texts
+
+
+def _typed_table(content: bytes, path: str) -> pa.Table | None:
+    """The table of a file whose kind says what its columns are; None if it is of no such kind."""
+    try:
+        if content.startswith(PARQUET_MAGIC):
+            return _parquet(content)
+        kind = _astropy_kind(content)
+        return None if kind is None else _astropy(content, kind)
+    # The readers raise many kinds for what is damaged.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} cannot be read as a table: {reason}") from None
+
+
+def _astropy_kind(content: bytes) -> str | None:
+    start = content[:START_BYTES].lstrip(b"\xef\xbb\xbf \r\n\t")
+    if is_fits(content):
+        return "fits"
+    if start.startswith(ECSV_MAGIC):
+        return "ascii.ecsv"
+    return "votable" if start.startswith(b"<") and b"<VOTABLE" in content[:START_BYTES] else None
+
+
+def _astropy(content: bytes, kind: str) -> pa.Table:
+    from astropy.io.votable import parse_single_table
+    from astropy.table import Table
+
+    quiet_astropy()
+    if kind == "votable":
+        table = parse_single_table(io.BytesIO(content)).to_table(use_names_over_ids=True)
+    else:
+        table = Table.read(io.BytesIO(content) if kind == "fits" else content.decode(), format=kind)
+    return pa.table({str(name): _words(table[name]) for name in table.colnames if table[name].ndim == 1})
+
+
+def _words(column: Any) -> pa.Array:
+    missing = np.ma.getmaskarray(np.ma.asarray(column))
+    values = np.ma.getdata(np.ma.asarray(column)).tolist()
+    return pa.array(
+        [None if gone else _word(value) for value, gone in zip(values, missing.tolist(), strict=True)],
+        pa.string(),
+    )
+
+
+def _word(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    word = "" if isinstance(value, float) and np.isnan(value) else str(value).strip()
+    return word or None
+
+
+def _parquet(content: bytes) -> pa.Table:
+    parquet = pq.ParquetFile(pa.BufferReader(content))
+    table = with_class_names(parquet.read(), class_names(parquet.schema_arrow))
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            continue
+        if pa.types.is_floating(column.type):
+            columns[name] = pa.array(map(_word, column.cast(pa.float64()).to_pylist()), pa.string())
+        else:
+            columns[name] = texts(column)
+    return pa.table(columns)

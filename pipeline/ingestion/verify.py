@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +34,6 @@ SHARD_CHECKS = {
     "doubles": "no id twice",
 }
 REJECTS = "rejects"
-BYTES_AT_ONCE = 2**20
 
 
 class _Look(NamedTuple):
@@ -126,11 +124,8 @@ def _look(
         return _Look(0, record.rejects, findings, np.empty(0, np.uint64))
     try:
         with storage.open_input(path) as file:
-            digest = hashlib.sha256()
-            for piece in iter(partial(file.read, BYTES_AT_ONCE), b""):
-                digest.update(piece)
             # Records of before do not say it.
-            if record.sha256 and digest.hexdigest() != record.sha256:
+            if record.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
                 words = "is not what was written: remove it and start the same command again"
                 findings.append(("checksums", f"{path} {words}"))
             file.seek(0)
@@ -153,14 +148,8 @@ def _check_rejects(result: Verification, folder: str) -> None:
     if not storage.exists(path):
         result.add(REJECTS, f"no {path}: start the same command again")
         return
-    # Files that cannot be read at all are lines without an object.
-    lines = Counter(bool(line) for line in _ids_of(storage.read_bytes(path)))[True]
-    if lines != result.statuses[REJECTS]:
-        result.add(REJECTS, f"{path} has {lines} objects, and {result.statuses[REJECTS]} are rejects")
-
-
-def _ids_of(content: bytes) -> Iterator[str]:
-    lines = csv.reader(io.StringIO(content.decode()))
-    next(lines, None)
-    for line in lines:
-        yield line[0] if line else ""
+    lines = csv.reader(io.StringIO(storage.read_bytes(path).decode()))
+    # Below the header; files that cannot be read at all are lines without an object.
+    named = sum(bool(line and line[0]) for line in islice(lines, 1, None))
+    if named != result.statuses[REJECTS]:
+        result.add(REJECTS, f"{path} has {named} objects, and {result.statuses[REJECTS]} are rejects")

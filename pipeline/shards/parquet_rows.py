@@ -10,12 +10,14 @@ as most writers have it; pyarrow's own may hold 1,024 images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.shards.bounded_batches import check_packing, growing_columns, small_batches
 from pipeline.shards.parquet_footer import check_not_encrypted, column_bytes, schema_of
@@ -29,7 +31,14 @@ from pipeline.shards.plain_columns import (
     with_class_names,
 )
 
-__all__ = ["check_row_count", "is_id_type", "is_image_type", "is_number_type", "iter_parquet"]
+__all__ = [
+    "check_row_count",
+    "is_id_type",
+    "is_image_type",
+    "is_number_type",
+    "iter_parquet",
+    "whole_parquet",
+]
 
 READ_BUFFER = 4 * 2**20
 FETCHED_BYTES = 64 * 2**20
@@ -99,6 +108,26 @@ def iter_parquet(
         if said == 0:
             # One table without rows, so that an empty shard has columns and becomes an empty part.
             yield _standard_table(with_class_names(parquet.read(columns=read), classes), names, types, carry)
+
+
+@contextmanager
+def whole_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """A user's table to read for the length of a ``with`` block.
+
+    Raises
+    ------
+    UserError
+        If there is none, or if it turns out to be damaged while it is read.
+    """
+    try:
+        with storage.open_input(path) as file:
+            yield pq.ParquetFile(file)
+    except FileNotFoundError:
+        raise UserError(f"no file {path!r}") from None
+    except storage.StoreError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def check_row_count(said: int, there: int) -> None:

@@ -240,17 +240,19 @@ def remove_partials(path: str, inner: Sequence[str] = ()) -> None:
             partial.unlink(missing_ok=True)
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = CALLED_AHEAD
+) -> Iterator[Result]:
     """Results of a function of a small file, in order; object storage answers many requests at once.
 
-    Some are called ahead of need, but not all: there may be a million, and results may be large.
+    So many are called ahead of need, and not all: there may be a million, and results may be large.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
         try:
             for item in items:
                 waiting.append(readers.submit(function, item))
-                if len(waiting) >= CALLED_AHEAD:
+                if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

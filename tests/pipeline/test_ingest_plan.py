@@ -21,8 +21,7 @@ from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.ingest import ingest
-from pipeline.ingestion.ingest_plan import make_plan
-from pipeline.ingestion.options import IngestOptions
+from pipeline.ingestion.ingest_plan import IngestOptions, make_plan
 from pipeline.ingestion.shard_plan import IngestPlan, read_objects
 from pipeline.ingestion.source import Listing
 from pipeline.shards.cutout_shards import Columns

@@ -26,7 +26,7 @@ from pipeline.progress import say
 from pipeline.retry_policy import CLAIM_ATTEMPTS
 from pipeline.storage.partials import is_running, this_machine
 
-__all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease"]
+__all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease", "user_name"]
 
 LEASE_FOLDER = "_lease"
 SECONDS_BETWEEN_SIGNS = 10.0
@@ -60,7 +60,7 @@ class Lease:
         self._claim: dict[str, Any] = {
             "token": secrets.token_hex(8),
             "work": work,
-            "user": _user(),
+            "user": user_name(),
             "host": platform.node(),
             "machine": this_machine(),
             "process": os.getpid(),
@@ -223,7 +223,8 @@ def _read(path: str) -> dict[str, Any] | None:
     return None
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this process, for others to read."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):

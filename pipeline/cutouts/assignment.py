@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from hiwl_core.stamps import StampSettings
 from hiwl_core.statuses import NO_POSITION, NO_SCALE, OFF_FOOTPRINT, TOO_LARGE
-from pipeline.cutouts.tiles import Tile, unit_vectors
+from pipeline.cutouts.tiles import Tile
+from pipeline.shards.sky_positions import unit_vectors
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["Assignment", "assign", "pixels_of"]

@@ -15,8 +15,9 @@ from hiwl_core.fits_headers import card, celestial_wcs, has_sky, scale_of, sky_c
 from hiwl_core.fits_planes import COMPANIONS, MOST_BANDS, cube_bands, image_shape, tokens
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
-from pipeline.cutouts.tiles import PixelSource, Place, TileImage, opened, unit_vectors
+from pipeline.cutouts.tiles import PixelSource, Place, TileImage, opened
 from pipeline.ingestion.source import stem
+from pipeline.shards.sky_positions import unit_vectors
 
 __all__ = ["MASK_PLANES", "Wanted", "describe_files"]
 

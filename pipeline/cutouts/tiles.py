@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError
 from hiwl_core.fits_headers import celestial_wcs, quiet_astropy
@@ -30,7 +28,6 @@ __all__ = [
     "join_tiles",
     "opened",
     "tile_of",
-    "unit_vectors",
 ]
 
 MAX_TILE_BYTES = 4 * 2**30
@@ -215,9 +212,3 @@ def tile_of(tile: dict[str, Any]) -> Tile:
         [(band, PixelSource(**source)) for band, source in tile["weights"]],
         [(bits, PixelSource(**source)) for bits, source in tile["masks"]],
     )
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Places on the sky, in degrees, as vectors of length 1; shape (N, 3)."""
-    along, up = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(up) * np.cos(along), np.cos(up) * np.sin(along), np.sin(up)], axis=1)

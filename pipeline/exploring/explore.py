@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from pipeline.exploring.images import find_images
 from pipeline.exploring.labeling_choice import read_choice
 from pipeline.exploring.labels import Labels
 from pipeline.exploring.server import Server
-from pipeline.lease import Lease
+from pipeline.lease import Lease, user_name
 
 __all__ = ["explore", "export", "labels_folder"]
 
@@ -64,7 +63,7 @@ def explore(
     images = find_images(catalog, view.published, shards, id_column, image_column)
     with Lease(folder, "hiwl explore", keep=False) as lease:
         given = Labels(folder, list(view.classes))
-        explorer = Explorer(catalog, view, images, given, who or _user(), lease)
+        explorer = Explorer(catalog, view, images, given, who or user_name(), lease)
         asyncio.run(_serve(Server(explorer, port), ready))
 
 
@@ -109,11 +108,3 @@ async def _serve(server: Server, ready: Callable[[Explorer, str], None]) -> None
         await asyncio.Event().wait()
     finally:
         await server.close()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A container may know no name for its user.
-        return "somebody"

@@ -6,9 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.statuses import STATUSES
 from pipeline import storage
 from pipeline.exploring.places import CatalogRow
 from pipeline.pages.cards import Thumbnail, try_thumbnail
@@ -95,8 +93,10 @@ class Images:
             for future in futures:
                 future.set_result(words)
             return
+        otherwise = f"no picture of it in {shard.rsplit('/', 1)[-1]}"
         for future, cutout, (_, status) in zip(futures, cutouts, rows, strict=True):
-            future.set_result(_small(cutout, status, shard.rsplit("/", 1)[-1]))
+            shown, words = try_thumbnail(cutout, PIXELS, otherwise, status=status)
+            future.set_result(shown or words)
 
 
 def find_images(
@@ -135,10 +135,3 @@ def find_images(
     if shards is None and (first is None or not storage.exists(first)):
         return Images(None, f"{first} is not there any more: say where the shards are with --shards")
     return Images(origin)
-
-
-def _small(cutout: Cutout | None, status: str, shard: str) -> Thumbnail | str:
-    shown, words = try_thumbnail(cutout, PIXELS, f"no picture of it in {shard}")
-    if shown is not None:
-        return shown
-    return words if status == "ok" else f"{status}: {STATUSES.get(status, '')}".rstrip(": ")

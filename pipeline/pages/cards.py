@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, decode_image
 from hiwl_core.recipe_sections import RgbSettings
-from hiwl_core.statuses import UnreadableCutout
+from hiwl_core.statuses import OK, STATUSES, UnreadableCutout
 from pipeline.pages.embedded_files import small_jpeg
 from pipeline.pages.scale_bars import ScaleBar, scale_bar
 from pipeline.pages.sky_viewers import SkyViewer, sky_viewers
@@ -105,7 +105,7 @@ def thumbnail(cutout: Cutout, pixels: int, rgb: RgbSettings = DEFAULT_RGB) -> Th
 
 
 def try_thumbnail(
-    cutout: Cutout | None, pixels: int, otherwise: str, rgb: RgbSettings = DEFAULT_RGB
+    cutout: Cutout | None, pixels: int, otherwise: str, rgb: RgbSettings = DEFAULT_RGB, status: str = OK
 ) -> tuple[Thumbnail | None, str]:
     """As `thumbnail`; without a cutout, or of one that cannot be read, nothing and words for a placeholder.
 
@@ -115,10 +115,13 @@ def try_thumbnail(
         See `thumbnail`.
     otherwise : str
         What is to be said if there is no cutout.
+    status : str
+        Of the galaxy in its catalog: what is wrong with it says why there is no picture.
     """
-    if cutout is None:
-        return None, otherwise
-    try:
-        return thumbnail(cutout, pixels, rgb), ""
-    except UnreadableCutout as error:
-        return None, str(error)
+    words = otherwise
+    if cutout is not None:
+        try:
+            return thumbnail(cutout, pixels, rgb), ""
+        except UnreadableCutout as error:
+            words = str(error)
+    return None, words if status == OK else f"{status}: {STATUSES.get(status, '')}".rstrip(": ")

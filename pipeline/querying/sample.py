@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from hiwl_core.decoding import Cutout
 from hiwl_core.errors import UserError
-from hiwl_core.statuses import STATUSES
 from pipeline import storage
 from pipeline.catalog.class_names import class_words, classes_in
 from pipeline.in_notebooks import InNotebooks
@@ -166,10 +165,7 @@ def _choose(
 
 def _card(row: Mapping[str, Any], cutout: Cutout | None, otherwise: str, classes: Mapping[str, str]) -> Card:
     """A card, with a placeholder that says `otherwise` if there is no image; columns by class."""
-    status = row["status"]
-    shown, words = try_thumbnail(cutout, THUMBNAIL_PIXELS, otherwise)
-    if shown is None and status != "ok":
-        words = f"{status}: {STATUSES.get(status, '')}".rstrip(": ")
+    shown, words = try_thumbnail(cutout, THUMBNAIL_PIXELS, otherwise, status=row["status"])
     return Card(
         object_id=str(row["object_id"]),
         label=row["label"],
@@ -177,7 +173,7 @@ def _card(row: Mapping[str, Any], cutout: Cutout | None, otherwise: str, classes
         probabilities={name: row[column] for name, column in classes.items()},
         ra=row["ra"],
         dec=row["dec"],
-        status=status,
+        status=row["status"],
         image=shown and shown.image,
         words=words,
         arcsec=shown and shown.arcsec,

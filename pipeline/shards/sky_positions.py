@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["on_the_sky", "wrapped"]
+__all__ = ["on_the_sky", "unit_vectors", "wrapped"]
 
 
 def wrapped(ra: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -39,3 +40,9 @@ def on_the_sky(table: pa.Table) -> pa.Table:
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(index), pc.if_else(kept, values, None))
     return table
+
+
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Places on the sky, in degrees, as vectors of length 1; shape (N, 3), NaN where one is not known."""
+    along, up = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(up) * np.cos(along), np.cos(up) * np.sin(along), np.sin(up)], axis=1)

@@ -16,6 +16,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import iter_rows
+from pipeline.shards.sky_positions import unit_vectors
 from pipeline.training.labeled_shards import LabeledShards
 
 __all__ = ["check_apart", "shared_galaxies", "tell_shared"]
@@ -141,8 +142,7 @@ def _keys_of(labeled: LabeledShards, shard: int, with_images: bool) -> _Keys:
             table = table.drop_columns("image")
         places.append(table)
     table = pa.concat_tables(places, promote_options="permissive")
-    ra, dec = (np.deg2rad(table[name].cast(pa.float64()).to_numpy()) for name in ("ra", "dec"))
-    directions = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    directions = unit_vectors(*(table[name].cast(pa.float64()).to_numpy() for name in ("ra", "dec")))
     ids = table["object_id"].cast(pa.string()).combine_chunks()
     return _Keys(ids, directions, pa.array(digests, pa.binary()) if with_images else None)
 

@@ -19,7 +19,6 @@ __all__ = [
     "INDEX_ORDER",
     "HatsCell",
     "empty_cells",
-    "has_position",
     "healpix_index",
     "margin_order",
     "margin_rows",
@@ -66,28 +65,13 @@ class HatsCell:
         return f"Norder={self.order}/Dir={folder}/Npix={self.pixel}.parquet"
 
 
-def has_position(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Whether coordinates are a place on the sky: 0 <= ra <= 360 and -90 <= dec <= 90.
-
-    Parameters
-    ----------
-    ra, dec : numpy.ndarray, shape (N,)
-        Degrees, NaN where unknown.
-
-    Returns
-    -------
-    numpy.ndarray of bool, shape (N,)
-    """
-    return (ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90)
-
-
 def healpix_index(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """The order-29 cells of positions.
 
     Parameters
     ----------
     ra, dec : numpy.ndarray, shape (N,)
-        Degrees; all of them `has_position`.
+        Degrees; all of them a place on the sky.
 
     Returns
     -------

@@ -155,7 +155,7 @@ class Publication:
         self.options = options
         self._given = out
         self._parts = parts
-        self.groups = _grouped(parts, group_bytes)
+        self._groups = _grouped(parts, group_bytes)
         self.summary: dict[str, Any] | None = None
 
     @property
@@ -182,6 +182,11 @@ class Publication:
     def spill(self) -> str:
         """Folder of the intermediate files."""
         return f"{self.path}/{SPILL}"
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Paths of the parts that one task reads, for each group."""
+        return [[self._parts[index].path for index in group] for group in self._groups]
 
     @property
     def _inner(self) -> tuple[str, ...]:
@@ -240,12 +245,8 @@ class Publication:
                 f"{self._given} is a publication of other parts, or they were changed since: choose another "
                 "folder, or remove it"
             )
-        self.groups = [list(range(first, last)) for first, last in begun["groups"]]
+        self._groups = [list(range(first, last)) for first, last in begun["groups"]]
         self.summary = begun["summary"]
-
-    def paths(self, group: Sequence[int]) -> list[str]:
-        """Paths of the parts of a group."""
-        return [self._parts[index].path for index in group]
 
     def read_plan(self) -> TilePlan | None:
         """The tiles, if they are planned already."""
@@ -272,7 +273,7 @@ class Publication:
             "format": FORMAT,
             "options": self.options,
             "inputs": _fingerprint(self._parts),
-            "groups": [(group[0], group[-1] + 1) for group in self.groups],
+            "groups": [(group[0], group[-1] + 1) for group in self._groups],
             "summary": summary,
         }
         storage.write_bytes(f"{self.path}/_publish.json", (json.dumps(said, indent=1) + "\n").encode())

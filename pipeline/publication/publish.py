@@ -8,8 +8,7 @@ checks, no row comes back to it. Whatever dies, the same call goes on with what 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +16,15 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.manifest import read_making
 from pipeline.catalog.model_facts import copy_model_facts
+from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
-from pipeline.publication.count import plan_publication, plan_sky
+from pipeline.publication.count import plan_publication
 from pipeline.publication.hats_metadata import write_collection, write_margin, write_table
 from pipeline.publication.hats_tiles import HatsCell
-from pipeline.publication.leaves import Leaves, split_parts, write_leaves
+from pipeline.publication.leaves import Leaves, write_leaves
 from pipeline.publication.publication_folder import Publication, TilePlan, list_inputs
-from pipeline.publication.spill import MAIN, MARGIN, UNPLACED, Spill
+from pipeline.publication.spill import MAIN, MARGIN, UNPLACED, Spill, plan_sky, split_parts
 from pipeline.storage import Entry
 from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
@@ -33,6 +33,7 @@ __all__ = ["PublishSummary", "publish"]
 
 # Less than this is done by threads of this process before Ray would have started.
 SMALL_BYTES = 128 * 2**20
+WORK = "the publication"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def publish(
             storage.remove(publication.spill)
             return PublishSummary(out, new=False, **publication.summary)
         small = workers is None and sum(part.size for part in parts) <= SMALL_BYTES
-        with _pool(small, workers) as pool:
+        with thread_pool(usable_cores(), WORK) if small else ray_pool(workers, WORK) as pool:
             return _publish(pool, publication, catalog, out, parts, lease)
 
 
@@ -149,15 +150,6 @@ def _publish(
     }
     publication.finish(summary)
     return PublishSummary(out, kept=leaves.kept, **summary)
-
-
-@contextmanager
-def _pool(small: bool, workers: int | None) -> Iterator[TaskPool]:
-    from pipeline.cores import usable_cores
-
-    work = "the publication"
-    with thread_pool(usable_cores(), work) if small else ray_pool(workers, work) as pool:
-        yield pool
 
 
 def _complete(plan: TilePlan, spills: list[Spill], leaves: Leaves) -> bool:

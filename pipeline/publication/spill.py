@@ -14,23 +14,23 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.publication.hats_tiles import INDEX_COLUMN, healpix_index, margin_rows
-from pipeline.publication.parts import conform, positions, read_rows, unified
+from pipeline.progress import progress
+from pipeline.publication.hats_tiles import (
+    INDEX_COLUMN,
+    HatsCell,
+    empty_cells,
+    healpix_index,
+    margin_order,
+    margin_rows,
+)
+from pipeline.publication.part_rows import conform, positions, read_rows, unified
+from pipeline.publication.publication_folder import Publication
 from pipeline.publication.voparquet import text_widths
+from pipeline.task_pool import TaskPool
 
-__all__ = [
-    "MAIN",
-    "MARGIN",
-    "UNPLACED",
-    "Run",
-    "Sky",
-    "Spill",
-    "SplitTask",
-    "read_spill",
-    "read_spilled",
-    "split_rows",
-]
+__all__ = ["MAIN", "MARGIN", "UNPLACED", "Sky", "Spill", "plan_sky", "read_spilled", "split_parts"]
 
 MAIN, MARGIN, UNPLACED = "main", "margin", "no_position"
 
@@ -55,7 +55,7 @@ class Sky:
 
 
 @dataclass(frozen=True)
-class SplitTask:
+class _SplitTask:
     """A group of parts, its number, the spill file that its rows go to, and what all were made by."""
 
     number: int
@@ -102,7 +102,60 @@ class Spill:
     runs: list[Run]
 
 
-def split_rows(task: SplitTask, sky: Sky) -> Spill:
+def plan_sky(tiles: list[HatsCell], arcsec: float) -> tuple[Sky, list[HatsCell]]:
+    """Where rows go, and the cells whose margins they go to.
+
+    Parameters
+    ----------
+    tiles : list of HatsCell
+    arcsec : float
+        Width of the margins; 0 for none.
+
+    Raises
+    ------
+    UserError
+        If the margin is wider than the smallest tile.
+    """
+    starts, stops = (np.array([getattr(tile, end) for tile in tiles], np.int64) for end in ("start", "stop"))
+    if not arcsec:
+        return Sky(starts, stops), []
+    order, highest = margin_order(arcsec), max(tile.order for tile in tiles)
+    if order <= highest:
+        raise UserError(
+            f"--margin {arcsec:g} is too wide for tiles of order {highest}: choose a narrower one or more "
+            "--max-rows, in another folder"
+        )
+    # Galaxies beside an empty cell matter too: what they are matched with may have rows there.
+    cells = sorted([*tiles, *empty_cells(tiles)], key=lambda tile: tile.start)
+    return Sky(starts, stops, np.array([cell.start for cell in cells], np.int64), order), cells
+
+
+def split_parts(pool: TaskPool, publication: Publication, sky: Sky, rows: int) -> list[Spill]:
+    """The spill files of all groups of parts; those that are there already are kept.
+
+    Parameters
+    ----------
+    pool : TaskPool
+    publication : Publication
+    sky : Sky
+        Where the rows go.
+    rows : int
+        In all parts.
+    """
+    groups = publication.groups
+    files = [publication.spill_file(number) for number in range(len(groups))]
+    spills = dict(enumerate(storage.in_threads(_read_spill, files)))
+    todo = [number for number, spill in spills.items() if spill is None]
+    tasks = [_SplitTask(number, groups[number], files[number], publication.making) for number in todo]
+    done = sum(spill.rows for spill in spills.values() if spill is not None)
+    with progress("sorting", rows, done, unit="rows") as advance:
+        for index, spill in pool.run(_split_rows, tasks, sky):
+            spills[todo[index]] = spill
+            advance(spill.rows)
+    return [spill for _, spill in sorted(spills.items()) if spill is not None]
+
+
+def _split_rows(task: _SplitTask, sky: Sky) -> Spill:
     """Sort the rows of some parts into a spill file."""
     tables = list(storage.in_threads(partial(read_rows, making=task.making), task.parts))
     schema = unified([table.schema for table in tables], task.parts)
@@ -145,7 +198,7 @@ def split_rows(task: SplitTask, sky: Sky) -> Spill:
     return spill
 
 
-def read_spill(path: str) -> Spill | None:
+def _read_spill(path: str) -> Spill | None:
     """What a spill file of an earlier run holds; None if it is not whole."""
     if not storage.exists(_index_path(path)):
         return None

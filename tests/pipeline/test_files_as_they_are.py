@@ -13,7 +13,7 @@ import pytest
 from hiwl_core.cutouts import read_cutout
 from pipeline.ingestion.images import pack_bands, pack_image
 from pipeline.ingestion.source import Listing, stem
-from pipeline.publication.parts import positions, read_rows
+from pipeline.publication.part_rows import positions, read_rows
 from pipeline.shards.cutout_shards import Columns, iter_rows, list_shards, read_columns
 from tests.broken_inputs import fits_file
 

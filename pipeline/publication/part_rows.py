@@ -1,10 +1,9 @@
-"""The parts of a catalog as a publication reads them: counted by place, with columns that fit together."""
+"""Rows of the parts of a catalog, as a publication reads them: with columns that fit together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,46 +13,10 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.parts import making_in
-from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, has_position, healpix_index
 from pipeline.shards.parquet_rows import check_row_count
 from pipeline.shards.sky_positions import wrapped
 
-__all__ = ["CellCounts", "CountTask", "conform", "count_cells", "positions", "read_rows", "unified"]
-
-
-@dataclass(frozen=True)
-class CountTask:
-    """Parts to count; with `within`, sorted order-10 cells, only their rows and more finely."""
-
-    parts: list[str]
-    order: int
-    within: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class CellCounts:
-    """Rows of a group of parts, those without a position, and the counts of the cells that have any."""
-
-    rows: int
-    without_position: int
-    cells: np.ndarray
-    counts: np.ndarray
-
-
-def count_cells(task: CountTask, _: None = None) -> CellCounts:
-    """Count the rows of some parts by cell."""
-    shift = 2 * (INDEX_ORDER - task.order)
-    rows = without = 0
-    found = []
-    for table in storage.in_threads(_read_positions, task.parts):
-        ra, dec, placed = positions(table)
-        rows, without = rows + len(placed), without + int((~placed).sum())
-        index = healpix_index(ra[placed], dec[placed])
-        if task.within is not None:
-            index = index[np.isin(index >> (2 * (INDEX_ORDER - COUNT_ORDER)), task.within)]
-        found.append(index >> shift)
-    cells, counts = np.unique(np.concatenate(found), return_counts=True)
-    return CellCounts(rows, without, cells, counts)
+__all__ = ["conform", "positions", "read_positions", "read_rows", "unified"]
 
 
 def read_rows(path: str, making: str = "") -> pa.Table:
@@ -82,12 +45,21 @@ def read_rows(path: str, making: str = "") -> pa.Table:
     return _wrapped(table.replace_schema_metadata(None))
 
 
+def read_positions(path: str) -> pa.Table:
+    """The columns ``ra`` and ``dec`` of a part; for errors see `read_rows`."""
+    with _readable(path), storage.open_input(path) as file:
+        return _wrapped(pq.ParquetFile(file).read(columns=["ra", "dec"]))
+
+
 def positions(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right ascensions and declinations, NaN where they are null, and whether they are a place on the sky."""
+    """Right ascensions and declinations, NaN where they are null, and whether they are a place on the sky.
+
+    A place has 0 <= ra <= 360 and -90 <= dec <= 90.
+    """
     ra, dec = (
         pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in ("ra", "dec")
     )
-    return ra, dec, has_position(ra, dec)
+    return ra, dec, (ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90)
 
 
 def unified(schemas: Sequence[pa.Schema], places: Sequence[str]) -> pa.Schema:
@@ -135,11 +107,6 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
                 f"and cannot become the latter without loss ({error}): classify with columns of one type"
             ) from None
     return pa.table(columns, schema=schema)
-
-
-def _read_positions(path: str) -> pa.Table:
-    with _readable(path), storage.open_input(path) as file:
-        return _wrapped(pq.ParquetFile(file).read(columns=["ra", "dec"]))
 
 
 def _wrapped(table: pa.Table) -> pa.Table:

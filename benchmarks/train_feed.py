@@ -54,9 +54,8 @@ from pipeline.training.feed import StageFeed
 from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_epochs import StageJob, stage_learner, train_epoch
-from pipeline.training.stage_fit import stage_trainer
+from pipeline.training.stage_fit import stage_trainer, worker_compute
 from pipeline.training.stage_setup import StageSetup
-from pipeline.training.stage_worker import worker_compute
 from pipeline.training.train import FEED_CPUS
 
 STAGE = "stage1"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +18,9 @@ import ray
 
 from hiwl_core.decoding import Cutout
 from pipeline import storage
-from pipeline.cluster import ordered_streams
+from pipeline.cluster import beside_driver, ordered_streams
 from pipeline.cores import usable_cores
+from pipeline.retry_policy import LOADER_RESTARTS
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.shard_groups import (
     FAILED_COLUMN,
@@ -30,11 +33,23 @@ from pipeline.shards.shard_groups import (
 from pipeline.shards.wanted_scale import AS_IT_IS, OWN, WANTED, WantedScale
 from pipeline.training.labeled_shards import LabeledShards
 
-__all__ = ["CutoutBlocks", "LabeledSource", "iter_blocks", "iter_tables", "read_blocks", "shard_size"]
+__all__ = [
+    "CutoutBlocks",
+    "LabeledSource",
+    "iter_blocks",
+    "iter_tables",
+    "read_blocks",
+    "shard_size",
+    "start_loader",
+]
 
 # A task that wants an image fetches the block that it is in.
 BLOCK_BYTES = 64 * 2**20
 TASKS_A_CPU = 2
+# The one that is drawn from and the next; a worker that is a little behind holds its own.
+WINDOWS_HELD = 2
+# Workers may all wait at once.
+MAX_CALLS = 1000
 
 
 @dataclass(frozen=True)
@@ -200,3 +215,62 @@ def _wanted_images(table: pa.Table, of_shard: Any, scale: WantedScale) -> pa.Tab
         start = end
     mask = np.concatenate(masks) if masks else np.empty(0, bool)
     return pa.table({"image": pc.if_else(pa.array(mask), table["image"], None), **scale.of_rows(table)})
+
+
+class _WindowLoader:
+    """Reads the windows of a large training set, one ahead, for all workers of a training.
+
+    The workers go through an epoch in step, so each window is read once, not once a worker. What a window is,
+    they know by themselves: the loader keeps nothing that it could not read again.
+    """
+
+    def __init__(self, source: LabeledSource, wanted: np.ndarray) -> None:
+        self._source, self._wanted = source, wanted
+        self._held: OrderedDict[tuple[int, ...], Future[CutoutBlocks]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(WINDOWS_HELD, thread_name_prefix="window")
+
+    def load(self, shards: tuple[int, ...], following: tuple[int, ...] | None) -> CutoutBlocks:
+        """The images of a window, once they are read; those of the next one are begun."""
+        with self._lock:
+            blocks = self._begin(shards)
+            if following is not None:
+                self._begin(following)
+        try:
+            return blocks.result()
+        except Exception:
+            # It may be readable the next time.
+            with self._lock:
+                self._held.pop(shards, None)
+            raise
+
+    def _begin(self, shards: tuple[int, ...]) -> Future[CutoutBlocks]:
+        if shards not in self._held:
+            self._held[shards] = self._threads.submit(
+                read_blocks, self._source, np.array(shards), self._wanted
+            )
+        self._held.move_to_end(shards)
+        while len(self._held) > WINDOWS_HELD:
+            self._held.popitem(last=False)
+        return self._held[shards]
+
+
+def start_loader(source: LabeledSource, wanted: np.ndarray) -> Any:
+    """An actor beside the driver that loads windows; it ends with its last handle.
+
+    Parameters
+    ----------
+    source, wanted
+        See `read_blocks`.
+    """
+    return (
+        ray.remote(_WindowLoader)
+        .options(
+            num_cpus=0,
+            scheduling_strategy=beside_driver(),
+            max_concurrency=MAX_CALLS,
+            max_restarts=LOADER_RESTARTS,
+            max_task_retries=LOADER_RESTARTS,
+        )
+        .remote(source, wanted)
+    )

@@ -2,7 +2,7 @@
 
 Weighted draws with replacement need any row at any time, and encoded cutouts are small (some 6 kB). So a set
 that fits into one window is read once, into Ray's object store, which all workers of a node share without a
-copy. A larger one is read window by window in each epoch (`pipeline.training.window_loader`); of its rows
+copy. A larger one is read window by window in each epoch (`pipeline.training.cutout_blocks`); of its rows
 nothing is held but the class, a byte each.
 """
 
@@ -35,9 +35,9 @@ from pipeline.training.cutout_blocks import (
     iter_blocks,
     iter_tables,
     read_blocks,
+    start_loader,
 )
 from pipeline.training.labeled_shards import LabeledShards
-from pipeline.training.window_loader import start_loader
 
 __all__ = ["MEBIBYTE", "CutoutStore", "load_cutouts"]
 
@@ -64,7 +64,7 @@ class CutoutStore:
     blocks : CutoutBlocks or None
         All images, where they fit into one window.
     loader : ActorHandle or None
-        Else, what reads the windows; see `pipeline.training.window_loader`.
+        Else, what reads the windows; see `pipeline.training.cutout_blocks`.
     """
 
     source: LabeledSource

@@ -1,29 +1,48 @@
-"""One stage by Ray Train: workers, checkpoints, and what is tried again."""
+"""One stage by Ray Train: its workers and what each does, checkpoints, and what is tried again."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
+import ray.train.torch
+import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group_table
+from safetensors.torch import save_file
+from torch import distributed
 
+from hiwl_core.device import ComputePlan, check_device, choose_compute
 from hiwl_core.errors import IncompleteError
+from hiwl_core.training import StageLearner
 from pipeline import storage
+from pipeline.cores import usable_cores
 from pipeline.mistakes import user_error_in
 from pipeline.retry_policy import STAGE_FAILURES
-from pipeline.training.process_group import CheckedTorchConfig
-from pipeline.training.run_folder import BEST_KEPT, Candidate, RunFolder
-from pipeline.training.stage_epochs import StageJob
+from pipeline.training.run_folder import BEST_KEPT, WEIGHTS, Candidate, RunFolder
+from pipeline.training.stage_epochs import History, StageJob, best_weights, run_epochs
 from pipeline.training.stage_setup import StageSetup
-from pipeline.training.stage_worker import train_stage
 from pipeline.waiting import waiting_lines
 
-__all__ = ["fit_stage", "room_waited_for", "stage_trainer"]
+__all__ = [
+    "CheckedTorchConfig",
+    "fit_stage",
+    "room_waited_for",
+    "stage_trainer",
+    "train_stage",
+    "worker_compute",
+]
 
 # Of Ray Train, two that start a process each, by their names: for data sets that are given to its trainer,
 # which ours are not, and for what a killed controller leaves on a cluster, which it asks the dashboard for.
@@ -35,6 +54,10 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo0" if sys.platform == "darwin" else "lo"
+
+_TorchBackend: Any = TorchConfig().backend_cls
+STATE = "state.pt"
 
 
 def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candidate]:
@@ -161,3 +184,87 @@ def stage_trainer(
             worker_runtime_env={} if setup.gpu else {"env_vars": KEEP_MEMORY},
         ),
     )
+
+
+class _CheckedBackend(_TorchBackend):
+    """Torch's backend, which first looks at the workers' GPUs."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Check, then connect; what the check raises Ray Train does not try again."""
+        if backend_config.backend == "nccl":
+            worker_group.execute(check_device)
+        elif worker_group.execute_single(0, ray.util.get_node_ip_address) == LOOPBACK:
+            worker_group.execute(_meet, f"workers-{secrets.token_hex(8)}", len(worker_group))
+            return
+        super().on_start(worker_group, backend_config)
+
+
+def _meet(name: str, workers: int) -> None:
+    """Begin the process group of workers on a Ray of this machine alone, where nobody else can join it.
+
+    By a file: the port at which torch's workers meet else is open to all the network, and asks for no token.
+    """
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    store = distributed.FileStore(os.path.join(folder, name), workers)
+    rank = ray.train.get_context().get_world_rank()
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=workers)
+
+
+@dataclass
+class CheckedTorchConfig(TorchConfig):
+    """Ray Train's settings of the process group, with `hiwl_core.device.check_device` before it starts.
+
+    NCCL fails over a GPU that cannot be used after half a minute, without a word on why, and is tried again.
+    Here each start of the workers is checked, since those of a later one may be on other nodes.
+    """
+
+    @property
+    def backend_cls(self) -> type:
+        """What Ray Train starts in its workers."""
+        return _CheckedBackend
+
+
+def train_stage(config: dict[str, StageJob]) -> None:
+    """The training function of Ray Train's workers."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    report = partial(_report, rank=rank)
+    run_epochs(config["job"], worker_compute(), _resume, report, rank, world_size)
+
+
+def worker_compute() -> ComputePlan:
+    """The device of this worker, and the threads of its process set for it."""
+    compute = choose_compute(ray.train.torch.get_device())
+    if compute.device.type == "cpu":
+        # Ray grants a worker one thread for each logical CPU; training wants the cores of the machine.
+        workers_here = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, usable_cores() // workers_here))
+    return compute
+
+
+def _resume(learner: StageLearner) -> History:
+    """Load the last checkpoint, if there is one; the table of the epochs that are done."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        state = torch.load(os.path.join(folder, STATE), map_location="cpu", weights_only=True)
+    learner.load_state_dict(state["learner"])
+    history: History = state["history"]
+    return history
+
+
+def _report(learner: StageLearner, history: History, rank: int) -> None:
+    metrics = {"epoch": history[-1]["epoch"], "val_accuracy": history[-1]["val_accuracy"]}
+    if rank != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(best_weights(learner), Path(folder) / WEIGHTS)
+        torch.save({"learner": learner.state_dict(), "history": history}, Path(folder) / STATE)
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"epoch_{metrics['epoch']:04d}",
+        )

@@ -22,7 +22,7 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from jobs.options import VerbCommand
 from pipeline.cluster import connected
-from pipeline.training.process_group import CheckedTorchConfig
+from pipeline.training.stage_fit import CheckedTorchConfig
 
 def wait(up):
     open(up, "w").close()

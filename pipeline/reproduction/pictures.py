@@ -18,15 +18,13 @@ from hiwl_core.explanation import (
     tsne,
 )
 from hiwl_core.published_results import TRAININGS
-from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.progress import say
+from pipeline.reproduction.request import Request
 from pipeline.reproduction.scores import ScoredPart
-from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.checks import stage_preprocessing
 
 __all__ = ["PICTURES", "PictureFiles", "PictureInputs"]
@@ -44,22 +42,16 @@ class PictureInputs:
     ----------
     name : str
         Of its files.
-    recipe : Recipe
-        With the first seed.
+    request : Request
     runs : mapping of str
-        Run folders of that seed, by method.
-    train_shards : sequence of str
+        Run folders of the first seed, by method.
     scored : ScoredPart
-    columns : Columns
     """
 
     name: str
-    recipe: Recipe
+    request: Request
     runs: Mapping[str, str]
-    train_shards: Sequence[str]
     scored: ScoredPart
-    columns: Columns
-    scale: WantedScale = AS_IT_IS
 
     def galaxies(
         self,
@@ -69,7 +61,7 @@ class PictureInputs:
         trained_on: bool = False,
     ) -> LabeledSample:
         """Some galaxies, the same for the same seed, or some of those that the runs were trained on."""
-        recipe = self.recipe
+        recipe = self.request.recipe
         stages = recipe.stages.values()
         trained_size = max(stage.augmentation.center_crop for stage in stages)
         taken = None
@@ -77,7 +69,7 @@ class PictureInputs:
             taken = TrainedOn(recipe.train_galaxies, trained_size)
         return sample_labeled(
             shards,
-            self.columns,
+            self.request.columns,
             recipe.taxonomy,
             max(trained_size, *(stage.center_crop for stage in stages)),
             recipe.rgb,
@@ -85,7 +77,7 @@ class PictureInputs:
             count,
             per_class,
             taken,
-            self.scale,
+            self.request.scale,
         )
 
 
@@ -101,7 +93,7 @@ def confusion_picture(inputs: PictureInputs) -> PictureFiles:
     """Table 3 as a heat map."""
     from hiwl_core.figures import draw_confusion_heat_map, figure_files
 
-    taxonomy = inputs.recipe.taxonomy
+    taxonomy = inputs.request.recipe.taxonomy
     scores = inputs.scored.read(inputs.runs["hiwl"], taxonomy)
     title = f"HIWL on {len(scores.ids):,} {inputs.scored.name} galaxies"
     return PictureFiles(
@@ -113,8 +105,8 @@ def augmentation_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 4: a spiral on its way through the train transform."""
     from hiwl_core.figures import draw_augmentation_steps, figure_files
 
-    recipe = inputs.recipe
-    sample = inputs.galaxies(inputs.train_shards, per_class=1)
+    recipe = inputs.request.recipe
+    sample = inputs.galaxies(inputs.request.train_shards, per_class=1)
     # The last class: for Galaxy Zoo spirals, of which the rotation is easy to see.
     row = int(sample.class_indices.argmax())
     figure = draw_augmentation_steps(
@@ -134,7 +126,7 @@ def learning_picture(inputs: PictureInputs) -> PictureFiles:
 
     folder = inputs.runs["hiwl"]
     epochs, kept, sentences = {}, {}, []
-    for stage in inputs.recipe.stages:
+    for stage in inputs.request.recipe.stages:
         if not storage.exists(f"{folder}/{stage}.json"):
             continue
         with storage.open_input(f"{folder}/{stage}_epochs.csv") as file:
@@ -158,11 +150,11 @@ def embedding_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 6: features of the plain network and of HIWL, each class by the stage that owns it."""
     from hiwl_core.figures import EmbeddingPanel, draw_embedding_map, figure_files
 
-    recipe, taxonomy = inputs.recipe, inputs.recipe.taxonomy
+    recipe, taxonomy = inputs.request.recipe, inputs.request.recipe.taxonomy
     # A recipe that is content with a sample shows no more.
     scored = min(EMBEDDED, recipe.val_galaxies or EMBEDDED)
     samples = {
-        "training": inputs.galaxies(inputs.train_shards, EMBEDDED, trained_on=True),
+        "training": inputs.galaxies(inputs.request.train_shards, EMBEDDED, trained_on=True),
         inputs.scored.name: inputs.galaxies(inputs.scored.shards, scored),
     }
     panels, sentences = [], []
@@ -189,7 +181,7 @@ def attention_picture(inputs: PictureInputs) -> PictureFiles:
     """Figure 7: where the plain network and HIWL look, for some galaxies of each class."""
     from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
 
-    taxonomy = inputs.recipe.taxonomy
+    taxonomy = inputs.request.recipe.taxonomy
     sample = inputs.galaxies(inputs.scored.shards, per_class=SHOWN_PER_CLASS)
     maps, sentences = {}, []
     for method, name in (("plain", "plain"), ("hiwl", "HIWL")):

@@ -20,7 +20,7 @@ from pipeline.lease import Lease
 from pipeline.reporting.pictures import check_drawing
 from pipeline.reproduction.experiments import Experiment, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
-from pipeline.reproduction.pictures import PICTURES, PictureFiles, PictureInputs
+from pipeline.reproduction.pictures import PICTURES, PictureInputs
 from pipeline.reproduction.request import Request
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import ScoredPart
@@ -241,7 +241,9 @@ def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> 
         files[f"{name}.csv"] = paper_table.numbers.to_csv(index=False, float_format="%.6f").encode()
         files[f"{name}.md"] = _markdown(experiment.title, paper_table).encode()
     if experiment.kind in PICTURES:
-        picture = _picture(name, experiment, chosen, request)
+        first_seed = {method: of_seeds[0].folder for (_, method), of_seeds in chosen.items()}
+        inputs = PictureInputs(name, request, first_seed, request.scored(experiment))
+        picture = PICTURES[experiment.kind](inputs)
         files |= picture.files
         sentences += picture.sentences
     for file, content in files.items():
@@ -256,20 +258,6 @@ def _table(experiment: Experiment, chosen: Runs, request: Request) -> PaperTable
     galaxies = len(next(iter(scores.values()))[0].ids)
     facts = request.facts(experiment, galaxies)
     return PaperTable(made.numbers, made.shown, (*facts, *made.sentences))
-
-
-def _picture(name: str, experiment: Experiment, chosen: Runs, request: Request) -> PictureFiles:
-    first_seed = {method: of_seeds[0].folder for (_, method), of_seeds in chosen.items()}
-    inputs = PictureInputs(
-        name=name,
-        recipe=request.recipe,
-        runs=first_seed,
-        train_shards=request.train_shards,
-        scored=request.scored(experiment),
-        columns=request.columns,
-        scale=request.scale,
-    )
-    return PICTURES[experiment.kind](inputs)
 
 
 def _markdown(title: str, table: PaperTable) -> str:

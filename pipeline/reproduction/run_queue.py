@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -151,7 +151,7 @@ def _here(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
     for one in missing:
         error: BaseException | None = None
         try:
-            _run(one, settings.columns, None, settings.gpu, None, False, threading.Event())
+            _run(one, replace(settings, workers=None))
         except Exception as raised:
             error = raised
         yield one, error
@@ -166,9 +166,10 @@ def _by_ray(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
         use_gpu = cluster.gpus > 0 if settings.gpu is None else settings.gpu
         at_once = min(settings.at_once or _room(use_gpu, cluster.gpus, workers), len(missing))
         executor, ended = ThreadPoolExecutor(at_once, "run"), threading.Event()
-        arguments = (settings.columns, workers, use_gpu, SharedStores(), at_once > 1, ended)
+        found = replace(settings, at_once=at_once, workers=workers, gpu=use_gpu)
+        stores = SharedStores()
         try:
-            futures = {executor.submit(_run, one, *arguments): one for one in missing}
+            futures = {executor.submit(_run, one, found, stores, ended): one for one in missing}
             for future in as_completed(futures):
                 yield futures[future], future.exception()
         except (KeyboardInterrupt, GeneratorExit):
@@ -189,23 +190,22 @@ def _reason(error: BaseException) -> str:
 
 def _run(
     one: PlannedRun,
-    columns: Columns,
-    workers: int | None,
-    gpu: bool | None,
-    stores: Callable[[TrainingPlan], Stores] | None,
-    named: bool,
-    ended: threading.Event,
+    settings: QueueSettings,
+    stores: SharedStores | None = None,
+    ended: threading.Event | None = None,
 ) -> None:
     """Train one run, or go on with it, and score it."""
-    with lines_of(one.run.name) if named else nullcontext():
-        if not named:
+    workers, gpu = settings.workers, settings.gpu
+    several = settings.at_once is not None and settings.at_once > 1
+    with lines_of(one.run.name) if several else nullcontext():
+        if not several:
             say(f"== {one.run.name}")
         result = run_training(one.plan, workers, gpu, stores)
         computing = Computing(workers=workers, gpu=gpu)
         for part in one.missing():
-            if ended.is_set():
+            if ended is not None and ended.is_set():
                 return
-            evaluate(result.bundle, part.path, part.folder(one.folder), columns, computing=computing)
+            evaluate(result.bundle, part.path, part.folder(one.folder), settings.columns, computing=computing)
 
 
 def _room(gpu: bool, gpus: int, workers: int) -> int:

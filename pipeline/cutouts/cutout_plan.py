@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from hiwl_core.errors import UserError
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
-from pipeline.cutouts.assignment import assign
-from pipeline.cutouts.planned_shards import iter_planned
+from pipeline.cutouts.assignment import Assignment, assign
 from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import Tile, join_tiles, tile_of
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.shard_plan import IngestPlan, plan_lines, write_objects
+from pipeline.ingestion.shard_plan import IngestPlan, cut_shards, plan_lines, write_objects
 from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale
@@ -30,16 +32,21 @@ from pipeline.storage import Entry
 from pipeline.task_pool import TaskPool
 
 __all__ = [
+    "CUTOUTS",
     "CutoutOptions",
     "check_tiles_unchanged",
     "describe_tiles",
     "digest_of",
+    "iter_planned",
     "make_cutout_plan",
     "read_tiles",
     "tile_entries",
 ]
 
 FILES_A_TASK = 16
+CUTOUTS, STITCHED = "cutouts", "stitched"
+PIECES_BYTES = 256 * 2**20
+"""Of the parts of tiles that a shard is stitched of."""
 
 
 @dataclass(frozen=True)
@@ -184,3 +191,77 @@ def describe_tiles(
     if not images and broken:
         raise UserError(f"no tile can be read: {broken[0][0]}: {broken[0][1]}")
     return join_tiles(images, options.settings.bands), broken
+
+
+def iter_planned(
+    table: pa.Table, found: Assignment, tiles: Sequence[Tile], settings: StampSettings, most: int
+) -> Iterator[tuple[str, pa.Table]]:
+    """The shards of all positions that have a tile.
+
+    Cutouts of one tile come first, cut where a tile ends; then those of several, cut by the bytes of their
+    parts.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Of the positions.
+    found : Assignment
+    tiles : sequence of Tile
+    settings : StampSettings
+    most : int
+        Rows in a shard.
+
+    Yields
+    ------
+    series : {"cutouts", "stitched"}
+    objects : pyarrow.Table
+    """
+    alone = np.ones(table.num_rows, bool)
+    alone[list(found.stitched)] = False
+    alone &= found.home >= 0
+    rows = np.flatnonzero(alone)
+    rows = rows[np.argsort(found.home[rows], kind="stable")]
+    for start, end in _groups(found.home[rows], most):
+        count = -(-(end - start) // most)
+        for piece in np.array_split(rows[start:end], count):
+            yield CUTOUTS, _objects(table, found, piece)
+    rows = np.array(sorted(found.stitched, key=lambda row: (found.home[row], row)), dtype=int)
+    if len(rows):
+        objects = _objects(table, found, rows)
+        sizes = _piece_bytes(found, tiles, rows, settings)
+        series = pa.array([STITCHED] * len(rows))
+        planned = objects.append_column("series", series).append_column("size", pa.array(sizes))
+        for name, one in cut_shards([planned], most, PIECES_BYTES):
+            yield name, one.drop_columns("size")
+
+
+def _groups(homes: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Runs of whole tiles with as many rows as a shard has, or more."""
+    ends = np.flatnonzero(np.diff(homes, append=-1))
+    start = 0
+    for end in (ends + 1).tolist():
+        if end - start >= most or end == len(homes):
+            yield start, end
+            start = end
+
+
+def _objects(table: pa.Table, found: Assignment, rows: np.ndarray) -> pa.Table:
+    objects = table.take(rows).drop_columns("size")
+    objects = objects.append_column("pixel_scale", pa.array(found.scale[rows]))
+    objects = objects.append_column("home", pa.array(found.home[rows], pa.int64()))
+    order = [found.stitched.get(int(row), []) for row in rows]
+    objects = objects.append_column("tiles", pa.array(order, pa.list_(pa.int64())))
+    return objects.append_column("labels_row", pa.nulls(len(rows), pa.int64()))
+
+
+def _piece_bytes(
+    found: Assignment, tiles: Sequence[Tile], rows: np.ndarray, settings: StampSettings
+) -> list[int]:
+    sides = [
+        settings.window(settings.zoom(float(found.scale[row]), tiles[found.home[row]].place.scale))
+        for row in rows
+    ]
+    pixel = 4 * len(settings.bands) + 1
+    return [
+        side * side * pixel * len(found.stitched[int(row)]) for side, row in zip(sides, rows, strict=True)
+    ]

@@ -11,9 +11,14 @@ from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
-from pipeline.cutouts.cutout_plan import CutoutOptions, check_tiles_unchanged, make_cutout_plan, read_tiles
+from pipeline.cutouts.cutout_plan import (
+    CUTOUTS,
+    CutoutOptions,
+    check_tiles_unchanged,
+    make_cutout_plan,
+    read_tiles,
+)
 from pipeline.cutouts.pieces import pieces_folder, pieces_path
-from pipeline.cutouts.planned_shards import CUTOUTS
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile

@@ -21,8 +21,7 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.manifest import check_free, is_catalog, read_plan
 from pipeline.cutouts.assignment import Assignment, assign
-from pipeline.cutouts.cutout_plan import CutoutOptions, describe_tiles, digest_of, tile_entries
-from pipeline.cutouts.planned_shards import iter_planned
+from pipeline.cutouts.cutout_plan import CutoutOptions, describe_tiles, digest_of, iter_planned, tile_entries
 from pipeline.cutouts.position_images import HOME, REASON, SCALE, TILES, tiles_path
 from pipeline.cutouts.positions import read_positions
 from pipeline.cutouts.tiles import Tile

@@ -17,7 +17,7 @@ from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL, stage_columns, stage_outputs
 from pipeline.catalog.parts import read_part
 from pipeline.pages.cards import Card, try_thumbnail
-from pipeline.querying.sample_images import read_cutouts
+from pipeline.querying.origin import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 
 __all__ = [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -14,19 +15,46 @@ from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.catalog.class_names import classes_in
 from pipeline.exploring.asked import FLOATS, ORDERS, SIMILAR, Asked
 from pipeline.exploring.open_files import OpenFiles
-from pipeline.exploring.places import CatalogRow, RowsInPlane
 from pipeline.querying.files import PART_COLUMN
 from pipeline.querying.groups import FRACTIONAL, WHOLE
 from pipeline.querying.query import ROWS, ask
 from pipeline.querying.validated_columns import quoted, sql_texts
 
-__all__ = ["MOST_LISTED", "CatalogView"]
+__all__ = ["MOST_LISTED", "CatalogRow", "CatalogView", "RowsInPlane"]
 
 MOST_LISTED = 2000
 """Galaxies of a list; who wants others filters more."""
 MOST_ANSWERED = 500
 BINS = (180, 120)
 COUNTS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class CatalogRow:
+    """A row of a catalog: its object, as the catalog has the id, and the file name of its part."""
+
+    object_id: Any
+    part: str
+
+
+@dataclass(frozen=True)
+class RowsInPlane:
+    """Counts of rows in the plane of two columns.
+
+    Parameters
+    ----------
+    x, y : tuple of float
+        Ends of the axes.
+    bins : tuple of int
+        Cells along each.
+    cells : list of (int, int, int)
+        Place along x and y, and rows, of the cells that have any.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    bins: tuple[int, int]
+    cells: list[tuple[int, int, int]]
 
 
 class CatalogView:
@@ -64,7 +92,8 @@ class CatalogView:
         described = self._connection.sql("DESCRIBE catalog").fetchall()
         self.columns: dict[str, str] = {row[0]: row[1] for row in described}
         self._ends: dict[str, tuple[float, float]] = {}
-        self._counted: OrderedDict[str, pa.Table] = OrderedDict()
+        # For small answers that are asked for again when a filter is taken away.
+        self._counts = lru_cache(COUNTS_KEPT)(self._asked)
 
     @property
     def published(self) -> bool:
@@ -218,14 +247,6 @@ class CatalogView:
 
     def _asked(self, sql: str) -> pa.Table:
         return ask(self._connection, sql).table()
-
-    def _counts(self, sql: str) -> pa.Table:
-        """The same, for small answers that are asked for again when a filter is taken away."""
-        if sql not in self._counted:
-            self._counted[sql] = self._asked(sql)
-            while len(self._counted) > COUNTS_KEPT:
-                self._counted.popitem(last=False)
-        return self._counted[sql]
 
     def _keep_only(self, catalog: str, only: pa.Table) -> None:
         """Take the wanted rows into memory: all questions are then of them."""

@@ -10,10 +10,9 @@ from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.exploring.catalog_view import CatalogView
 from pipeline.exploring.explorer import Explorer
-from pipeline.exploring.export import export_labels
 from pipeline.exploring.images import find_images
 from pipeline.exploring.labeling_choice import read_choice
-from pipeline.exploring.labels import Labels
+from pipeline.exploring.labels import Labels, export_labels
 from pipeline.exploring.server import Server
 from pipeline.lease import Lease, user_name
 
@@ -73,7 +72,7 @@ def export(catalog: str, labels: str | None, out: str) -> int:
     Raises
     ------
     UserError
-        See `pipeline.exploring.export.export_labels`.
+        See `pipeline.exploring.labels.export_labels`.
     """
     view = CatalogView(catalog)
     return export_labels(Labels(labels_folder(catalog, labels), list(view.classes)), out)

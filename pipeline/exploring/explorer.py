@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, flag_names
 from pipeline.catalog.catalog_schema import FEATURES
 from pipeline.exploring.asked import SIMILAR, Asked, Given
-from pipeline.exploring.catalog_view import MOST_LISTED, CatalogView
+from pipeline.exploring.catalog_view import MOST_LISTED, CatalogRow, CatalogView
 from pipeline.exploring.images import Images
 from pipeline.exploring.labels import NO_CLASS, Labels
-from pipeline.exploring.places import CatalogRow
 from pipeline.lease import Lease
 from pipeline.pages.sky_viewers import sky_viewers
 
@@ -66,7 +66,7 @@ class Explorer:
     lease: Lease
 
     def __post_init__(self) -> None:
-        self._lists: OrderedDict[Asked, list[CatalogRow]] = OrderedDict()
+        self._list = lru_cache(LISTS_KEPT)(self._listed)
         self._rows: OrderedDict[tuple[str, str], tuple[CatalogRow, dict[str, Any]]] = OrderedDict()
 
     def facts(self) -> dict[str, Any]:
@@ -178,15 +178,9 @@ class Explorer:
             raise UserError("there is no label of yours to take back")
         return {"id": undone[0], "mine": undone[1], "labels": self.labels.counts()}
 
-    def _list(self, asked: Asked) -> list[CatalogRow]:
-        if asked not in self._lists:
-            labeled: Sequence[Any] = ()
-            if asked.labeled != "all":
-                labeled = self._as_in_catalog(self.labels.now())
-            self._lists[asked] = self.view.listing(asked, labeled)
-            while len(self._lists) > LISTS_KEPT:
-                self._lists.popitem(last=False)
-        return self._lists[asked]
+    def _listed(self, asked: Asked) -> list[CatalogRow]:
+        labeled = [] if asked.labeled == "all" else self._as_in_catalog(self.labels.now())
+        return self.view.listing(asked, labeled)
 
     def _as_in_catalog(self, ids: Mapping[str, Any]) -> list[Any]:
         if self.view.columns["object_id"] == "VARCHAR":

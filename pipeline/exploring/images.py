@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.exploring.places import CatalogRow
+from pipeline.exploring.catalog_view import CatalogRow
 from pipeline.pages.cards import Thumbnail, try_thumbnail
 from pipeline.querying.origin import Origin, find_origin
 

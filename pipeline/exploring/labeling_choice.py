@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.class_names import classes_in
-from pipeline.exploring.export import ENDINGS, export_bytes
+from pipeline.exploring.labels import ENDINGS, export_bytes
 from pipeline.ingestion.text_tables import read_text_table
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan

@@ -11,9 +11,10 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -21,15 +22,14 @@ from aiohttp import web
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import pages
 from pipeline.exploring.asked import parse_asked, parse_given
-from pipeline.exploring.asker import Asker
 from pipeline.exploring.explorer import Explorer
-from pipeline.exploring.export import export_bytes
-from pipeline.exploring.labels import exported
+from pipeline.exploring.labels import export_bytes, exported
 from pipeline.pages.cards import Thumbnail
 from pipeline.pages.scale_bars import scale_bar
 
 __all__ = ["ADDRESS", "Server"]
 
+Answer = TypeVar("Answer")
 ADDRESS = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")
 FILES = {
@@ -51,6 +51,45 @@ HEADERS = {
 }
 MOST_BYTES = 64 * 1024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Asker:
+    """Questions from the event loop, one after the other in a thread: DuckDB uses all cores for each.
+
+    Parameters
+    ----------
+    interrupt : callable
+        Ends the question that is being answered.
+    """
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self._interrupt = interrupt
+        self._thread = ThreadPoolExecutor(1)
+        self._running: object | None = None
+
+    async def ask(self, question: Callable[..., Answer], *arguments: Any) -> Answer:
+        """The answer to a question. Whoever goes away before it has come ends the question."""
+        mine = object()
+
+        def run() -> Answer:
+            self._running = mine
+            try:
+                return question(*arguments)
+            finally:
+                self._running = None
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        except asyncio.CancelledError:
+            if self._running is mine:
+                self._interrupt()
+            raise
+
+    def close(self) -> None:
+        """End the question that is being answered, and answer no others."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._interrupt()
+        self._thread.shutdown()
 
 
 @dataclass
@@ -92,7 +131,7 @@ class Server:
             *(("GET", name, self._file) for name in FILES),
         ):
             app.router.add_route(method, f"/{{token}}/{path}", handler)
-        self._asker = Asker(self.explorer.view.interrupt)
+        self._asker = _Asker(self.explorer.view.interrupt)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, ADDRESS, self.port)

@@ -16,10 +16,10 @@ from pipeline.in_notebooks import InNotebooks
 from pipeline.pages.cards import Card, try_thumbnail
 from pipeline.pages.class_notes import ClassNote, class_sentence
 from pipeline.pages.own_page import check_own_page
+from pipeline.pages.templates import maker_comment, render
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
-from pipeline.querying.gallery_page import MARKER, render_gallery
 from pipeline.querying.origin import find_origin
 from pipeline.querying.query import ROWS, ask, open_catalog
 
@@ -27,6 +27,7 @@ __all__ = ["SAMPLE_ORDERS", "SampleSummary", "sample"]
 
 SAMPLE_ORDERS = ("random", "confidence")
 THUMBNAIL_PIXELS = 256
+VERB = "sample"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def sample(
     """
     if order not in SAMPLE_ORDERS:
         raise UserError(f"no order {order!r}: choose one of {', '.join(SAMPLE_ORDERS)}")
-    check_own_page(out, MARKER, "sample")
+    check_own_page(out, maker_comment(VERB), VERB)
     files = find_catalog(catalog)
     if files.tiles is not None:
         raise UserError(
@@ -140,9 +141,9 @@ def sample(
             advance(len(indices))
     ordered = [cards[index] for index in range(len(rows))]
     facts = _facts(where, cone, order, seed, len(rows), matching)
-    storage.write_bytes(
-        out, render_gallery(f"Galaxies of {catalog}", facts, ordered, _notes(schema, ordered)).encode()
-    )
+    title, notes = f"Galaxies of {catalog}", _notes(schema, ordered)
+    page = render("gallery.html", VERB, title, facts=facts, cards=ordered, classes=notes)
+    storage.write_bytes(out, page.encode())
     without = sum(card.image is None for card in ordered)
     return SampleSummary(out, matching, len(rows), without, len(wanted), unread)
 

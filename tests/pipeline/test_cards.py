@@ -19,7 +19,7 @@ from pipeline.pages.class_notes import class_sentence
 from pipeline.pages.confusion_cells import MOST_CELLS, pictured_cells
 from pipeline.pages.scale_bars import scale_bar
 from pipeline.pages.sky_viewers import sky_viewers
-from pipeline.querying.sample_images import read_cutouts
+from pipeline.querying.origin import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 from tests.pictured_sky import picture
 

@@ -21,8 +21,8 @@ from PIL import Image
 from jobs.cli import main
 from pipeline import storage
 from pipeline.querying.cone import Cone
+from pipeline.querying.origin import read_cutouts
 from pipeline.querying.sample import sample
-from pipeline.querying.sample_images import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 from tests.catalogs import write_catalog
 from tests.object_store import ObjectStore

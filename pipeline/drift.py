@@ -13,10 +13,10 @@ from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS
 from pipeline import storage
 from pipeline.catalog.model_facts import read_model_facts
-from pipeline.drift_page import DRIFT_MARKER, render_drift
+from pipeline.drift_page import render_drift
 from pipeline.drift_tally import reference_edges, tally_catalog, tally_facts
 from pipeline.in_notebooks import InNotebooks
-from pipeline.pages.own_page import check_own_page
+from pipeline.pages.templates import check_own_page
 from pipeline.querying.query import ask, open_catalog
 from pipeline.querying.validated_columns import validated_columns
 
@@ -108,7 +108,7 @@ def drift(
         reference.
     """
     if out:
-        check_own_page(out, DRIFT_MARKER, "drift")
+        check_own_page(out, "drift")
     night = open_catalog(catalog)
     models = _models(night, where)
     instead: dict[str, str] = {}

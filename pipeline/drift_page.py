@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from hiwl_core.drift import STRONG, Histogram, Tally
-from pipeline.pages.templates import maker_comment, render
+from pipeline.pages.templates import render
 
-__all__ = ["DRIFT_MARKER", "render_drift"]
+__all__ = ["render_drift"]
 
 VERB = "drift"
-DRIFT_MARKER = maker_comment(VERB)
-"""In the head of each page: what may be overwritten by another one."""
 # Of a histogram, in units of its drawing.
 WIDTH, HEIGHT = 200, 60
 KINDS = {"column": "columns", "labels": "labels", "label": "labels", "flag": "flags", "status": "statuses"}

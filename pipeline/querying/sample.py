@@ -15,8 +15,7 @@ from pipeline.catalog.class_names import class_words, classes_in
 from pipeline.in_notebooks import InNotebooks
 from pipeline.pages.cards import Card, try_thumbnail
 from pipeline.pages.class_notes import ClassNote, class_sentence
-from pipeline.pages.own_page import check_own_page
-from pipeline.pages.templates import maker_comment, render
+from pipeline.pages.templates import check_own_page, render
 from pipeline.progress import progress
 from pipeline.querying.cone import Cone
 from pipeline.querying.files import PART_COLUMN, find_catalog, scan
@@ -98,7 +97,7 @@ def sample(
     """
     if order not in SAMPLE_ORDERS:
         raise UserError(f"no order {order!r}: choose one of {', '.join(SAMPLE_ORDERS)}")
-    check_own_page(out, maker_comment(VERB), VERB)
+    check_own_page(out, VERB)
     files = find_catalog(catalog)
     if files.tiles is not None:
         raise UserError(

@@ -1,6 +1,6 @@
 """What can go wrong in words for the user: a mistake of theirs, or work that could not be finished."""
 
-__all__ = ["IncompleteError", "UserError"]
+__all__ = ["IncompleteError", "UserError", "one_line"]
 
 
 class UserError(ValueError):
@@ -17,3 +17,8 @@ class IncompleteError(RuntimeError):
     The message is one line that says what is missing, what was kept and how to go on. The command line
     prints it and exits with code 1.
     """
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, on one line of so many characters at most; its kind if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

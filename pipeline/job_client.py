@@ -19,7 +19,7 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, one_line
 
 __all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password", "words_of_error"]
 
@@ -150,4 +150,4 @@ def without_password(url: str) -> str:
 
 def words_of_error(error: object) -> str:
     """What an error says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error, 300)

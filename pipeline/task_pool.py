@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError, UserError, one_line
 from pipeline.retry_policy import TASK_RETRIES
 
 __all__ = ["TaskPool", "ray_pool", "thread_pool"]
@@ -70,7 +70,7 @@ def ray_pool(workers: int | None, work: str) -> Iterator[TaskPool]:
 
 
 def _broken_off(work: str, error: BaseException) -> IncompleteError:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error, 300)
     return IncompleteError(f"{work} broke off ({reason}); what is done is kept: start the same command again")
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hiwl_core.compressed import MAX_BYTES
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, one_line
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import TOO_LARGE
 from pipeline import storage
@@ -73,7 +73,7 @@ def write_shard(shard: ShardToWrite, job: IngestJob) -> tuple[ShardRecord | None
         content = encode_shard(table, f"ingest {job.place}") if record.rows else b""
         record = folder.write_shard(record, content, plan_lines(rejects))
     except Exception as error:  # the other shards go on, and the driver reports
-        words = " ".join(str(error).split())
+        words = one_line(error)
         return None, f"{shard.name}: {type(error).__name__}: {words}"
     return record, ""
 
@@ -163,7 +163,7 @@ def _read_members(archive: str, members: list[str], sizes: list[int]) -> Iterato
             except (zipfile.BadZipFile, zlib.error, EOFError):
                 yield None, "damaged in the zip file"
             except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed by an unknown method
-                yield None, f"cannot be unpacked: {' '.join(str(error).split())}"
+                yield None, f"cannot be unpacked: {one_line(error)}"
 
 
 def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, one_line
 from pipeline import storage
 from pipeline.catalog.parts import making_in
 from pipeline.shards.parquet_rows import check_row_count
@@ -122,7 +122,7 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(
             f"{path} is not a whole part of a catalog ({reason}): remove it and classify its shard again"
         ) from None

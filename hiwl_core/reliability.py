@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 FLOOR = 1e-12  # a class that was called impossible costs 27.6 nats, not infinitely many
+BINS = 15  # of the tables
 BLOCK = 2**22  # numbers of a block of resamples: 32 MB, whatever the number of galaxies
 
 
@@ -50,7 +51,7 @@ def brier(p: np.ndarray, truth: np.ndarray) -> float:
     return float(_squares(p, truth).mean())
 
 
-def expected_calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
     """How far the most probable class's probability is from its accuracy, on average.
 
     The sum over bins of equal width of their share of galaxies times |accuracy - mean probability| (Naeini et
@@ -67,7 +68,7 @@ def expected_calibration_error(p: np.ndarray, truth: np.ndarray, bins: int = 15)
     return float(_binned_error(p.max(axis=1), p.argmax(axis=1) == truth, bins))
 
 
-def classwise_ece(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarray:
+def classwise_ece(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Calibration error of each class's own probability, over all galaxies, shape (C,).
 
     As `expected_calibration_error`, with p_c for the confidence and the share of class c for the accuracy;
@@ -83,7 +84,7 @@ def classwise_ece(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> np.ndarra
     return np.array([_binned_error(p[:, index], truth == index, bins) for index in range(p.shape[1])])
 
 
-def reliability_curve(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> pd.DataFrame:
+def reliability_curve(p: np.ndarray, truth: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Accuracy against confidence, in bins of the most probable class's probability.
 
     Parameters
@@ -210,8 +211,8 @@ def _binned_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float
     return float(np.abs(surplus).sum() / len(confidence))
 
 
-def _terms(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> csr_array:
-    """What each galaxy adds to the sums that the metrics are made of, shape (N, 3 + bins (1 + C)).
+def _terms(p: np.ndarray, truth: np.ndarray) -> csr_array:
+    """What each galaxy adds to the sums that the metrics are made of, shape (N, 3 + BINS (1 + C)).
 
     Log loss, squares and hits, then a group of bins for the most probable class and for each class, with the
     galaxy's surplus in its own bin.
@@ -220,21 +221,21 @@ def _terms(p: np.ndarray, truth: np.ndarray, bins: int = 15) -> csr_array:
     confidences = np.column_stack([p.max(axis=1), p])
     hits = np.column_stack([right, truth[:, None] == np.arange(p.shape[1])])
     values = np.column_stack([_log_losses(p, truth), _squares(p, truth), right, hits - confidences])
-    groups = 3 + bins * np.arange(confidences.shape[1])
+    groups = 3 + BINS * np.arange(confidences.shape[1])
     columns = np.column_stack(
-        [np.broadcast_to(np.arange(3), (len(p), 3)), groups + _bin_index(confidences, bins)]
+        [np.broadcast_to(np.arange(3), (len(p), 3)), groups + _bin_index(confidences, BINS)]
     )
     width = values.shape[1]
     return csr_array(
         (values.ravel(), columns.ravel(), np.arange(0, values.size + 1, width)),
-        shape=(len(p), 3 + bins * confidences.shape[1]),
+        shape=(len(p), 3 + BINS * confidences.shape[1]),
     )
 
 
-def _figures(weights: np.ndarray, terms: csr_array, bins: int = 15) -> np.ndarray:
+def _figures(weights: np.ndarray, terms: csr_array) -> np.ndarray:
     """The metrics, in the table's order, of galaxies that count `weights` times; shape (R, C + 4)."""
     means = (terms.T @ weights.T).T / terms.shape[0]
-    errors = np.abs(means[:, 3:].reshape(len(means), -1, bins)).sum(axis=2)
+    errors = np.abs(means[:, 3:].reshape(len(means), -1, BINS)).sum(axis=2)
     return np.column_stack([means[:, :2], errors, means[:, 2]])
 
 

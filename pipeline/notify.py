@@ -16,8 +16,8 @@ STOPPED_EXIT_CODE = 130
 SECONDS_ALLOWED = 60.0
 
 
-def notify(command: str, facts: Mapping[str, str], seconds: float = SECONDS_ALLOWED) -> None:
-    """Run a command; if it fails, that is a line and nothing else.
+def notify(command: str, facts: Mapping[str, str]) -> None:
+    """Run a command, for a minute at most; if it fails, that is a line and nothing else.
 
     Parameters
     ----------
@@ -25,8 +25,6 @@ def notify(command: str, facts: Mapping[str, str], seconds: float = SECONDS_ALLO
         For the shell.
     facts : mapping of str to str
         Environment variables that it gets beside those of this process.
-    seconds : float
-        After so long it is ended.
     """
     try:
         # The user's own command, as typed at the same prompt as the verb.
@@ -35,11 +33,11 @@ def notify(command: str, facts: Mapping[str, str], seconds: float = SECONDS_ALLO
             shell=True,
             env={**os.environ, **facts},
             stdin=subprocess.DEVNULL,
-            timeout=seconds,
+            timeout=SECONDS_ALLOWED,
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:
-        say(f"--notify: {command!r} was ended after {seconds:.0f} s")
+        say(f"--notify: {command!r} was ended after {SECONDS_ALLOWED:.0f} s")
     except OSError as error:
         say(f"--notify: {command!r} could not be run: {error}")
     else:

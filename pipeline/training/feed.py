@@ -36,6 +36,7 @@ __all__ = ["StageFeed", "WindowDraws"]
 # Rows a task: long enough to make the cost of a task small, short enough to start an epoch soon.
 ROWS_A_TASK = 256
 BLOCKS_AHEAD = 2
+EVAL_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ class StageFeed:
         plan = epoch_plan(targets, self._num_classes, recipe, seed, epoch, rank, world_size)
         yield WindowDraws(windows[0], rows[plan.rows], targets[plan.rows], plan.seeds)
 
-    def eval_batches(self, rank: int, world_size: int, batch_size: int = 128) -> Iterator[Batch]:
+    def eval_batches(self, rank: int, world_size: int) -> Iterator[Batch]:
         """One worker's share of all rows, in order, without augmentation."""
         mine = len(range(rank, self.size, world_size))
-        bounds = [(i, min(i + batch_size, mine)) for i in range(0, mine, batch_size)]
+        bounds = [(i, min(i + EVAL_BATCH, mine)) for i in range(0, mine, EVAL_BATCH)]
         sizes = [(stop - start, stop - start) for start, stop in bounds]
         windows = self._store.windows()
         draws = self._in_order(windows, rank, world_size)

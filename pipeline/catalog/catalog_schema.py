@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog s
     import pandas as pd
 
 
-__all__ = ["FEATURES", "catalog_schema", "class_columns", "stage_columns", "stage_outputs"]
+__all__ = ["FEATURES", "catalog_schema", "class_columns", "column_notes", "stage_columns", "stage_outputs"]
 TRUE_LABEL = "true_label"
 # What the only group is called in its column.
 COMBINED = "combined"
@@ -169,6 +169,11 @@ def catalog_schema(
         for name, kind, unit, ucd, text in rows
     ]
     return pa.schema([*fields, *carried])
+
+
+def column_notes(field: pa.Field) -> dict[str, str]:
+    """What a column says of itself: ``unit``, ``ucd`` and ``description``, as far as it has them."""
+    return {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
 
 
 def _of_stage(taxonomy: Taxonomy, stage: str, place: int | None) -> str:

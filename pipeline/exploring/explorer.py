@@ -11,7 +11,7 @@ from typing import Any
 
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS, flag_names
-from pipeline.catalog.catalog_schema import FEATURES
+from pipeline.catalog.catalog_schema import FEATURES, column_notes
 from pipeline.exploring.asked import SIMILAR, Asked, Given
 from pipeline.exploring.catalog_view import MOST_LISTED, CatalogRow, CatalogView
 from pipeline.exploring.images import Images
@@ -213,7 +213,7 @@ class Explorer:
 
 def _described(view: CatalogView, name: str) -> dict[str, str]:
     field = view.fields.get(name)
-    notes = {key.decode(): value.decode() for key, value in ((field and field.metadata) or {}).items()}
+    notes = {} if field is None else column_notes(field)
     return {key: notes.get(key, "") for key in ("unit", "description")}
 
 

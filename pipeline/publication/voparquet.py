@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from astropy.io.votable.tree import Field, Resource, TableElement, VOTableFile
 
+from pipeline.catalog.catalog_schema import column_notes
+
 __all__ = ["is_plain_text", "text_widths", "with_votable"]
 
 VERSION_KEY = b"IVOA.VOTable-Parquet.version"
@@ -81,7 +83,7 @@ def with_votable(schema: pa.Schema, name: str, widths: Mapping[str, int]) -> pa.
 
 
 def _field(document: VOTableFile, field: pa.Field, widths: Mapping[str, int]) -> Field:
-    said = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+    said = column_notes(field)
     kind, arraysize = field.type, None
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind, arraysize = kind.value_type, "*"

@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 
 from hiwl_core.errors import UserError
+from pipeline.catalog.catalog_schema import column_notes
 
 __all__ = ["fits_bytes", "votable_bytes"]
 
@@ -72,7 +73,7 @@ def _table(rows: pa.Table) -> Table:
     columns = []
     for field, chunks in zip(rows.schema, rows.columns, strict=True):
         column = _column(field.name, chunks.combine_chunks())
-        notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        notes = column_notes(field)
         column.unit = notes.get("unit") or column.unit
         column.description = notes.get("description") or None
         if notes.get("ucd"):

@@ -14,8 +14,8 @@ from pipeline.cutouts.pieces import pieces_path, read_pieces, write_pieces
 from pipeline.cutouts.tile_pixels import TilePixels
 from pipeline.cutouts.tiles import Tile
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
-from pipeline.ingestion.shard_plan import ShardToWrite, plan_lines, read_objects
-from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
+from pipeline.ingestion.shard_plan import ShardToWrite, read_objects
+from pipeline.shards.cutout_shards import SHARD_SCHEMA
 
 __all__ = ["CutoutJob", "StitchTask", "TileTask", "cut_tiles", "stitch"]
 
@@ -146,9 +146,7 @@ def _write(
     }
     schema = pa.schema([*fields, *(pa.field(name, column.type) for name, column in own.items())])
     table = pa.table([*columns.values(), *own.values()], schema=schema).filter(kept)
-    record = ShardRecord(shard.name, shard.series, table.num_rows, {"": table.num_rows}, len(rejects))
     folder = IngestFolder(job.out)
     if folder.plan_mark() != job.plan:
         raise UserError(f"{shard.name}: {job.out} is another run's now")
-    content = encode_shard(table, f"cutouts {job.place}") if record.rows else b""
-    return folder.write_shard(record, content, plan_lines(rejects))
+    return folder.write_shard(shard, table, rejects, f"cutouts {job.place}")

@@ -11,13 +11,16 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, cast
 
+import pyarrow as pa
+
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, IngestPlan, ShardToWrite
+from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, IngestPlan, ShardToWrite, plan_lines
+from pipeline.shards.cutout_shards import encode_shard
 
 __all__ = ["IngestFolder", "ShardRecord", "count_classes"]
 
@@ -165,30 +168,35 @@ class IngestFolder:
         path = self._rejects_path(record.name)
         return storage.read_bytes(path) if record.rejects and storage.exists(path) else b""
 
-    def write_shard(self, record: ShardRecord, content: bytes, rejects: bytes) -> ShardRecord:
+    def write_shard(
+        self, shard: ShardToWrite, table: pa.Table, rejects: Sequence[Sequence[str]], source: str
+    ) -> ShardRecord:
         """Keep a shard, whole, and what became of it.
 
         Parameters
         ----------
-        record : ShardRecord
-            Without the digest of the shard.
-        content : bytes
-            Empty if it has no rows: such a shard is not written.
-        rejects : bytes
-            The lines of its rejects.
-
-        Returns
-        -------
-        ShardRecord
-            With the digest.
+        shard : ShardToWrite
+        table : pyarrow.Table
+            Its rows, see `pipeline.shards.cutout_shards.encode_shard`; one without any is not written.
+        rejects : sequence of (object id, file, reason)
+        source : str
+            What made it.
         """
-        record = replace(record, sha256=hashlib.sha256(content).hexdigest() if content else "")
+        content = encode_shard(table, source) if table.num_rows else b""
+        record = ShardRecord(
+            shard.name,
+            shard.series,
+            table.num_rows,
+            dict(Counter(label or "" for label in table["label"].to_pylist())),
+            len(rejects),
+            hashlib.sha256(content).hexdigest() if content else "",
+        )
         # The record first: where there is a shard, there is its record.
-        if record.rejects:
-            storage.write_bytes(self._rejects_path(record.name), rejects)
-        storage.write_bytes(self._record_path(record.name), _json_bytes(asdict(record)))
+        if rejects:
+            storage.write_bytes(self._rejects_path(shard.name), plan_lines(rejects))
+        storage.write_bytes(self._record_path(shard.name), _json_bytes(asdict(record)))
         if content:
-            storage.write_bytes(f"{self.path}/{record.name}", content)
+            storage.write_bytes(f"{self.path}/{shard.name}", content)
         return record
 
     def finished(self, shards: Sequence[ShardToWrite]) -> dict[str, ShardRecord]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from hiwl_core.statuses import TOO_LARGE
 from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.images import PackedImage, pack_bands, pack_image
-from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, ShardToWrite, plan_lines, read_objects
+from pipeline.ingestion.shard_plan import OBJECTS_OF_BEFORE, ShardToWrite, read_objects
 from pipeline.ingestion.source_parquet import ParquetColumns, gather_rows
-from pipeline.shards.cutout_shards import SHARD_SCHEMA, encode_shard
+from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.sky_positions import on_the_sky
 
 __all__ = ["IngestJob", "write_shard"]
@@ -66,16 +65,11 @@ def write_shard(shard: ShardToWrite, job: IngestJob) -> tuple[ShardRecord | None
     try:
         objects = read_objects(folder.objects_of(job.objects), shard.number)
         table, rejects = _read_objects(objects, job)
-        classes = Counter(label or "" for label in table["label"].to_pylist())
         if folder.plan_mark() != job.plan:
             return None, f"{shard.name}: {job.out} is another run's now"
-        record = ShardRecord(shard.name, shard.series, table.num_rows, dict(classes), len(rejects))
-        content = encode_shard(table, f"ingest {job.place}") if record.rows else b""
-        record = folder.write_shard(record, content, plan_lines(rejects))
+        return folder.write_shard(shard, table, rejects, f"ingest {job.place}"), ""
     except Exception as error:  # the other shards go on, and the driver reports
-        words = one_line(error)
-        return None, f"{shard.name}: {type(error).__name__}: {words}"
-    return record, ""
+        return None, f"{shard.name}: {type(error).__name__}: {one_line(error)}"
 
 
 def _read_objects(objects: pa.Table, job: IngestJob) -> tuple[pa.Table, list[list[str]]]:

@@ -19,6 +19,6 @@ class IncompleteError(RuntimeError):
     """
 
 
-def one_line(error: BaseException, most: int | None = None) -> str:
-    """What an error says, on one line of so many characters at most; its kind if it says nothing."""
+def one_line(error: object, most: int | None = None) -> str:
+    """What an error or a text says, on one line and of so many characters at most; else what it is."""
     return " ".join(str(error).split())[:most] or type(error).__name__

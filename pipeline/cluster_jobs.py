@@ -17,12 +17,12 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient, JobType
 
+from hiwl_core.errors import one_line
 from pipeline.job_client import (
     connect_head,
     dashboard_url,
     refusals_in_words,
     without_password,
-    words_of_error,
 )
 from pipeline.notify import STOPPED_EXIT_CODE
 
@@ -151,7 +151,7 @@ class ClusterJob:
         try:
             return bool(self._client.stop_job(self.id))
         except (RuntimeError, OSError, AuthenticationError) as error:
-            message = f"could not ask {self.url} to stop job {self.id!r}: {words_of_error(error)}"
+            message = f"could not ask {self.url} to stop job {self.id!r}: {one_line(error, 300)}"
             raise ConnectionError(message) from error
 
     def follow(self, write: Callable[[str], None]) -> tuple[int, str]:
@@ -182,7 +182,7 @@ class ClusterJob:
         if details.status == JobStatus.SUCCEEDED:
             return 0, ""
         if code is None:
-            return 1, words_of_error(details.message or "it failed before it started")
+            return 1, one_line(details.message or "it failed before it started", 300)
         return (code, "") if code >= 0 else (128 - code, f"signal {-code} ended it")
 
     async def _follow(self, write: Callable[[str], None]) -> Any:
@@ -204,7 +204,7 @@ class ClusterJob:
                 if time.monotonic() - lost_at > PATIENCE_SECONDS:
                     raise ConnectionError(
                         f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s "
-                        f"({words_of_error(error)}); job {self.id!r} may still be running"
+                        f"({one_line(error, 300)}); job {self.id!r} may still be running"
                     ) from error
             await asyncio.sleep(RETRY_SECONDS)
 

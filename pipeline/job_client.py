@@ -21,7 +21,7 @@ from ray.job_submission import JobSubmissionClient
 
 from hiwl_core.errors import UserError, one_line
 
-__all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password", "words_of_error"]
+__all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password"]
 
 # Where `ray dashboard cluster.yaml` forwards the head's dashboard to.
 DEFAULT_URL = "http://127.0.0.1:8265"
@@ -90,7 +90,7 @@ def connect_head(url: str) -> JobSubmissionClient:
     except urllib.error.HTTPError:
         pass  # Something answers; Ray's client, which knows the token, finds out what.
     except (OSError, ValueError, HTTPException) as error:
-        reason = words_of_error(getattr(error, "reason", error))
+        reason = one_line(getattr(error, "reason", error), 300)
         raise UserError(
             f"no Ray dashboard answers at {without_password(url)} ({reason}): check --address, and that the "
             "cluster, or the tunnel to it, is up"
@@ -146,8 +146,3 @@ def refusals_in_words(url: str, job_id: str | None, refused: str) -> Iterator[No
 def without_password(url: str) -> str:
     """A URL that may be shown."""
     return re.sub(r"//[^/@]*@", "//", url)
-
-
-def words_of_error(error: object) -> str:
-    """What an error says, in one line."""
-    return one_line(error, 300)

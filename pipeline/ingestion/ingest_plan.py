@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +111,7 @@ def _check_bands(bands: Sequence[str], rgb: RgbSettings | None) -> None:
 def _digest(path: str) -> str:
     try:
         with storage.open_input(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return storage.sha256_of(file)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"no file {path!r}") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from functools import partial
 from itertools import islice
@@ -125,7 +124,7 @@ def _look(
     try:
         with storage.open_input(path) as file:
             # Records of before do not say it.
-            if record.sha256 and hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            if record.sha256 and storage.sha256_of(file) != record.sha256:
                 words = "is not what was written: remove it and start the same command again"
                 findings.append(("checksums", f"{path} {words}"))
             file.seek(0)

@@ -8,6 +8,7 @@ Requests to remote stores are tried again with a bound; see `pipeline.storage.re
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import secrets
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -47,6 +48,7 @@ __all__ = [
     "remove",
     "remove_empty",
     "remove_partials",
+    "sha256_of",
     "write_bytes",
 ]
 
@@ -94,6 +96,12 @@ def open_input(path: str) -> BinaryIO:
     if isinstance(filesystem, LocalFileSystem):
         return open(place, "rb")
     return cast(BinaryIO, retried(lambda: filesystem.open(place, "rb"), path))
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The digest of what an open file has from here on."""
+    # Files have `readinto`, which their type does not say.
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def read_bytes(path: str) -> bytes:

@@ -25,7 +25,7 @@ from hiwl_core.bundle_description import (
     weights_file,
 )
 from hiwl_core.cutouts import Preprocessing
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.fitted import ADAPTIVE, Fitted, Setting, ValidatedSetting, Views, checked
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
@@ -67,7 +67,7 @@ class StageModel:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
             # PyTorch gives each tensor a line.
-            words = one_line(error, MOST_WORDS)
+            words = words_of(error, MOST_WORDS)
             raise UserError(f"the weights are not those of a {self.backbone}: {words}") from None
         return model.eval()
 

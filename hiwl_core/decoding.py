@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
-from hiwl_core.errors import one_line
+from hiwl_core.errors import words_of
 from hiwl_core.fits_cutouts import Seen, is_fits, rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_whole, zoom_to
@@ -215,7 +215,7 @@ def _decode_picture(encoded: bytes) -> Image.Image:
         raise UnreadableCutout(UNDECODABLE, NO_PICTURE) from None
     # Pillow raises many kinds for broken files, SyntaxError and struct.error among them.
     except Exception as error:
-        raise UnreadableCutout(UNDECODABLE, one_line(error)) from None
+        raise UnreadableCutout(UNDECODABLE, words_of(error)) from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

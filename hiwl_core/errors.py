@@ -1,6 +1,6 @@
 """What can go wrong in words for the user: a mistake of theirs, or work that could not be finished."""
 
-__all__ = ["IncompleteError", "UserError", "one_line"]
+__all__ = ["IncompleteError", "UserError", "words_of"]
 
 
 class UserError(ValueError):
@@ -19,6 +19,6 @@ class IncompleteError(RuntimeError):
     """
 
 
-def one_line(error: object, most: int | None = None) -> str:
+def words_of(error: object, most: int | None = None) -> str:
     """What an error or a text says, on one line and of so many characters at most; else what it is."""
     return " ".join(str(error).split())[:most] or type(error).__name__

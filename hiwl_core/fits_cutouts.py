@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hiwl_core.compressed import unpacked
-from hiwl_core.errors import one_line
+from hiwl_core.errors import words_of
 from hiwl_core.fits_bounds import check_bounds
 from hiwl_core.fits_headers import has_sky, quiet_astropy, sky_of
 from hiwl_core.fits_planes import MAX_ALL_PIXELS, Plane, find_plane, image_shape, only_plane, planes_of
@@ -149,7 +149,7 @@ def _read(content: bytes) -> list[Plane]:
         raise
     # astropy raises many kinds for broken files, TypeError and IndexError among them.
     except Exception as error:
-        raise UnreadableCutout(UNDECODABLE, f"FITS: {one_line(error)}") from None
+        raise UnreadableCutout(UNDECODABLE, f"FITS: {words_of(error)}") from None
     if not planes:
         found = f": {others[0]} is no band and no cube of bands" if others else ""
         raise UnreadableCutout(UNDECODABLE, f"no image in the FITS file{found}")

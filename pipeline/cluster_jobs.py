@@ -17,7 +17,7 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient, JobType
 
-from hiwl_core.errors import one_line
+from hiwl_core.errors import words_of
 from pipeline.job_client import (
     connect_head,
     dashboard_url,
@@ -151,7 +151,7 @@ class ClusterJob:
         try:
             return bool(self._client.stop_job(self.id))
         except (RuntimeError, OSError, AuthenticationError) as error:
-            message = f"could not ask {self.url} to stop job {self.id!r}: {one_line(error, 300)}"
+            message = f"could not ask {self.url} to stop job {self.id!r}: {words_of(error, 300)}"
             raise ConnectionError(message) from error
 
     def follow(self, write: Callable[[str], None]) -> tuple[int, str]:
@@ -182,7 +182,7 @@ class ClusterJob:
         if details.status == JobStatus.SUCCEEDED:
             return 0, ""
         if code is None:
-            return 1, one_line(details.message or "it failed before it started", 300)
+            return 1, words_of(details.message or "it failed before it started", 300)
         return (code, "") if code >= 0 else (128 - code, f"signal {-code} ended it")
 
     async def _follow(self, write: Callable[[str], None]) -> Any:
@@ -204,7 +204,7 @@ class ClusterJob:
                 if time.monotonic() - lost_at > PATIENCE_SECONDS:
                     raise ConnectionError(
                         f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s "
-                        f"({one_line(error, 300)}); job {self.id!r} may still be running"
+                        f"({words_of(error, 300)}); job {self.id!r} may still be running"
                     ) from error
             await asyncio.sleep(RETRY_SECONDS)
 

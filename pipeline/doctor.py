@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from hiwl_core.box import box_models
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.cores import usable_cores
 
@@ -143,7 +143,7 @@ def _reached(place: str) -> Finding:
         return Finding(place, _written(place))
     # Whatever it is, it is what was to be found.
     except (UserError, storage.StoreError, OSError) as error:
-        return Finding(place, "cannot be used", one_line(error))
+        return Finding(place, "cannot be used", words_of(error))
 
 
 def _written(place: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hiwl_core.errors import IncompleteError, UserError, one_line
+from hiwl_core.errors import IncompleteError, UserError, words_of
 
 __all__ = ["HubPlace", "in_hub", "push_files", "reader"]
 
@@ -184,11 +184,11 @@ def _in_words(place: HubPlace, what: str) -> Iterator[None]:
         status = error.response.status_code
         if status >= 500:
             raise IncompleteError(f"{where}: the Hub answers with {status}; try again later") from error
-        words = REFUSED.get(status) or one_line(error, 300)
+        words = REFUSED.get(status) or words_of(error, 300)
         raise UserError(f"{where}: {words}") from None
     except Exception as error:
         # The client's own, which is one or another of the same name.
         if not (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):
             raise
-        words = one_line(error, 200)
+        words = words_of(error, 200)
         raise IncompleteError(f"{where}: the Hub was not reached: {words}") from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 
 __all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password"]
 
@@ -90,7 +90,7 @@ def connect_head(url: str) -> JobSubmissionClient:
     except urllib.error.HTTPError:
         pass  # Something answers; Ray's client, which knows the token, finds out what.
     except (OSError, ValueError, HTTPException) as error:
-        reason = one_line(getattr(error, "reason", error), 300)
+        reason = words_of(getattr(error, "reason", error), 300)
         raise UserError(
             f"no Ray dashboard answers at {without_password(url)} ({reason}): check --address, and that the "
             "cluster, or the tunnel to it, is up"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from hiwl_core.errors import IncompleteError, UserError, one_line
+from hiwl_core.errors import IncompleteError, UserError, words_of
 from pipeline.retry_policy import TASK_RETRIES
 
 __all__ = ["TaskPool", "ray_pool", "thread_pool"]
@@ -70,7 +70,7 @@ def ray_pool(workers: int | None, work: str) -> Iterator[TaskPool]:
 
 
 def _broken_off(work: str, error: BaseException) -> IncompleteError:
-    reason = one_line(error, 300)
+    reason = words_of(error, 300)
     return IncompleteError(f"{work} broke off ({reason}); what is done is kept: start the same command again")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.fits_headers import card, celestial_wcs, has_sky, scale_of, sky_cards
 from hiwl_core.fits_planes import COMPANIONS, MOST_BANDS, cube_bands, image_shape, tokens
 from hiwl_core.statuses import UnreadableCutout
@@ -62,7 +62,7 @@ def describe_files(paths: Sequence[str], wanted: Wanted) -> list[tuple[str, list
             raise
         # astropy raises many kinds for broken headers, some of them only when they are asked for.
         except Exception as error:
-            found.append((path, [], f"FITS: {one_line(error)}"))
+            found.append((path, [], f"FITS: {words_of(error)}"))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hiwl_core.errors import one_line
+from hiwl_core.errors import words_of
 from hiwl_core.statuses import UNDECODABLE, UnreadableCutout
 from pipeline import storage
 from pipeline.cutouts.tiles import PixelSource, Tile, opened
@@ -96,7 +96,7 @@ class TilePixels:
                 raise
             # astropy raises many kinds for broken files.
             except Exception as error:
-                words = f"{source.path}: {one_line(error)}"
+                words = f"{source.path}: {words_of(error)}"
                 raise UnreadableCutout(UNDECODABLE, words) from None
             self._pixels[source] = pixels
         return self._pixels[source]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from hiwl_core.compressed import unpacked
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.fits_headers import celestial_wcs, quiet_astropy
 from hiwl_core.plain_fits import claims_nonsense
 from hiwl_core.statuses import UNDECODABLE, UnreadableCutout
@@ -154,7 +154,7 @@ def opened(path: str) -> Iterator[Any]:
             raise
         # astropy raises many kinds for broken files.
         except Exception as error:
-            raise UnreadableCutout(UNDECODABLE, f"FITS: {one_line(error)}") from None
+            raise UnreadableCutout(UNDECODABLE, f"FITS: {words_of(error)}") from None
         yield units
 
 

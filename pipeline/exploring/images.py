@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.exploring.catalog_view import CatalogRow
 from pipeline.pages.cards import Thumbnail, try_thumbnail
@@ -89,7 +89,7 @@ class Images:
             cutouts = origin.cutouts(shard, [(place.object_id, status) for place, status in rows])
         except Exception as error:
             # Whatever it is: the page waits for an answer.
-            words = f"{(shard or part).rsplit('/', 1)[-1]} was not read: {one_line(error)}"
+            words = f"{(shard or part).rsplit('/', 1)[-1]} was not read: {words_of(error)}"
             for future in futures:
                 future.set_result(words)
             return

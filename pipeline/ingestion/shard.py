@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hiwl_core.compressed import MAX_BYTES
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import TOO_LARGE
 from pipeline import storage
@@ -69,7 +69,7 @@ def write_shard(shard: ShardToWrite, job: IngestJob) -> tuple[ShardRecord | None
             return None, f"{shard.name}: {job.out} is another run's now"
         return folder.write_shard(shard, table, rejects, f"ingest {job.place}"), ""
     except Exception as error:  # the other shards go on, and the driver reports
-        return None, f"{shard.name}: {type(error).__name__}: {one_line(error)}"
+        return None, f"{shard.name}: {type(error).__name__}: {words_of(error)}"
 
 
 def _read_objects(objects: pa.Table, job: IngestJob) -> tuple[pa.Table, list[list[str]]]:
@@ -157,7 +157,7 @@ def _read_members(archive: str, members: list[str], sizes: list[int]) -> Iterato
             except (zipfile.BadZipFile, zlib.error, EOFError):
                 yield None, "damaged in the zip file"
             except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed by an unknown method
-                yield None, f"cannot be unpacked: {one_line(error)}"
+                yield None, f"cannot be unpacked: {words_of(error)}"
 
 
 def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:

@@ -19,7 +19,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from hiwl_core.compressed import unpacked
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.fits_cutouts import is_fits
 from hiwl_core.fits_headers import quiet_astropy
 from hiwl_core.statuses import UnreadableCutout
@@ -143,7 +143,7 @@ def _typed_table(content: bytes, path: str) -> pa.Table | None:
         return None if kind is None else _astropy(content, kind)
     # The readers raise many kinds for what is damaged.
     except Exception as error:
-        reason = one_line(error, 200)
+        reason = words_of(error, 200)
         raise UserError(f"{path} cannot be read as a table: {reason}") from None
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.catalog.doubles import buckets_for, id_hashes, in_buckets, repeated_ids
 from pipeline.catalog.verify import Verification
@@ -133,7 +133,7 @@ def _look(
         # That the store is out of reach says nothing of what lies in it.
         raise
     except (pa.ArrowException, OSError) as error:
-        findings.append(("shards", f"{path} cannot be read: {one_line(error, 200)}"))
+        findings.append(("shards", f"{path} cannot be read: {words_of(error, 200)}"))
         return _Look(0, record.rejects, findings, np.empty(0, np.uint64))
     if table.num_rows != record.rows:
         findings.append(("rows", f"{path} has {table.num_rows} rows, its record {record.rows}"))

@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.progress import progress
 from pipeline.publication.hats_metadata import SKYMAP_ORDER
 from pipeline.publication.hats_tiles import COUNT_ORDER, INDEX_ORDER, HatsCell, healpix_index, plan_tiles
-from pipeline.publication.part_rows import positions, read_positions
+from pipeline.publication.part_rows import positions, read_coordinates
 from pipeline.publication.publication_folder import Publication, TilePlan
 from pipeline.task_pool import TaskPool
 
@@ -91,7 +91,7 @@ def _count_cells(task: _CountTask, _: None = None) -> _CellCounts:
     shift = 2 * (INDEX_ORDER - task.order)
     rows = without = 0
     found = []
-    for table in storage.in_threads(read_positions, task.parts):
+    for table in storage.in_threads(read_coordinates, task.parts):
         ra, dec, placed = positions(table)
         rows, without = rows + len(placed), without + int((~placed).sum())
         index = healpix_index(ra[placed], dec[placed])

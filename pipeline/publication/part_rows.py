@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.catalog.parts import making_in
 from pipeline.shards.parquet_rows import check_row_count
 from pipeline.shards.sky_positions import wrapped
 
-__all__ = ["conform", "positions", "read_positions", "read_rows", "unified"]
+__all__ = ["conform", "positions", "read_coordinates", "read_rows", "unified"]
 
 
 def read_rows(path: str, making: str = "") -> pa.Table:
@@ -45,7 +45,7 @@ def read_rows(path: str, making: str = "") -> pa.Table:
     return _wrapped(table.replace_schema_metadata(None))
 
 
-def read_positions(path: str) -> pa.Table:
+def read_coordinates(path: str) -> pa.Table:
     """The columns ``ra`` and ``dec`` of a part; for errors see `read_rows`."""
     with _readable(path), storage.open_input(path) as file:
         return _wrapped(pq.ParquetFile(file).read(columns=["ra", "dec"]))
@@ -122,7 +122,7 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
-        reason = one_line(error, 200)
+        reason = words_of(error, 200)
         raise UserError(
             f"{path} is not a whole part of a catalog ({reason}): remove it and classify its shard again"
         ) from None

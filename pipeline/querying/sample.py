@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from hiwl_core.decoding import Cutout
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.catalog.class_names import class_words, classes_in
 from pipeline.in_notebooks import InNotebooks
@@ -126,7 +126,7 @@ def sample(
             cutouts = [None] * len(chosen)
             name = shard or str(chosen[0][PART_COLUMN])
             place = f"{name.rsplit('/', 1)[-1]} was not read"
-            fault = f"{name}: {one_line(error)}"
+            fault = f"{name}: {words_of(error)}"
         return (
             indices,
             [_card(row, cutout, place, classes) for row, cutout in zip(chosen, cutouts, strict=True)],

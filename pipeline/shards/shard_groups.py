@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hiwl_core.errors import one_line
+from hiwl_core.errors import words_of
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns, is_tar, iter_rows
 from pipeline.shards.fingerprints import ends_of, fingerprint
 
@@ -259,4 +259,4 @@ def _repeated(text: str, rows: int) -> pa.Array:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error, 300)}"
+    return f"{type(error).__name__}: {words_of(error, 300)}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline.retry_policy import (
     FIRST_CONTACT_ATTEMPTS,
     FIRST_WAIT_SECONDS,
@@ -249,5 +249,5 @@ def _named(error: BaseException, names: frozenset[str]) -> bool:
 
 def _words(error: BaseException) -> str:
     """An error on one line, without what a URL in it may say of its user, or ask."""
-    text = one_line(error)
+    text = words_of(error)
     return re.sub(r"\?[^\s\"']+", "", re.sub(r"//[^/@\s]+@", "//", text))[:300]

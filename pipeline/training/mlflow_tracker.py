@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hiwl_core.bundle import load_bundle
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.tracking import recipe_settings
@@ -73,7 +73,7 @@ class MlflowTracker:
             self._client.update_run(self._run, status="RUNNING")
         # Of its stores each has its own.
         except Exception as error:
-            words = one_line(error, 300)
+            words = words_of(error, 300)
             raise UserError(f"--track mlflow:{uri}: {words}") from None
 
     def _noted(self, note: str, uri: str) -> str | None:

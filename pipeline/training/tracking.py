@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from hiwl_core.errors import UserError, one_line
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.progress import say
 from pipeline.storage.secret_urls import USER, check_no_secret, without_secrets
@@ -147,7 +147,7 @@ class Tracking:
                 tell(one, told)
             # Whatever it is: a training of a night does not end because nobody can watch it.
             except Exception as error:
-                words = one_line(error, 200)
+                words = words_of(error, 200)
                 say(f"warning: {type(one).__name__.removesuffix('Tracker')} is told no more: {words}")
                 self._told.remove((one, told))
 

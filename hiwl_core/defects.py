@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -62,19 +61,11 @@ LEAST = Defects(5.0, 0.012, 0.012, 0.01, 5.0, 0.15)
 LOW = ("edge_range", "contrast")
 
 
-@dataclass(frozen=True)
-class DefectLimits:
+class DefectLimits(Defects):
     """From where on a measure is a defect; as `Defects`, in the same units and order.
 
     The edge's range and the contrast are defects below their limits, the others above.
     """
-
-    edge_range: float
-    missing_edge: float
-    missing_inside: float
-    saturated: float
-    contrast: float
-    offset: float
 
     @classmethod
     def fit(cls, pixels: Iterable[np.ndarray], rate: float = 1e-3) -> DefectLimits:
@@ -113,7 +104,7 @@ class DefectLimits:
 
     def to_array(self) -> np.ndarray:
         """The limits in order, float32 of shape (6,); `DefectLimits(*array)` is the inverse."""
-        return np.array(astuple(self), dtype=np.float32)
+        return np.array(self, dtype=np.float32)
 
 
 def measure_defects(pixels: np.ndarray) -> Defects:

@@ -236,7 +236,7 @@ class Unlikeness:
             "class_means": (classes, dimensions),
             "log_weights": (classes,),
             "scale": (2,),
-            "limits": (len(fields(DefectLimits)),),
+            "limits": (len(DefectLimits._fields),),
         }
         for name, shape in shapes.items():
             values = getattr(self, name)

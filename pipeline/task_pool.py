@@ -26,23 +26,9 @@ class TaskPool(Protocol):
     """Runs a function of a task and of something that all tasks share."""
 
     def run(
-        self,
-        function: Callable[[Task, Any], Result],
-        tasks: Sequence[Task],
-        shared: Any = None,
-        lost: Callable[[Task, str], Result] | None = None,
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
     ) -> Iterator[tuple[int, Result]]:
         """Yield a task's number and its result as they come.
-
-        Parameters
-        ----------
-        function : callable
-        tasks : sequence
-        shared : object
-            Sent to each worker once.
-        lost : callable, optional
-            What stands for the result of a task whose workers died again and again, from the task and the
-            fault's name: the others go on. By default all breaks off.
 
         Raises
         ------
@@ -61,12 +47,25 @@ def thread_pool(workers: int, work: str) -> Iterator[TaskPool]:
 
 
 @contextmanager
-def ray_pool(workers: int | None, work: str) -> Iterator[TaskPool]:
-    """A pool of Ray tasks, `workers` of them at once or as many as there is room for; `work` as above."""
+def ray_pool(
+    workers: int | None, work: str, lost: Callable[[Any, str], Any] | None = None
+) -> Iterator[TaskPool]:
+    """A pool of Ray tasks.
+
+    Parameters
+    ----------
+    workers : int or None
+        Tasks at once; None: as many as there is room for.
+    work : str
+        What breaks off if a task fails.
+    lost : callable, optional
+        What stands for the result of a task whose workers died again and again, from the task and the fault's
+        name: the others go on. By default all breaks off.
+    """
     from pipeline.cluster import connected
 
     with connected() as cluster:
-        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS, work)
+        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS, work, lost)
 
 
 def _broken_off(work: str, error: BaseException) -> IncompleteError:
@@ -79,11 +78,7 @@ class _Threads:
         self._executor, self._work = executor, work
 
     def run(
-        self,
-        function: Callable[[Task, Any], Result],
-        tasks: Sequence[Task],
-        shared: Any = None,
-        lost: Callable[[Task, str], Result] | None = None,
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
     ) -> Iterator[tuple[int, Result]]:
         futures = {self._executor.submit(function, task, shared): number for number, task in enumerate(tasks)}
         try:
@@ -99,15 +94,11 @@ class _Threads:
 
 
 class _RayTasks:
-    def __init__(self, at_once: int, work: str) -> None:
-        self._at_once, self._work = at_once, work
+    def __init__(self, at_once: int, work: str, lost: Callable[[Any, str], Any] | None) -> None:
+        self._at_once, self._work, self._lost = at_once, work, lost
 
     def run(
-        self,
-        function: Callable[[Task, Any], Result],
-        tasks: Sequence[Task],
-        shared: Any = None,
-        lost: Callable[[Task, str], Result] | None = None,
+        self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
     ) -> Iterator[tuple[int, Result]]:
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -130,9 +121,9 @@ class _RayTasks:
                     try:
                         result = ray.get(finished)
                     except RayError as error:
-                        if lost is None:
+                        if self._lost is None:
                             raise
-                        result = lost(tasks[number], type(error).__name__)
+                        result = self._lost(tasks[number], type(error).__name__)
                     yield number, result
         except RayTaskError as error:
             if isinstance(error.cause, (UserError, PermissionError)):

@@ -211,9 +211,9 @@ def _write(
     records: dict[str, ShardRecord] = {}
     errors: list[str] = []
     missing = sum(shard.rows for shard in shards)
-    pool_of = thread_pool(usable_cores(), WORK) if here else ray_pool(TASKS_AT_ONCE, WORK)
-    with pool_of as pool, progress("ingesting", objects, objects - missing) as advance:
-        for number, (record, error) in pool.run(write_shard, shards, job, _lost):
+    tasks = thread_pool(usable_cores(), WORK) if here else ray_pool(TASKS_AT_ONCE, WORK, _lost)
+    with tasks as pool, progress("ingesting", objects, objects - missing) as advance:
+        for number, (record, error) in pool.run(write_shard, shards, job):
             lease.check()
             if record is None:
                 errors.append(error)

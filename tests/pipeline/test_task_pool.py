@@ -21,7 +21,7 @@ def noted(task: int, folder: str) -> int:
 
 
 def test_what_kills_workers_costs_itself_alone(tmp_path: Path) -> None:
-    with ray_pool(2, "the work") as pool:
-        found = dict(pool.run(noted, [0, KILLER, 2], str(tmp_path), lambda task, fault: -task))
+    with ray_pool(2, "the work", lambda task, fault: -task) as pool:
+        found = dict(pool.run(noted, [0, KILLER, 2], str(tmp_path)))
     assert found == {0: 0, 1: -KILLER, 2: 2}
     assert len((tmp_path / "tries").read_text()) == 1 + TASK_RETRIES

@@ -56,7 +56,6 @@ from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_epochs import StageJob, stage_learner, train_epoch
 from pipeline.training.stage_fit import stage_trainer, worker_compute
 from pipeline.training.stage_setup import StageSetup
-from pipeline.training.train import FEED_CPUS
 
 STAGE = "stage1"
 BATCHES_IN_MEMORY = 8
@@ -154,9 +153,7 @@ def some_images(job: StageJob, images: int) -> StageFeed:
         blocks=CutoutBlocks.of(blocks * copies),
     )
     recipe = job.recipe.stage(STAGE)
-    return StageFeed(
-        store, job.recipe.taxonomy, STAGE, recipe, job.preprocessing, job.recipe.seed, job.feed_cpus
-    )
+    return StageFeed(store, job.recipe.taxonomy, STAGE, recipe, job.preprocessing, job.recipe.seed)
 
 
 def cpu_seconds() -> float:
@@ -237,7 +234,7 @@ def main() -> None:
         stage, rounds_file = recipe.stage(STAGE), Path(folder) / "rounds.json"
         store = load_cutouts(labeled, recipe.taxonomy, stage.augmentation.center_crop, recipe.rgb)
         preprocessing, run = stage_preprocessing(stage), RunFolder(f"{folder}/run")
-        job = StageJob(STAGE, recipe, preprocessing, store, store, None, run.path, FEED_CPUS, relay)
+        job = StageJob(STAGE, recipe, preprocessing, store, store, None, run.path, relay)
         function = functools.partial(measure, images=options.images, rounds=options.rounds, out=rounds_file)
         stage_trainer(function, job, run, StageSetup(workers=1, gpu=False)).fit()
         rounds: list[dict[str, Any]] = json.loads(rounds_file.read_text())

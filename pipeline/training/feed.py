@@ -31,12 +31,14 @@ from pipeline.read_ahead import read_ahead
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.epoch_plan import AUGMENTATION, ORDER, Batch, epoch_plan
 
-__all__ = ["StageFeed", "WindowDraws"]
+__all__ = ["FEED_CPUS", "StageFeed", "WindowDraws"]
 
 # Rows a task: long enough to make the cost of a task small, short enough to start an epoch soon.
 ROWS_A_TASK = 256
 BLOCKS_AHEAD = 2
 EVAL_BATCH = 128
+# Decoding feeds a worker with a fraction of a core; Ray's CPUs are slots, not cores.
+FEED_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,6 @@ class StageFeed:
     recipe : StageRecipe
     preprocessing : Preprocessing
     seed : int
-    num_cpus : float
-        Logical CPUs that a decoding task takes.
     """
 
     def __init__(
@@ -83,9 +83,8 @@ class StageFeed:
         recipe: StageRecipe,
         preprocessing: Preprocessing,
         seed: int,
-        num_cpus: float,
     ) -> None:
-        self._store, self._recipe, self._seed, self._num_cpus = store, recipe, seed, num_cpus
+        self._store, self._recipe, self._seed = store, recipe, seed
         self._num_classes = len(taxonomy.stage_classes(stage))
         # Of all rows of the shards, -1 for those that are not the stage's.
         self._targets = store.stage_targets(taxonomy, stage)
@@ -243,7 +242,7 @@ class StageFeed:
 
         with ray.data.DataContext.current(ordered_streams(1 / world_size)):
             dataset = ray.data.from_blocks(tables).map_batches(
-                load, batch_size=None, batch_format="pyarrow", num_cpus=self._num_cpus
+                load, batch_size=None, batch_format="pyarrow", num_cpus=FEED_CPUS
             )
         return iter(dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
 

@@ -112,7 +112,7 @@ class RunFolder:
         storage.write_bytes(f"{self.path}/run.json", _json_bytes(description))
         storage.write_bytes(f"{self.path}/sources.json", _json_bytes(sources))
         if held_out is not None:
-            self._write_table("held_out.csv", held_out)
+            self.write_table("held_out.csv", held_out)
 
     @property
     def bundle(self) -> str:
@@ -122,14 +122,6 @@ class RunFolder:
     def is_bundled(self) -> bool:
         """Whether the run is complete."""
         return storage.exists(f"{self.bundle}/bundle.json")
-
-    def write_epochs(self, stage: str, history: list[dict[str, Any]]) -> None:
-        """Write the table of a stage's epochs."""
-        self._write_table(f"{stage}_epochs.csv", pd.DataFrame(history))
-
-    def write_pairs(self, pairs: pd.DataFrame) -> None:
-        """Write the table of the pairs of checkpoints."""
-        self._write_table("pairs.csv", pairs)
 
     def finish_stage(self, stage: str, candidates: list[Candidate]) -> None:
         """Mark a stage as trained."""
@@ -149,7 +141,8 @@ class RunFolder:
             for best in marker["best"]
         ]
 
-    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write one of the run's tables, such as ``pairs.csv``."""
         storage.write_bytes(f"{self.path}/{name}", table.to_csv(index=False, float_format="%.6g").encode())
 
 

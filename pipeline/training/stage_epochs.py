@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed
 from torch.nn.functional import cross_entropy
@@ -49,8 +50,6 @@ class StageJob:
         Where the network starts; None for random weights.
     out : str
         The run folder.
-    feed_cpus : float
-        Logical CPUs of a decoding task.
     relay : ActorHandle or None
         Takes the lines of progress of a worker; see `pipeline.relay`.
     stopped : Event or None
@@ -64,7 +63,6 @@ class StageJob:
     val: CutoutStore
     initial_weights: dict[str, torch.Tensor] | None
     out: str
-    feed_cpus: float
     relay: Any = None
     stopped: threading.Event | None = None
 
@@ -108,15 +106,7 @@ def run_epochs(
         compute = replace(compute, autocast_dtype=None)
     seed = stage_seed(job.recipe.seed, job.stage)
     feeds = {
-        part: StageFeed(
-            store,
-            taxonomy,
-            job.stage,
-            recipe,
-            job.preprocessing,
-            seed,
-            job.feed_cpus,
-        )
+        part: StageFeed(store, taxonomy, job.stage, recipe, job.preprocessing, seed)
         for part, store in (("train", job.train), ("val", job.val))
     }
     learner = stage_learner(job, feeds["train"].steps_per_epoch, compute, world_size)
@@ -163,7 +153,7 @@ def run_epochs(
         )
         learner.end_epoch(partial(_summed, world_size=world_size))
         if rank == 0:
-            RunFolder(job.out).write_epochs(job.stage, history)
+            RunFolder(job.out).write_table(f"{job.stage}_epochs.csv", pd.DataFrame(history))
             job.say(_epoch_line(job.stage, recipe.epochs, history))
         report(learner, history)
 

@@ -9,11 +9,9 @@ from hiwl_core.recipe import Recipe
 from pipeline.cluster import ClusterResources
 from pipeline.progress import say
 from pipeline.training.checks import check_workers, default_workers
+from pipeline.training.feed import FEED_CPUS
 
-__all__ = ["FEED_CPUS", "StageSetup", "stage_setup"]
-
-# Decoding feeds a worker with a fraction of a core; Ray's CPUs are slots, not cores.
-FEED_CPUS = 0.5
+__all__ = ["StageSetup", "stage_setup"]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob
-from pipeline.training.stage_setup import FEED_CPUS, StageSetup, stage_setup
+from pipeline.training.stage_setup import StageSetup, stage_setup
 from pipeline.training.stores import Stores, load_stores, sampled
 from pipeline.training.tracking import WantedTracker, parse_trackers, tracked
 from pipeline.waiting import waiting_lines
@@ -228,7 +228,6 @@ def _trained(
                 val=loaded["val"],
                 initial_weights=start,
                 out=folder.path,
-                feed_cpus=FEED_CPUS,
                 relay=relay,
                 stopped=small.stopped if small else None,
             )
@@ -244,7 +243,7 @@ def _trained(
         frequencies = recipe.taxonomy.member_frequencies(counts["train"])
         run = small.run if small else _run
         pairs = run(score_pairs, recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
-        folder.write_pairs(pairs)
+        folder.write_table("pairs.csv", pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
         bundle = replace(
             _bundle(recipe, stages, pairs, frequencies, provenance), scale=plan.train.scale.to_dict()

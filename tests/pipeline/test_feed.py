@@ -58,7 +58,7 @@ def store(ray_session: None, tiny_data: TinyData) -> CutoutStore:
 
 def make_feed(store: CutoutStore, recipe: Recipe, stage: str) -> StageFeed:
     section = recipe.stage(stage)
-    return StageFeed(store, GALAXY_ZOO, stage, section, stage_preprocessing(section), seed=3, num_cpus=0.5)
+    return StageFeed(store, GALAXY_ZOO, stage, section, stage_preprocessing(section), seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_a_feed_has_the_pixels_that_prediction_will_have(
     assert store.left_out == {"no_scale": 1}
     assert len(store) == table.num_rows - 1
     section = tiny_recipe.stage("stage1")
-    feed = StageFeed(store, GALAXY_ZOO, "stage1", section, stage_preprocessing(section), seed=0, num_cpus=0.5)
+    feed = StageFeed(store, GALAXY_ZOO, "stage1", section, stage_preprocessing(section), seed=0)
     (batch,) = feed.eval_batches(0, 1)
     transform = EvalTransform(stage_preprocessing(section))
     for row, pixels in zip(store.rows, batch.pixels.numpy(), strict=True):

@@ -58,8 +58,6 @@ class CutoutOptions:
     settings: StampSettings
     scale: WantedScale
     mask_planes: tuple[str, ...]
-    shard_rows: int = MAX_SHARD_ROWS
-    shard_bytes: int = MAX_SHARD_BYTES
 
     def describe(self) -> dict[str, Any]:
         """Plain data, by the words that a user knows the options by."""
@@ -73,8 +71,8 @@ class CutoutOptions:
             "--scale": self.scale.value,
             "--scale-factor": self.scale.factor,
             "--mask-planes": list(self.mask_planes),
-            "the number of rows in a shard": self.shard_rows,
-            "the number of bytes in a shard": self.shard_bytes,
+            "the number of rows in a shard": MAX_SHARD_ROWS,
+            "the number of bytes in a shard": MAX_SHARD_BYTES,
         }
 
 
@@ -104,7 +102,7 @@ def make_cutout_plan(
     found = assign(table, tiles, options.settings, options.scale)
     claim()
     name = folder.begin("hiwl cutouts")
-    most = min(options.shard_rows, max(1, options.shard_bytes // options.settings.bytes))
+    most = min(MAX_SHARD_ROWS, max(1, MAX_SHARD_BYTES // options.settings.bytes))
     shards = iter_planned(table, found, tiles, options.settings, most)
     series = write_objects(folder.objects_of(name), shards, None)
     storage.write_bytes(_tiles_path(folder, name), json.dumps([asdict(tile) for tile in tiles]).encode())

@@ -190,6 +190,41 @@ def exported(labels: Labels) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=EXPORTED)
 
 
+def export_labels(labels: Labels, out: str) -> int:
+    """Write the labels of `exported`; how many there are.
+
+    Parameters
+    ----------
+    labels : Labels
+    out : str
+        A path or a URL that ends with one of `ENDINGS`, and is not taken yet.
+
+    Raises
+    ------
+    UserError
+        If it is, or ends otherwise, or if there is no label.
+    """
+    if not out.lower().endswith(ENDINGS):
+        raise UserError(f"--export {out}: give a file that ends with {' or '.join(ENDINGS)}")
+    if storage.exists(out):
+        raise UserError(f"{out} is there already: choose another file, or remove it")
+    table = exported(labels)
+    if not table.num_rows:
+        raise UserError(f"there is no label in {labels.path}: label some galaxies first")
+    storage.write_bytes(out, export_bytes(table, out))
+    return int(table.num_rows)
+
+
+def export_bytes(table: pa.Table, name: str) -> bytes:
+    """A table as the content of a file, by the ending of its name."""
+    buffer = io.BytesIO()
+    if name.lower().endswith(".parquet"):
+        pq.write_table(table, buffer)
+    else:
+        pa.csv.write_csv(table, buffer)
+    return buffer.getvalue()
+
+
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The lines of the table, and the bytes after them, of one that is not whole: nobody was told of it."""
     if not path.exists():
@@ -222,38 +257,3 @@ def _damage(path: Path, number: int, what: str) -> str:
         f"{path}, line {number}: this is no line of labels ({what}); mend it, or choose another folder with "
         "--labels"
     )
-
-
-def export_labels(labels: Labels, out: str) -> int:
-    """Write the labels of `pipeline.exploring.labels.exported`; how many there are.
-
-    Parameters
-    ----------
-    labels : Labels
-    out : str
-        A path or a URL that ends with one of `ENDINGS`, and is not taken yet.
-
-    Raises
-    ------
-    UserError
-        If it is, or ends otherwise, or if there is no label.
-    """
-    if not out.lower().endswith(ENDINGS):
-        raise UserError(f"--export {out}: give a file that ends with {' or '.join(ENDINGS)}")
-    if storage.exists(out):
-        raise UserError(f"{out} is there already: choose another file, or remove it")
-    table = exported(labels)
-    if not table.num_rows:
-        raise UserError(f"there is no label in {labels.path}: label some galaxies first")
-    storage.write_bytes(out, export_bytes(table, out))
-    return int(table.num_rows)
-
-
-def export_bytes(table: pa.Table, name: str) -> bytes:
-    """A table as the content of a file, by the ending of its name."""
-    buffer = io.BytesIO()
-    if name.lower().endswith(".parquet"):
-        pq.write_table(table, buffer)
-    else:
-        pa.csv.write_csv(table, buffer)
-    return buffer.getvalue()

@@ -22,7 +22,7 @@ from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.progress import say
-from pipeline.reproduction.request import Request
+from pipeline.reproduction.experiments import Request
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
 from pipeline.training.checks import stage_preprocessing

@@ -18,10 +18,9 @@ from hiwl_core.recipe import load_recipe
 from pipeline import storage
 from pipeline.lease import Lease
 from pipeline.reporting.pictures import check_drawing
-from pipeline.reproduction.experiments import Experiment, choose_experiments
+from pipeline.reproduction.experiments import Experiment, Request, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
 from pipeline.reproduction.pictures import PICTURES, PictureInputs
-from pipeline.reproduction.request import Request
 from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable

@@ -12,9 +12,8 @@ from hiwl_core.methods import METHODS, method_name
 from hiwl_core.published_results import TABLE_7, TABLE_8
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
-from pipeline.reproduction.experiments import EXPERIMENTS, choose_experiments
+from pipeline.reproduction.experiments import EXPERIMENTS, Request, choose_experiments
 from pipeline.reproduction.grid import backbone_overrides, grid_runs
-from pipeline.reproduction.request import Request
 from pipeline.reproduction.scores import RunScores, ScoredPart, same_galaxies
 from pipeline.reproduction.tables import TABLES
 from pipeline.shards.cutout_shards import Columns

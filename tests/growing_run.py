@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.catalog.manifest import PlannedShard
-from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.computing import WHATEVER_THERE_IS
 from pipeline.classification.shard_stream import classify_shards

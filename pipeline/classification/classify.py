@@ -25,7 +25,6 @@ from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
 from pipeline.catalog.manifest import PlannedShard, write_model_facts
-from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, WHATEVER_THERE_IS, Computing

@@ -19,8 +19,8 @@ from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import PlannedShard
 from pipeline.catalog.shard_content import names_to_read
-from pipeline.classification.attempts import MAX_DEATHS, ask_to_read, start_attempts
-from pipeline.classification.cascade_stage import CascadeStage, CatalogWork, NothingWorks, entries_of
+from pipeline.classification.attempts import ask_to_read, start_attempts
+from pipeline.classification.cascade_stage import CascadeStage, NothingWorks, entries_of
 from pipeline.classification.seen_rows import with_seen
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors

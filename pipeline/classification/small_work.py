@@ -20,7 +20,6 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import PlannedShard
-from pipeline.classification.cascade_stage import CatalogWork
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.cluster import ClusterResources, connected

@@ -138,7 +138,7 @@ def run_facts(run: FinishedRun, scored: int, fingerprints: Sequence[str]) -> dic
 def stage_settings(recipe: Recipe) -> dict[str, list[str]]:
     """How each stage is trained: a line a setting, a value a stage, or a single one if all have the same."""
     stages = list(recipe.stages.values())
-    settings = {
+    settings: dict[str, list[str]] = {
         "Backbone": [stage.backbone for stage in stages],
         "Starts from": [{FIRST_STAGE: "stage 1's weights"}.get(stage.init, stage.init) for stage in stages],
         "Input": [f"{stage.input_size} px, from the central {stage.center_crop} px" for stage in stages],

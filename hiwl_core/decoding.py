@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
 from hiwl_core.errors import words_of
 from hiwl_core.fits_cutouts import Seen, is_fits, rgb_from_fits
+from hiwl_core.image_formats import PICTURE_FORMATS
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_whole, zoom_to
 from hiwl_core.statuses import MAX_PIXELS, MISSING, TOO_LARGE, UNDECODABLE, UnreadableCutout
@@ -33,12 +34,10 @@ __all__ = [
     "decode_pixels",
 ]
 
-FORMATS = ("JPEG", "PNG")
+FORMATS = tuple(one.name for one in PICTURE_FORMATS)
 # Instead of Pillow's words, which have an address in memory, another one each time.
-NO_PICTURE = "neither a JPEG nor a PNG file"
-JPEG_START = b"\xff\xd8\xff"
-SIGNATURES = (JPEG_START, b"\x89PNG\r\n\x1a\n")
-"""With which JPEG and PNG files begin."""
+NO_PICTURE = f"neither a {' nor a '.join(FORMATS)} file"
+JPEG = PICTURE_FORMATS[0].signature
 # Memory of one large image is given back.
 KEPT_BYTES = 16 * 2**20
 # What JPEG files of cameras and surveys have; CMYK and the odd are left to Pillow.
@@ -135,7 +134,7 @@ def decode_pixels(
     """
     if isinstance(encoded, Cutout):
         return _at_wanted_scale(encoded, rgb, scratch)
-    if isinstance(encoded, bytes) and encoded.startswith(JPEG_START) and len(encoded) <= MAX_BYTES:
+    if isinstance(encoded, bytes) and encoded.startswith(JPEG) and len(encoded) <= MAX_BYTES:
         pixels = _decode_jpeg(encoded, scratch or Scratch())
         if pixels is not None:
             return DecodedPixels(pixels, None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLASS_METRICS",
     "ClassMetric",
+    "WithInterval",
     "accuracy",
     "bootstrap_intervals",
     "class_table",
@@ -81,6 +82,14 @@ def precision(matrix: np.ndarray) -> np.ndarray:
 def f1(matrix: np.ndarray) -> np.ndarray:
     """Harmonic mean of precision and recall, shape (..., C): 2 TP / (2 TP + FP + FN)."""
     return _ratio(2 * _diagonal(matrix), matrix.sum(-1) + matrix.sum(-2))
+
+
+class WithInterval(NamedTuple):
+    """A figure with its 95 % interval, which may be NaN."""
+
+    value: float
+    low: float
+    high: float
 
 
 class ClassMetric(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from hiwl_core.decoding import SIGNATURES, Cutout
+from hiwl_core.decoding import Cutout
+from hiwl_core.image_formats import SIGNATURES
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS
 from pipeline.shards.wanted_scale import WantedScale
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from hiwl_core.errors import UserError
+from hiwl_core.image_formats import FITS_SUFFIXES
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.cutouts.assignment import Assignment, assign
@@ -25,7 +26,6 @@ from pipeline.cutouts.tile_headers import Wanted, describe_files
 from pipeline.cutouts.tiles import Tile, join_tiles, tile_of
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.shard_plan import IngestPlan, cut_shards, plan_lines, write_objects
-from pipeline.ingestion.source import FITS_SUFFIXES
 from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS
 from pipeline.shards.wanted_scale import WantedScale
 from pipeline.storage import Entry

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from hiwl_core.compressed import MAX_BYTES, is_packed, unpacked
-from hiwl_core.decoding import DEFAULT_RGB, NO_PICTURE, SIGNATURES, decode_image
+from hiwl_core.decoding import DEFAULT_RGB, NO_PICTURE, decode_image
 from hiwl_core.fits_cutouts import SkyImage, fits_position, is_fits, rgb_from_bands, rgb_from_fits
+from hiwl_core.image_formats import SIGNATURES
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import BAD_PIXELS, MISSING_BAND, UNDECODABLE, UnreadableCutout
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
+from hiwl_core.image_formats import IMAGE_SUFFIXES
 from hiwl_core.near_names import or_meant
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
-from pipeline.ingestion.source import IMAGE_SUFFIXES
 from pipeline.ingestion.split import SKY, Split, sky_cells
 from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA

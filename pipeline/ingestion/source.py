@@ -9,17 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from hiwl_core.errors import UserError
+from hiwl_core.image_formats import FITS_SUFFIXES, IMAGE_SUFFIXES, unpacked_name
 from pipeline import storage
 from pipeline.shards.side_files import in_hats_catalog, is_sky_map, without_side_files
 from pipeline.storage import Entry
 from pipeline.storage.listing import is_pattern
 
-__all__ = ["IMAGE_SUFFIXES", "Listing", "check_source", "class_folder", "split_band", "stem"]
+__all__ = ["Listing", "check_source", "class_folder", "split_band", "stem"]
 
-FITS_NAMES = (".fits", ".fit")
-PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
-FITS_SUFFIXES = (*FITS_NAMES, *(f"{name}{packed}" for name in FITS_NAMES for packed in PACKED_SUFFIXES))
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", *FITS_SUFFIXES)
 TABLE_SUFFIX = ".parquet"
 TAR_SUFFIX = ".tar"
 BAND_SEPARATORS = "-_."
@@ -151,11 +148,7 @@ class Listing:
 
 def stem(path: str) -> str:
     """The object id that an image's name is: names such as J1234+56.7.jpg hold dots of their own."""
-    name = posixpath.basename(path)
-    inner, packed = posixpath.splitext(name)
-    if packed.lower() in PACKED_SUFFIXES and inner.lower().endswith(FITS_NAMES):
-        name = inner
-    return name.rpartition(".")[0]
+    return unpacked_name(posixpath.basename(path)).rpartition(".")[0]
 
 
 def split_band(name: str, bands: Sequence[str]) -> tuple[str, str] | None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from hiwl_core.metrics import WithInterval
 from hiwl_core.probability_scores import ALL, SIDES, ProbabilityScores
-from pipeline.pages.score_tables import Figure
 
 __all__ = [
     "CoverageRow",
@@ -37,15 +37,15 @@ class MetricRow(NamedTuple):
     """A metric before and after calibration; None on a side that there is not."""
 
     name: str
-    before: Figure | None
-    after: Figure | None
+    before: WithInterval | None
+    after: WithInterval | None
 
 
 class CoverageRow(NamedTuple):
     """How often the sets of a class's galaxies hold it; None for a class without any."""
 
     name: str
-    share: Figure | None
+    share: WithInterval | None
     mean_size: float
     galaxies: int
     of_all: bool
@@ -102,13 +102,13 @@ def metric_title(metric: str) -> str:
     return TITLES.get(metric) or f"ECE of {metric.removeprefix('ece_')}"
 
 
-def _figure(row: dict[Any, Any], side: str) -> Figure | None:
-    figure = Figure(row[side], row[f"{side}_low"], row[f"{side}_high"])
+def _figure(row: dict[Any, Any], side: str) -> WithInterval | None:
+    figure = WithInterval(row[side], row[f"{side}_low"], row[f"{side}_high"])
     return None if math.isnan(figure.value) else figure
 
 
 def _coverage(row: dict[Any, Any]) -> CoverageRow:
-    share = Figure(row["coverage"], row["low"], row["high"]) if row["count"] else None
+    share = WithInterval(row["coverage"], row["low"], row["high"]) if row["count"] else None
     return CoverageRow(row["class"], share, row["mean_size"], row["count"], row["class"] == ALL)
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hiwl_core.metrics import CLASS_METRICS
+from hiwl_core.metrics import CLASS_METRICS, WithInterval
 from pipeline.pages.confusion_cells import anchor
 
-__all__ = ["Figure", "FigureRow", "FigureTable", "MatrixCell", "MatrixRow", "figure_table", "matrix_rows"]
+__all__ = ["FigureRow", "FigureTable", "MatrixCell", "MatrixRow", "figure_table", "matrix_rows"]
 
 AVERAGE, ALL = "average", "all"
 # Letters on a deeper color than this are light.
@@ -40,19 +40,11 @@ class MatrixRow(NamedTuple):
     cells: Sequence[MatrixCell]
 
 
-class Figure(NamedTuple):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class FigureRow(NamedTuple):
     """A class, or the average of all; None where a figure does not exist."""
 
     name: str
-    figures: Sequence[Figure | None]
+    figures: Sequence[WithInterval | None]
     average: bool
 
 
@@ -61,7 +53,7 @@ class FigureTable(NamedTuple):
 
     metrics: Sequence[str]
     rows: Sequence[FigureRow]
-    accuracy: Figure
+    accuracy: WithInterval
 
 
 def matrix_rows(confusion: pd.DataFrame, anchors: Collection[str] = ()) -> list[MatrixRow]:
@@ -99,7 +91,7 @@ def figure_table(metrics: pd.DataFrame) -> FigureTable:
     found = {}
     for row in metrics.to_dict("records"):
         if not np.isnan(row["value"]):
-            found[row["class"], row["metric"]] = Figure(row["value"], row["low"], row["high"])
+            found[row["class"], row["metric"]] = WithInterval(row["value"], row["low"], row["high"])
     rows = [
         FigureRow(str(name), [found.get((name, metric)) for metric in CLASS_METRICS], name == AVERAGE)
         for name in dict.fromkeys(metrics["class"])

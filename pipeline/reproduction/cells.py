@@ -9,14 +9,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from hiwl_core.comparison import PairedComparison, compare_paired, holm, mean_interval, mean_recall_test
-from hiwl_core.metrics import class_table, recall
+from hiwl_core.metrics import WithInterval, class_table, recall
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.reproduction.scores import RunScores, same_galaxies
 
 __all__ = [
     "MEAN_RECALL",
     "Comparison",
-    "WithInterval",
     "compare_runs",
     "figures_of",
     "points_cell",
@@ -29,14 +28,6 @@ MEAN_RECALL = ("average", "recall")
 LEVEL = 0.05
 
 Key = TypeVar("Key")
-
-
-class WithInterval(NamedTuple):
-    """A figure with its 95 % interval, which may be NaN."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Comparison(NamedTuple):

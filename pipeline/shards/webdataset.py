@@ -8,7 +8,6 @@ members that follow each other have one name, as after a tar was appended to, th
 from __future__ import annotations
 
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from hiwl_core.compressed import MAX_BYTES
+from hiwl_core.image_formats import IMAGE_SUFFIXES, unpacked_name
 from hiwl_core.statuses import BROKEN_SHARD, DUPLICATE_ID, TOO_LARGE
 from pipeline import storage
 from pipeline.shards.tar_members import BrokenTar, Member, iter_members
@@ -26,9 +26,6 @@ __all__ = ["STATUS_COLUMN", "TAR_SUFFIXES", "iter_samples", "sample_key"]
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STATUS_COLUMN = "_status"
 """A further column of the tables: null, or the status that a row has whatever its image is."""
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "fits", "fit")
-# Behind those of FITS: a packed file, or one whose images are.
-PACKED_SUFFIXES = (".gz", ".fz", ".bz2")
 # Parts of a name between the key and the suffix, by the kind of the file.
 INFIXES = {"image": ".image", "json": ".labels"}
 BESIDE = frozenset(("json", "cls"))
@@ -151,12 +148,10 @@ def _rows_of(sample: _Sample, names: Mapping[str, str], carry: Sequence[str]) ->
 
 def _kind(name: str) -> tuple[str, str]:
     """A member's key, and whether it is an ``image``, ``json``, ``cls`` or ``other``."""
-    inner, packed = posixpath.splitext(name)
-    if packed.lower() in PACKED_SUFFIXES and inner.lower().endswith((".fits", ".fit")):
-        name = inner
+    name = unpacked_name(name)
     stem, _, suffix = name.rpartition(".")
     suffix = suffix.lower()
-    kind = "image" if suffix in IMAGE_SUFFIXES else suffix if suffix in BESIDE else "other"
+    kind = "image" if f".{suffix}" in IMAGE_SUFFIXES else suffix if suffix in BESIDE else "other"
     return stem.removesuffix(INFIXES.get(kind, "")) or name, kind
 
 

@@ -24,13 +24,13 @@ from hiwl_core.errors import UserError
 from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
-from pipeline.catalog.manifest import PlannedShard, write_model_facts
+from pipeline.catalog.manifest import CatalogPlan, PlannedShard, write_model_facts
 from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, WHATEVER_THERE_IS, Computing
 from pipeline.classification.deadline import Deadline, Forecast, in_time
 from pipeline.classification.decided import checked_contents, class_shares, decided, model_facts
-from pipeline.classification.missing_parts import find_parts
+from pipeline.classification.missing_parts import PartsFound, find_parts
 from pipeline.classification.plan import plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_work import CatalogWork
@@ -145,40 +145,49 @@ def classify(
         storage.prepare_folder(folder, (LEDGER_FOLDER,))
         write_model_facts(folder, model_facts(bundle, CatalogContents.from_settings(plan.settings)))
         found = find_parts(folder, plan)
-        for part in found.damaged:
-            say(f"{folder}/{part} is not what was written: it is made anew")
-        summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
-        for entry in found.done:
-            summary.take(entry)
-        summary.skipped_parts = len(found.done)
+        summary = _summary_of(catalog, folder, plan, found)
         if not (found.missing or found.adopted):
             return summary
         with Ledger(folder, len(found.missing)) as ledger:
             for entry in found.adopted:
                 ledger.add(entry)
-            if not found.missing:
-                return summary
-            reader = CutoutReader.of(bundle)
-            work = CatalogWork(
-                bundle_place(bundle_path), plan.model_id, plan.settings, folder, computing.engine, reader
-            )
-            started = time.monotonic()
-            with progress("classifying", plan.rows, summary.rows) as advance:
+            if found.missing:
+                place, reader = bundle_place(bundle_path), CutoutReader.of(bundle)
+                work = CatalogWork(place, plan.model_id, plan.settings, folder, computing.engine, reader)
                 entries = _entries(work, found.missing, where, computing)
                 if deadline is not None:
                     left = None if plan.rows is None else plan.rows - summary.rows
-                    entries = in_time(
-                        entries, Forecast(deadline, left, partial(_room, computing), computing.workers)
-                    )
-                for entry in entries:
-                    lease.check()
-                    ledger.add(replace(entry, run=ledger.run))
-                    summary.take(entry)
-                    if not entry.failed:
-                        summary.computed += entry.rows
-                        advance(entry.rows)
-            summary.seconds = time.monotonic() - started
+                    room = partial(_room, computing)
+                    entries = in_time(entries, Forecast(deadline, left, room, computing.workers))
+                _take_down(entries, lease, ledger, summary, plan.rows)
     return summary
+
+
+def _summary_of(catalog: str, folder: str, plan: CatalogPlan, found: PartsFound) -> CatalogSummary:
+    """What there is before the work begins."""
+    for part in found.damaged:
+        say(f"{folder}/{part} is not what was written: it is made anew")
+    summary = CatalogSummary(catalog, [f"{folder}/{part}" for part in plan.shards])
+    for entry in found.done:
+        summary.take(entry)
+    summary.skipped_parts = len(found.done)
+    return summary
+
+
+def _take_down(
+    entries: Iterator[LedgerEntry], lease: Lease, ledger: Ledger, summary: CatalogSummary, rows: int | None
+) -> None:
+    """Note what becomes of the missing parts, as long as the catalog is this run's."""
+    started = time.monotonic()
+    with progress("classifying", rows, summary.rows) as advance:
+        for entry in entries:
+            lease.check()
+            ledger.add(replace(entry, run=ledger.run))
+            summary.take(entry)
+            if not entry.failed:
+                summary.computed += entry.rows
+                advance(entry.rows)
+    summary.seconds = time.monotonic() - started
 
 
 def usable_bundle(bundle_path: str, contents: CatalogContents, computing: Computing) -> ModelBundle:
@@ -212,11 +221,12 @@ def _entries(
     if actors.where_decoded:
         say(actors.where_decoded)
     if where.here:
-        return classify_here(work, missing, where.cluster.cpus)
+        yield from classify_here(work, missing, where.cluster.cpus)
+        return
     # Here, since it takes a second to import.
     from pipeline.classification.shard_stream import classify_shards
 
-    return classify_shards(work, missing, actors)
+    yield from classify_shards(work, missing, actors)
 
 
 def _room(computing: Computing) -> int:

@@ -10,13 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.recipe_sections import RgbSettings
@@ -29,6 +26,9 @@ from hiwl_core.statuses import (
     UnreadableCutout,
 )
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, seen_share
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "EvalTransform",
@@ -120,6 +120,10 @@ class EvalTransform:
         pixels = center_crop(np.asarray(image), crop)
         if size == crop:
             return pixels
+        # Here, since it takes a second, which who only looks whether an image can be read need not wait for.
+        import torch
+        from torch.nn.functional import interpolate
+
         # Channels last in memory, for which PyTorch has vector instructions.
         batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         scaled = interpolate(batch, (size, size), mode="bilinear", antialias=True)
@@ -280,6 +284,8 @@ def normalize(pixels: Tensor, mean: tuple[float, ...] | Tensor, std: tuple[float
     -------
     Tensor of float32, shape (N, 3, H, W), channels last in memory
     """
+    import torch
+
     scale = torch.as_tensor(std, device=pixels.device) * 255.0
     shift = torch.as_tensor(mean, device=pixels.device) * 255.0
     # A permuted (N, H, W, 3) tensor is what "channels last" means: no copy is needed.

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,10 @@ def test_what_a_training_took_is_what_it_took(shards: list[str]) -> None:
 def test_without_a_readable_cutout_it_is_a_mistake(shards: list[str]) -> None:
     with pytest.raises(UserError, match="no readable cutout of 500 px or more with a label in"):
         drawn(shards, smallest=500)
+
+
+def test_who_reads_for_a_training_does_not_load_the_networks() -> None:
+    # PyTorch takes a second and 200 MB, in each process that reads.
+    code = "import sys, pipeline.training.cutout_store; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

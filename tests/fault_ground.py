@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
 from pipeline import storage
+from pipeline.own_ray import bare_node
 from tests.conftest import at_work
 from tests.drawings import write_labeled_shard
 from tests.fault_runs import Run, ready, small_disk
@@ -40,8 +41,13 @@ WAYS = {
 }
 """Whether who classifies reads too, or other tasks do: the nodes beside the head, and words of a command."""
 STARTS_OF_A_NODE = 3
-# Of nodes that are gone.
-QUICK_TO_NOTICE = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+# Nodes that are gone are soon noticed, and no process is started that nobody asked for.
+CLUSTER = {
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 4,
+    "prestart_worker_first_driver": False,
+    "enable_metrics_collection": False,
+}
 
 
 @dataclass
@@ -157,9 +163,11 @@ def make_ground(work: Path, model: str, way: str = "fused") -> Iterator[Ground]:
         store = stores.enter_context(serve(work / "store", port))
         network = stack.enter_context(flaky(store.endpoint, seed=0))
         disk = stack.enter_context(small_disk(work / "disk", DISK))
+        # Those that are started later too.
+        stack.enter_context(bare_node())
         # Workers have the environment of their node.
         with patch.dict("os.environ", {"AWS_ENDPOINT_URL": network.endpoint}):
-            head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
+            head = {"num_cpus": 0, "include_dashboard": False, "_system_config": CLUSTER}
             cluster = Cluster(initialize_head=True, head_node_args=head)
             stack.callback(cluster.shutdown)
             for node in WAYS[way][0]:

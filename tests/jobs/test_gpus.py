@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline.own_ray import OWN_RAY, bare_node
 from tests.conftest import TINY, TinyData, hiwl
 
 # A guard against a hang: it takes some ten seconds where nothing else runs.
@@ -21,7 +22,9 @@ def told_of_a_gpu() -> Iterator[str]:
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, which would be used")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "num_gpus": 1})
+    with bare_node():
+        head = {"num_cpus": 3, "num_gpus": 1, "_system_config": OWN_RAY}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster.address
     cluster.shutdown()
 

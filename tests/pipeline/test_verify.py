@@ -33,13 +33,13 @@ from tests.drawings import CLASSES, write_labeled_shard
 
 
 @pytest.fixture(scope="module")
-def made(random_model: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(random_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three shards of five galaxies, ``sky``, and their catalog, ``catalog``."""
     folder = tmp_path_factory.mktemp("made")
     for index in range(3):
         path = folder / "sky" / f"sky-{index:05d}-of-00003.parquet"
         write_labeled_shard(path, dict.fromkeys(CLASSES, 1), first_id=1000 * index)
-    classify(random_model, str(folder / "sky"), str(folder / "catalog"), computing=Computing(workers=1))
+    classify(random_model, str(folder / "sky"), str(folder / "catalog"))
     return folder
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,26 +19,20 @@ from hiwl_core.class_prior import move_prior
 from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.cutout_reader import CutoutReader
 from hiwl_core.decoding import Scratch
-from hiwl_core.engines import EngineChoice, choose_engine, create_engine
+from hiwl_core.engines import EngineChoice, choose_engine
 from hiwl_core.fitted import ADAPTIVE, Setting, Views
 from hiwl_core.flags import PART_MISSING, SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
 from hiwl_core.looks import Stage
-from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.stage_engine import stage_engine
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.unobserved import FLAGGED_UNOBSERVED_SHARE
 from hiwl_core.views import MOST_VIEWS
 
-__all__ = ["CascadeClassifier", "default_cache"]
+__all__ = ["CascadeClassifier"]
 
 # A cutout that is magnified by more shows less than the galaxies that the model was trained on.
 MOST_MAGNIFIED = 1.5
-
-
-def default_cache() -> Path:
-    """Where exported graphs are kept: ``$HIWL_CACHE``, else ``hiwl`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HIWL_CACHE") or Path(home) / "hiwl")
 
 
 class CascadeClassifier:
@@ -156,9 +148,7 @@ class CascadeClassifier:
 
     def _stage(self, name: str, views: Views) -> Stage:
         bundle = self._bundle
-        # A bundle that was never saved has no name to be found again by.
-        cache = default_cache() if bundle.model_id else None
-        engine = create_engine(stage_graph(bundle, name), self.engine, cache, f"{bundle.model_id}-{name}")
+        engine = stage_engine(bundle, name, self.engine)
         if views == ADAPTIVE:
             return Stage(engine, MOST_VIEWS, bundle.fitted.margins[name])
         return Stage(engine, int(views))

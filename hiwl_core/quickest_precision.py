@@ -8,8 +8,9 @@ import numpy as np
 
 from hiwl_core.bundle import ModelBundle
 from hiwl_core.device import ComputePlan, cpu_has_bfloat16
-from hiwl_core.engines import Engine, choose_engine, create_engine, openvino_available
+from hiwl_core.engines import Engine, choose_engine, openvino_available
 from hiwl_core.seen_galaxies import stage_graph
+from hiwl_core.stage_engine import stage_engine
 from hiwl_core.taxonomy import FIRST_STAGE
 
 __all__ = ["quickest_precision"]
@@ -51,12 +52,15 @@ def quickest_precision(
     candidates = [name for name in bundle.fitted.precisions if worth_trying[name]]
     if len(candidates) < 2:
         return "float32", {}
-    graph = stage_graph(bundle, FIRST_STAGE)
+    # Of the graph that they have in common the first exports it, and who classifies then has it too.
     engines = {
-        name: create_engine(graph, choose_engine(precision=name, compute=compute, threads=threads))
+        name: stage_engine(
+            bundle, FIRST_STAGE, choose_engine(precision=name, compute=compute, threads=threads)
+        )
         for name in candidates
     }
-    pixels = np.zeros((max(engine.batch_size for engine in engines.values()), *graph.pixel_shape), np.uint8)
+    most = max(engine.batch_size for engine in engines.values())
+    pixels = np.zeros((most, *stage_graph(bundle, FIRST_STAGE).pixel_shape), np.uint8)
     # By turns, so that what else the machine does falls on all alike; the first round warms up.
     rounds = [{name: _rate(engine, pixels) for name, engine in engines.items()} for _ in range(1 + ROUNDS)]
     rates = {name: float(np.median([taken[name] for taken in rounds[1:]])) for name in candidates}

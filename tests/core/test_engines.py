@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +26,12 @@ from hiwl_core.engines import (
     create_engine,
     probabilities,
 )
+from hiwl_core.engines.openvino_engine import exported_graph
 from hiwl_core.engines.quantization import quantize
 from hiwl_core.engines.torch_engine import TorchEngine
 from hiwl_core.errors import UserError
+from hiwl_core.quickest_precision import quickest_precision
+from hiwl_core.stage_engine import stage_engine
 from hiwl_core.views import seen_views, symmetries, turned
 from tests.bundles import random_bundle
 from tests.drawings import CLASSES, draw_galaxy
@@ -280,6 +285,31 @@ def test_the_exported_graph_is_cached_and_a_damaged_one_is_made_anew(
     mended = openvino_with(tmp_path, "model-stage1", bundle_folder, pixels)
     np.testing.assert_array_equal(first, mended)
     assert (place / "stage.xml").stat().st_size > 1000
+
+
+def test_a_trial_of_precisions_exports_once_for_all_and_for_who_classifies(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def exported(graph: StageGraph, batch_size: int) -> Any:
+        made.append(batch_size)
+        return exported_graph(graph, batch_size)
+
+    monkeypatch.setenv("HIWL_CACHE", str(tmp_path))
+    monkeypatch.setattr("hiwl_core.engines.openvino_engine.exported_graph", exported)
+    monkeypatch.setattr("hiwl_core.quickest_precision.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("hiwl_core.quickest_precision.SECONDS_OF_A_TRIAL", 0.01)
+    bundle = load_bundle(bundle_folder)
+    validated: Any = SimpleNamespace()
+    both = {f"1/{precision}": validated for precision in ("float32", "bfloat16")}
+    bundle = replace(bundle, fitted=replace(bundle.fitted, settings=both))
+    precision, rates = quickest_precision(bundle, CPU, 1)
+    assert set(rates) == {"float32", "bfloat16"}
+    stage_engine(bundle, "stage1", choose_engine("openvino", precision, CPU))
+    assert len(made) == 1
+    (place,) = tmp_path.iterdir()
+    assert place.name.startswith(f"{bundle.model_id}-stage1-")
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(

@@ -32,8 +32,7 @@ from pipeline.cutouts.assignment import assign
 from pipeline.cutouts.cutting import cut
 from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
-from pipeline.cutouts.tile_pixels import TilePixels
-from pipeline.cutouts.tiles import join_tiles
+from pipeline.cutouts.tiles import TilePixels, join_tiles
 from pipeline.shards.wanted_scale import WantedScale
 
 SCALE = 0.2

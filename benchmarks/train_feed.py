@@ -46,7 +46,7 @@ from hiwl_core.training import StageLearner
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns, list_shards
-from pipeline.training.checks import stage_preprocessing
+from pipeline.training.checks import StageSetup, stage_preprocessing
 from pipeline.training.cutout_blocks import CutoutBlocks
 from pipeline.training.cutout_store import load_cutouts
 from pipeline.training.epoch_plan import Batch
@@ -55,7 +55,6 @@ from pipeline.training.labeled_shards import check_labeled
 from pipeline.training.run_folder import RunFolder
 from pipeline.training.stage_epochs import StageJob, stage_learner, train_epoch
 from pipeline.training.stage_fit import stage_trainer, worker_compute
-from pipeline.training.stage_setup import StageSetup
 
 STAGE = "stage1"
 BATCHES_IN_MEMORY = 8

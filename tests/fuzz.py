@@ -38,8 +38,7 @@ from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from pipeline.cutouts.positions import PositionColumns, read_positions
 from pipeline.cutouts.tile_headers import Wanted, describe_files
-from pipeline.cutouts.tile_pixels import TilePixels
-from pipeline.cutouts.tiles import join_tiles
+from pipeline.cutouts.tiles import TilePixels, join_tiles
 from pipeline.ingestion.images import pack_image
 from pipeline.ingestion.labels import read_labels
 from pipeline.shards.cutout_shards import Columns, check_columns, iter_rows

@@ -18,7 +18,7 @@ from pipeline.cutouts.cutout_plan import (
     make_cutout_plan,
     read_tiles,
 )
-from pipeline.cutouts.pieces import pieces_folder, pieces_path
+from pipeline.cutouts.cutting import pieces_folder, pieces_path
 from pipeline.cutouts.positions import PositionColumns
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.cutouts.tiles import Tile

@@ -13,8 +13,7 @@ import pyarrow as pa
 from hiwl_core.stamps import FinishedStamp, StampSettings
 from pipeline import storage
 from pipeline.cutouts.cutting import cut, cut_pieces, stitched
-from pipeline.cutouts.tile_pixels import TilePixels
-from pipeline.cutouts.tiles import Tile, tile_of
+from pipeline.cutouts.tiles import Tile, TilePixels, tile_of
 from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns, iter_rows
 from pipeline.shards.shard_groups import ShardToRead, checked_rows
 from pipeline.shards.webdataset import STATUS_COLUMN

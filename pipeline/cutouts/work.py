@@ -9,10 +9,8 @@ import pyarrow as pa
 
 from hiwl_core.errors import UserError
 from hiwl_core.stamps import FinishedStamp, StampSettings
-from pipeline.cutouts.cutting import cut, cut_pieces, stitched
-from pipeline.cutouts.pieces import pieces_path, read_pieces, write_pieces
-from pipeline.cutouts.tile_pixels import TilePixels
-from pipeline.cutouts.tiles import Tile
+from pipeline.cutouts.cutting import cut, cut_pieces, pieces_path, read_pieces, stitched, write_pieces
+from pipeline.cutouts.tiles import Tile, TilePixels
 from pipeline.ingestion.folder import IngestFolder, ShardRecord
 from pipeline.ingestion.shard_plan import ShardToWrite, read_objects
 from pipeline.shards.cutout_shards import SHARD_SCHEMA

@@ -18,13 +18,17 @@ from hiwl_core.sampling import batch_bounds
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
+from pipeline.cluster import ClusterResources
+from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.training.feed import FEED_CPUS
 from pipeline.training.held_out import HeldOut
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
 from pipeline.training.run_folder import RunFolder
 
 __all__ = [
+    "StageSetup",
     "TrainingPlan",
     "check_classes",
     "check_workers",
@@ -32,6 +36,7 @@ __all__ = [
     "initial_weights",
     "plan_training",
     "stage_preprocessing",
+    "stage_setup",
 ]
 
 # Before the path or the name of a model bundle whose weights a stage starts from.
@@ -246,3 +251,53 @@ def _description(
         **({"held_out": {**held_out.describe(), "galaxies": counts}} if held_out else {}),
         **({"scale": train_shards.scale.to_dict()} if train_shards.scale.asked else {}),
     }
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """How many workers train, and on what."""
+
+    workers: int
+    gpu: bool
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What each takes, by Ray's names."""
+        return {"CPU": 1.0, **({"GPU": 1.0} if self.gpu else {})}
+
+
+def stage_setup(
+    recipe: Recipe, counts: dict[str, int], cluster: ClusterResources, workers: int | None, gpu: bool | None
+) -> StageSetup:
+    """How many workers train a recipe, and whether on GPUs.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    counts : dict of int
+        Training galaxies of each class.
+    cluster : ClusterResources
+    workers, gpu
+        As asked for.
+
+    Raises
+    ------
+    UserError
+        If there are too few CPUs, or images in a batch, for so many.
+    """
+    gpu = cluster.gpus > 0 if gpu is None else gpu
+    if not workers:
+        workers = default_workers(recipe, cluster.gpus if gpu else 0)
+        if gpu and workers < cluster.gpus:
+            say(
+                f"{workers} of {cluster.gpus} GPUs: more would have too few images of each batch for batch "
+                "normalization; a larger batch_size uses more, or --workers"
+            )
+    check_workers(recipe, counts, workers)
+    # A cluster that has nothing yet is an autoscaled one, which will start what is asked for.
+    if 0 < cluster.cpus < workers + FEED_CPUS:
+        raise UserError(
+            f"{workers} workers and the decoding of their images need {workers + 1} CPUs, the cluster has "
+            f"{cluster.cpus}: give fewer --workers"
+        )
+    return StageSetup(workers, gpu)

@@ -30,9 +30,9 @@ from pipeline import storage
 from pipeline.cores import usable_cores
 from pipeline.mistakes import user_error_in
 from pipeline.retry_policy import STAGE_FAILURES
+from pipeline.training.checks import StageSetup
 from pipeline.training.run_folder import BEST_KEPT, WEIGHTS, Candidate, RunFolder
 from pipeline.training.stage_epochs import History, StageJob, best_weights, run_epochs
-from pipeline.training.stage_setup import StageSetup
 from pipeline.waiting import waiting_lines
 
 __all__ = [

@@ -29,11 +29,13 @@ from pipeline.relay import relayed_lines
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.checks import (
+    StageSetup,
     TrainingPlan,
     check_classes,
     initial_weights,
     plan_training,
     stage_preprocessing,
+    stage_setup,
 )
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.finishing import finished
@@ -43,7 +45,6 @@ from pipeline.training.pairs import StageCandidates, score_pairs
 from pipeline.training.run_folder import Candidate, RunFolder
 from pipeline.training.small_training import is_small_training, small_training
 from pipeline.training.stage_epochs import StageJob
-from pipeline.training.stage_setup import StageSetup, stage_setup
 from pipeline.training.stores import Stores, load_stores, sampled
 from pipeline.training.tracking import WantedTracker, parse_trackers, tracked
 from pipeline.waiting import waiting_lines

@@ -8,8 +8,8 @@ from ray._private import worker
 from ray.util import placement_group, remove_placement_group
 
 from pipeline.ray_messages import in_lines, line_of
+from pipeline.training.checks import StageSetup
 from pipeline.training.stage_fit import room_waited_for
-from pipeline.training.stage_setup import StageSetup
 from pipeline.waiting import waiting_lines
 
 # Of Ray 2.60, when a node is killed.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
+from pipeline.ingestion.text_tables import inferred, named_column, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, check_columns, list_shards
 from pipeline.shards.object_ids import check_id_texts, first_duplicate, integer_ids
 from pipeline.shards.parquet_rows import iter_parquet, whole_parquet
@@ -141,13 +141,4 @@ def _names(path: str, there: Sequence[str], columns: PositionColumns) -> dict[st
         "ra": (columns.ra, RA_NAMES, "--ra-column"),
         "dec": (columns.dec, DEC_NAMES, "--dec-column"),
     }
-    found: dict[str, str] = {}
-    for standard, (given, usual, option) in wanted.items():
-        name = next((one for one in ((given,) if given else usual) if one in there), None)
-        if name is None:
-            missing = repr(given) if given else " or ".join(map(repr, usual))
-            raise UserError(
-                f"no column {missing} in {path}: it has {', '.join(there)}; name it with {option}"
-            )
-        found[standard] = name
-    return found
+    return {standard: named_column(path, there, *how) for standard, how in wanted.items()}

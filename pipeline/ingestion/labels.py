@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 
 from hiwl_core.errors import UserError
 from hiwl_core.image_formats import IMAGE_SUFFIXES
-from hiwl_core.near_names import or_meant
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline.ingestion.split import SKY, Split, sky_cells
-from pipeline.ingestion.text_tables import inferred, numbers, read_text_table
+from pipeline.ingestion.text_tables import inferred, named_column, numbers, read_text_table
 from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.shards.object_ids import check_id_texts, first_duplicate
 from pipeline.shards.parquet_rows import check_row_count, whole_parquet
@@ -143,8 +142,8 @@ def read_labels(
     """
     group_by = split.group_by if split else None
     table, names, as_text = _read_table(path, [id_column, class_column, group_by, *carry])
-    id_name = _column(path, names, id_column, ID_COLUMNS, "--labels-id-column")
-    class_name = _column(path, names, class_column, CLASS_COLUMNS, "--labels-class-column")
+    id_name = named_column(path, names, id_column, ID_COLUMNS, "--labels-id-column")
+    class_name = named_column(path, names, class_column, CLASS_COLUMNS, "--labels-class-column")
 
     columns = {"id": _texts(path, table, id_name), "label": _texts(path, table, class_name)}
     columns["label"] = pc.if_else(pc.equal(columns["label"], ""), None, columns["label"])
@@ -186,7 +185,7 @@ def read_classes(path: str, column: str | None = None) -> list[str | None]:
         If there is no such table or column.
     """
     table, names, _ = _read_table(path, [column])
-    name = _column(path, names, column, CLASS_COLUMNS, "--class-column")
+    name = named_column(path, names, column, CLASS_COLUMNS, "--class-column")
     found: list[str | None] = _texts(path, table, name).to_pylist()
     return found
 
@@ -226,21 +225,6 @@ def _read_table(path: str, wanted: Sequence[str | None]) -> tuple[pa.Table, list
         if names:
             check_row_count(int(parquet.metadata.num_rows), table.num_rows)
         return with_class_names(table, class_names(parquet.schema_arrow)), there, False
-
-
-def _column(path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> str:
-    for name in usual if given is None else (given,):
-        if name in names:
-            return name
-    wanted = " or ".join(map(repr, usual)) if given is None else repr(given)
-    if any(re.fullmatch(r"[+-]?[0-9.]+", name) for name in names):
-        raise UserError(
-            f"the first line of {path} is {','.join(names)!r}, which looks like an object: the names of the "
-            "columns are wanted there, such as id,class"
-        )
-    near = (or_meant(name, names, f"{option} {{}}") for name in ((given,) if given else usual))
-    mend = next(filter(None, near), f"; name it with {option}")
-    raise UserError(f"no column {wanted} in {path}: it has {', '.join(names)}{mend}")
 
 
 def _texts(path: str, table: pa.Table, name: str) -> pa.Array:

@@ -102,23 +102,24 @@ class Listing:
             self.other_files += len(tables)
         else:
             self.tables = sorted(tables)
-        if not self.images and not self.tables and self._bands:
+        if self.images or self.tables:
+            return
+        if self._bands:
             raise UserError(
                 f"no set of FITS files in {self.place!r}: names such as 1234-{self._bands[0]}.fits, "
                 f"1234_{self._bands[0]}.fits or 1234.{self._bands[0]}.fits are wanted for --bands "
                 f"{','.join(self._bands)}, and there are {self.other_files} other files"
             )
-        if not self.images and not self.tables and tars:
+        if tars:
             raise UserError(
                 f"{self.place!r} has WebDataset tars: they are shards already, which train, evaluate and "
                 "classify read in place"
             )
-        if not self.images and not self.tables:
-            raise UserError(
-                f"no image in {self.place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or "
-                f"{TABLE_SUFFIX} files are wanted, and there are {self.other_files} other files (globs need "
-                "quotes)"
-            )
+        raise UserError(
+            f"no image in {self.place!r}: {' or '.join(IMAGE_SUFFIXES)} files, a zip of them, or "
+            f"{TABLE_SUFFIX} files are wanted, and there are {self.other_files} other files (globs need "
+            "quotes)"
+        )
 
     def _is_image(self, name: str) -> bool:
         if not self._bands:

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from hiwl_core.compressed import unpacked
 from hiwl_core.errors import UserError, words_of
 from hiwl_core.fits_cutouts import is_fits
 from hiwl_core.fits_headers import quiet_astropy
+from hiwl_core.near_names import or_meant
 from hiwl_core.statuses import UnreadableCutout
 from pipeline import storage
 from pipeline.shards.plain_columns import class_names, texts, with_class_names
 
-__all__ = ["inferred", "numbers", "read_text_table"]
+__all__ = ["inferred", "named_column", "numbers", "read_text_table"]
 
 MOST_BYTES = 4 * 2**30
 """Of a table that is unpacked."""
@@ -112,6 +114,42 @@ def _delimiter(line: bytes) -> str:
     """A comma, unless there is none and there is another: spreadsheets of many countries write semicolons."""
     others = (delimiter for delimiter in "\t;" if delimiter.encode() in line and b"," not in line)
     return next(others, ",")
+
+
+def named_column(
+    path: str, names: Sequence[str], given: str | None, usual: Sequence[str], option: str
+) -> str:
+    """The column of a table that is called as it was said, or by the first usual name that there is.
+
+    Parameters
+    ----------
+    path : str
+        Of the table, for messages.
+    names : sequence of str
+        Of its columns.
+    given : str or None
+        By the user.
+    usual : sequence of str
+    option : str
+        By which the user names it.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    for name in usual if given is None else (given,):
+        if name in names:
+            return name
+    wanted = " or ".join(map(repr, usual)) if given is None else repr(given)
+    if any(re.fullmatch(r"[+-]?[0-9.]+", name) for name in names):
+        raise UserError(
+            f"the first line of {path} is {','.join(names)!r}, which looks like an object: the names of the "
+            f"columns are wanted there, such as {usual[0]}"
+        )
+    near = (or_meant(name, names, f"{option} {{}}") for name in ((given,) if given else usual))
+    mend = next(filter(None, near), f"; name it with {option}")
+    raise UserError(f"no column {wanted} in {path}: it has {', '.join(names)}{mend}")
 
 
 def numbers(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,17 @@ from pipeline.reproduction.scores import ScoredPart
 from pipeline.shards.labeled_sample import LabeledSample, TrainedOn, sample_labeled
 from pipeline.training.checks import stage_preprocessing
 
-__all__ = ["PICTURES", "PictureFiles", "PictureInputs"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PICTURES", "PictureInputs"]
 
 # Of the training galaxies, as in the paper; of those that are scored no more either, for the time it takes.
 EMBEDDED = 5000
 SHOWN_PER_CLASS = 3
+
+Picture = tuple["Figure", list[str]]
+"""A figure, and what it shows in words."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,12 @@ class PictureInputs:
 
     Parameters
     ----------
-    name : str
-        Of its files.
     request : Request
     runs : mapping of str
         Run folders of the first seed, by method.
     scored : ScoredPart
     """
 
-    name: str
     request: Request
     runs: Mapping[str, str]
     scored: ScoredPart
@@ -81,29 +85,19 @@ class PictureInputs:
         )
 
 
-@dataclass(frozen=True)
-class PictureFiles:
-    """Files of a picture, by name, and what it shows in words."""
-
-    files: dict[str, bytes]
-    sentences: tuple[str, ...] = ()
-
-
-def confusion_picture(inputs: PictureInputs) -> PictureFiles:
+def confusion_picture(inputs: PictureInputs) -> Picture:
     """Table 3 as a heat map."""
-    from hiwl_core.figures import draw_confusion_heat_map, figure_files
+    from hiwl_core.figures import draw_confusion_heat_map
 
     taxonomy = inputs.request.recipe.taxonomy
     scores = inputs.scored.read(inputs.runs["hiwl"], taxonomy)
     title = f"HIWL on {len(scores.ids):,} {inputs.scored.name} galaxies"
-    return PictureFiles(
-        figure_files(draw_confusion_heat_map(scores.confusion, taxonomy.classes, title), inputs.name)
-    )
+    return draw_confusion_heat_map(scores.confusion, taxonomy.classes, title), []
 
 
-def augmentation_picture(inputs: PictureInputs) -> PictureFiles:
+def augmentation_picture(inputs: PictureInputs) -> Picture:
     """Figure 4: a spiral on its way through the train transform."""
-    from hiwl_core.figures import draw_augmentation_steps, figure_files
+    from hiwl_core.figures import draw_augmentation_steps
 
     recipe = inputs.request.recipe
     sample = inputs.galaxies(inputs.request.train_shards, per_class=1)
@@ -117,12 +111,12 @@ def augmentation_picture(inputs: PictureInputs) -> PictureFiles:
         f"Galaxy {sample.ids[row]}",
         recipe.rgb,
     )
-    return PictureFiles(figure_files(figure, inputs.name))
+    return figure, []
 
 
-def learning_picture(inputs: PictureInputs) -> PictureFiles:
+def learning_picture(inputs: PictureInputs) -> Picture:
     """Figure 5: loss and accuracy of the stages by epoch."""
-    from hiwl_core.figures import draw_learning_curves, figure_files
+    from hiwl_core.figures import draw_learning_curves
 
     folder = inputs.runs["hiwl"]
     epochs, kept, sentences = {}, {}, []
@@ -139,16 +133,16 @@ def learning_picture(inputs: PictureInputs) -> PictureFiles:
             sentence += f"; in the paper {paper.epochs} epochs, the best {_best_epochs(paper.best)}"
         sentences.append(f"{sentence}.")
     figure = draw_learning_curves(epochs, kept)
-    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
+    return figure, sentences
 
 
 def _best_epochs(accuracies: Mapping[int, float]) -> str:
     return ", ".join(f"{accuracy:.4f} (epoch {epoch})" for epoch, accuracy in sorted(accuracies.items()))
 
 
-def embedding_picture(inputs: PictureInputs) -> PictureFiles:
+def embedding_picture(inputs: PictureInputs) -> Picture:
     """Figure 6: features of the plain network and of HIWL, each class by the stage that owns it."""
-    from hiwl_core.figures import EmbeddingPanel, draw_embedding_map, figure_files
+    from hiwl_core.figures import EmbeddingPanel, draw_embedding_map
 
     recipe, taxonomy = inputs.request.recipe, inputs.request.recipe.taxonomy
     # A recipe that is content with a sample shows no more.
@@ -174,12 +168,12 @@ def embedding_picture(inputs: PictureInputs) -> PictureFiles:
                 )
         panels.append(row)
     figure = draw_embedding_map(panels, ["plain", "HIWL"], list(samples), taxonomy.classes)
-    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
+    return figure, sentences
 
 
-def attention_picture(inputs: PictureInputs) -> PictureFiles:
+def attention_picture(inputs: PictureInputs) -> Picture:
     """Figure 7: where the plain network and HIWL look, for some galaxies of each class."""
-    from hiwl_core.figures import AttentionExample, draw_attention_grid, figure_files
+    from hiwl_core.figures import AttentionExample, draw_attention_grid
 
     taxonomy = inputs.request.recipe.taxonomy
     sample = inputs.galaxies(inputs.scored.shards, per_class=SHOWN_PER_CLASS)
@@ -204,10 +198,10 @@ def attention_picture(inputs: PictureInputs) -> PictureFiles:
         for row, (index, identifier) in enumerate(zip(sample.class_indices, sample.ids, strict=True))
     ]
     figure = draw_attention_grid(examples, list(maps), taxonomy.classes)
-    return PictureFiles(figure_files(figure, inputs.name), tuple(sentences))
+    return figure, sentences
 
 
-PICTURES: dict[str, Callable[[PictureInputs], PictureFiles]] = {
+PICTURES: dict[str, Callable[[PictureInputs], Picture]] = {
     "confusion": confusion_picture,
     "figure4": augmentation_picture,
     "figure5": learning_picture,

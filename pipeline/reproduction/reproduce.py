@@ -240,11 +240,13 @@ def _make(name: str, experiment: Experiment, chosen: Runs, request: Request) -> 
         files[f"{name}.csv"] = paper_table.numbers.to_csv(index=False, float_format="%.6f").encode()
         files[f"{name}.md"] = _markdown(experiment.title, paper_table).encode()
     if experiment.kind in PICTURES:
+        from hiwl_core.figures import figure_files
+
         first_seed = {method: of_seeds[0].folder for (_, method), of_seeds in chosen.items()}
-        inputs = PictureInputs(name, request, first_seed, request.scored(experiment))
-        picture = PICTURES[experiment.kind](inputs)
-        files |= picture.files
-        sentences += picture.sentences
+        inputs = PictureInputs(request, first_seed, request.scored(experiment))
+        figure, shown = PICTURES[experiment.kind](inputs)
+        files |= figure_files(figure, name)
+        sentences += tuple(shown)
     for file, content in files.items():
         storage.write_bytes(f"{request.out}/{file}", content)
     return MadeTable(experiment.title, table, sentences, tuple(f"{request.out}/{file}" for file in files))

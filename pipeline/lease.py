@@ -128,7 +128,7 @@ class Lease:
     def sign(self, running: bool = True) -> None:
         """Give a sign of life, unless another run has the folder."""
         place = _path(self._folder, self._number)
-        newest = _newest(self._folder)
+        newest = max(_numbers(self._folder), default=0)
         owner = _read(_path(self._folder, newest)) if newest else None
         if owner is None and not running:
             return
@@ -205,10 +205,6 @@ def _numbers(folder: str) -> list[int]:
     names = (path.rsplit("/", 1)[-1] for path, _ in storage.list_files(f"{folder}/{LEASE_FOLDER}"))
     stems = (name.removesuffix(".json") for name in names)
     return [int(stem) for stem in stems if stem.isdecimal()]
-
-
-def _newest(folder: str) -> int:
-    return max(_numbers(folder), default=0)
 
 
 def _read(path: str) -> dict[str, Any] | None:

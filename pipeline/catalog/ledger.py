@@ -198,7 +198,7 @@ def read_heartbeat(catalog: str) -> dict[str, Any] | None:
 
 def _read_segments(catalog: str) -> dict[str, list[LedgerEntry]]:
     entries: dict[str, list[LedgerEntry]] = defaultdict(list)
-    for content in storage.in_threads(_read_segment, _segments(catalog)):
+    for content in storage.in_threads(storage.read_bytes, _segments(catalog)):
         for line in content.split(b"\n"):
             if (entry := _entry(line)) is not None:
                 entries[entry.part].append(entry)
@@ -225,10 +225,6 @@ def _entry(line: bytes) -> LedgerEntry | None:
 
 def _segments(catalog: str) -> list[str]:
     return [name for name, _ in storage.list_files(f"{catalog}/{LEDGER_FOLDER}") if name.endswith(".jsonl")]
-
-
-def _read_segment(path: str) -> bytes:
-    return storage.read_bytes(path)
 
 
 def _write_segment(catalog: str, name: str, entries: Iterable[LedgerEntry | str]) -> None:

@@ -88,7 +88,9 @@ def plan_positions(
         For mistakes in the tiles and the table; and if the catalog is of other ones, or of shards.
     """
     entries = tile_entries(place)
-    cutting = _plain({"TILES": place, **options.describe(), "digest": digest_of(entries, options)})
+    described = {"TILES": place, **options.describe(), "digest": digest_of(entries, options)}
+    # As JSON keeps it.
+    cutting: dict[str, Any] = json.loads(json.dumps(described))
     folder = f"{catalog}/{FOLDER}"
     if is_catalog(catalog):
         _check_same(catalog, read_plan(catalog).settings.get("cutting"), cutting)
@@ -176,8 +178,3 @@ def _check_same(catalog: str, there: dict[str, Any] | None, now: dict[str, Any])
             if option == "digest":
                 what = f"the files of {now['TILES']} or {now['POSITIONS']} have changed"
             raise UserError(f"{catalog} is of other cutouts: {what}; choose another folder for the catalog")
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(value))
-    return plain

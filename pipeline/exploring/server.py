@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -266,10 +267,6 @@ def _ends(text: str | None) -> tuple[float, float] | None:
         low, high = sorted(map(float, text.split(",")))
     except ValueError:
         raise UserError(f"ends {text!r}: two numbers are wanted") from None
-    if not low < high or not all(map(_finite, (low, high))):
+    if not low < high or not all(map(math.isfinite, (low, high))):
         raise UserError(f"ends {text!r}: two different numbers are wanted")
     return low, high
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

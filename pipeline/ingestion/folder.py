@@ -263,8 +263,10 @@ def _difference(begun: IngestPlan, now: IngestPlan) -> str | None:
     """The first difference of two plans' sources and settings, in the user's words."""
     if begun.place != now.place:
         return f"it is from {begun.place}, not from {now.place}"
-    for option in {**begun.settings, **now.settings}:
-        old, new = (_plain(plan.settings.get(option)) for plan in (begun, now))
+    # As JSON keeps them: a tuple there is a list here.
+    there, here = (json.loads(json.dumps(plan.settings)) for plan in (begun, now))
+    for option in {**there, **here}:
+        old, new = there.get(option), here.get(option)
         if old != new:
             what = "" if option == "--labels" and old and new else f" ({old!r} there, now {new!r})"
             return f"{option} is not the same{what}"
@@ -273,10 +275,6 @@ def _difference(begun: IngestPlan, now: IngestPlan) -> str | None:
         what = count if begun.images != now.images else "other names, sizes or dates"
         return f"the files of the source {now.place} have changed ({what})"
     return None
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _names(folder: str) -> set[str]:

@@ -32,7 +32,7 @@ def check_source(source: str, out: str) -> str:
     place = storage.absolute(source)
     if not storage.exists(source) and not is_pattern(source):
         raise UserError(f"no file or folder {source!r}: check the path (globs need quotes)")
-    if _within(place, out) or _plain(place) == _plain(out):
+    if f"{_plain(place)}/".startswith(f"{_plain(out)}/"):
         raise UserError(f"{out!r} is where the source is: choose another folder for the shards")
     return place
 
@@ -195,10 +195,6 @@ def class_folder(path: str, place: str) -> str:
         return posixpath.basename(posixpath.dirname(path))
     first, slash, _ = path.removeprefix(place.rstrip("/") + "/").partition("/")
     return first if slash else ""
-
-
-def _within(name: str, folder: str) -> bool:
-    return _plain(name).startswith(_plain(folder) + "/")
 
 
 def _plain(path: str) -> str:

@@ -49,7 +49,9 @@ class Split:
         UserError
             If it is none.
         """
-        if not re.fullmatch(r"\d{1,6}(:\d{1,6}){1,2}", text) or not all(shares := _numbers(text)):
+        matched = re.fullmatch(r"\d{1,6}(:\d{1,6}){1,2}", text)
+        shares = tuple(map(int, text.split(":"))) if matched else (0,)
+        if not all(shares):
             raise UserError(
                 f"--split {text}: write shares such as 8:1:1 (train, val, test) or 9:1 (train, val)"
             )
@@ -122,7 +124,3 @@ def sky_cells(ra: pa.Array, dec: pa.Array) -> pa.Array:
         Longitude(longitude[placed], "deg"), Latitude(latitude[placed], "deg"), SKY_ORDER
     )
     return pa.array([str(cell) for cell in cells.tolist()], pa.string(), mask=~placed)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(":")))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -116,17 +116,13 @@ def shared_galaxies(labeled: LabeledShards, held_out: LabeledShards) -> dict[str
         here = one.directions[np.isfinite(one.directions[:, 0])]
         if tree is not None and len(here):
             near = tree.query_ball_point(here, 2 * np.sin(ARCSEC / 2))
-            found["position (1 arcsec)"][placed[_flat(near)]] = True
+            found["position (1 arcsec)"][placed[np.fromiter(chain.from_iterable(near), np.int64)]] = True
     return {key: int(rows.sum()) for key, rows in found.items() if rows.any()}
 
 
 def _mark(found: np.ndarray, some: pa.Array, among: pa.Array) -> None:
     """Note which values of an array are among some others."""
     found |= pc.is_in(among, value_set=some, skip_nulls=True).to_numpy(zero_copy_only=False)
-
-
-def _flat(lists: Iterable[list[int]]) -> np.ndarray:
-    return np.array([row for one in lists for row in one], dtype=np.int64)
 
 
 def _keys_of(labeled: LabeledShards, shard: int, with_images: bool) -> _Keys:

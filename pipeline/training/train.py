@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from operator import call
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +51,6 @@ from pipeline.training.tracking import WantedTracker, parse_trackers, tracked
 from pipeline.waiting import waiting_lines
 
 __all__ = ["TrainingResult", "run_training", "train"]
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -242,7 +241,7 @@ def _trained(
         }
         say(f"scoring {' x '.join(str(len(best)) for best in candidates.values())} checkpoints on validation")
         frequencies = recipe.taxonomy.member_frequencies(counts["train"])
-        run = small.run if small else _run
+        run = small.run if small else call
         pairs = run(score_pairs, recipe, stages, loaded["val"], frequencies, setup.gpu, counts["train"])
         folder.write_table("pairs.csv", pairs)
         provenance = {**plan.description, "class_counts": counts["train"], "ray": ray.__version__}
@@ -263,10 +262,6 @@ def _fit_on_ray(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Can
     from pipeline.training.stage_fit import fit_stage
 
     return fit_stage(job, folder, setup)
-
-
-def _run(function: Callable[..., Result], *arguments: Any) -> Result:
-    return function(*arguments)
 
 
 def _waited_for() -> list[str] | None:

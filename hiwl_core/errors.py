@@ -1,6 +1,9 @@
 """What can go wrong in words for the user: a mistake of theirs, or work that could not be finished."""
 
-__all__ = ["IncompleteError", "UserError", "words_of"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["IncompleteError", "UserError", "if_missing", "words_of"]
 
 
 class UserError(ValueError):
@@ -22,3 +25,18 @@ class IncompleteError(RuntimeError):
 def words_of(error: object, most: int | None = None) -> str:
     """What an error or a text says, on one line and of so many characters at most; else what it is."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+@contextmanager
+def if_missing(words: str) -> Iterator[None]:
+    """What is said, and how to install it, where a package is missing that only some use.
+
+    Raises
+    ------
+    UserError
+        With these words, if what is imported in the ``with`` block is not there.
+    """
+    try:
+        yield
+    except ImportError:
+        raise UserError(words) from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import if_missing
 from hiwl_core.simulated_morphology import Morphology
 
 __all__ = ["FRAME_R90", "encode_image", "pixel_scale", "render_bands", "require_galsim"]
@@ -46,10 +46,8 @@ def require_galsim() -> Any:
     UserError
         If GalSim is not installed.
     """
-    try:
+    with if_missing("simulating galaxies needs GalSim: pip install 'hiwl[simulate]'"):
         import galsim
-    except ImportError:
-        raise UserError("simulating galaxies needs GalSim: pip install 'hiwl[simulate]'") from None
     return galsim
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hiwl_core.errors import IncompleteError, UserError, words_of
+from hiwl_core.errors import IncompleteError, UserError, if_missing, words_of
 
 __all__ = ["HubPlace", "in_hub", "push_files", "reader"]
 
@@ -142,13 +142,11 @@ def push_files(files: Mapping[str, bytes], path: str, card: str, private: bool =
 def _hub() -> Any:
     """The package; without its progress bars, and without statistics of use."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
+    with if_missing(
+        "paths such as hf://owner/name need the package huggingface_hub: pip install 'hiwl[hub]'"
+    ):
         import huggingface_hub
         from huggingface_hub.utils import disable_progress_bars
-    except ImportError:
-        raise UserError(
-            "paths such as hf://owner/name need the package huggingface_hub: pip install 'hiwl[hub]'"
-        ) from None
     disable_progress_bars()
     return huggingface_hub
 

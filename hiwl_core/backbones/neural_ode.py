@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones.backbone_spec import any_size, galaxy_spec
 from hiwl_core.backbones.classifier import ImageClassifier
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 
 __all__ = ["SPEC"]
 
@@ -88,12 +88,9 @@ def adaptive_solver() -> Callable[[Derivative, Tensor], Tensor]:
     UserError
         If torchdiffeq is not installed.
     """
-    try:
-        # Its coefficients are tensors made when it is imported: not on the device of who builds a network.
-        with torch.device("cpu"):
-            from torchdiffeq import odeint
-    except ImportError:
-        raise UserError(f"{NAME} needs the package torchdiffeq: pip install 'hiwl[ode]'") from None
+    # Its coefficients are tensors made when it is imported: not on the device of who builds a network.
+    with if_missing(f"{NAME} needs the package torchdiffeq: pip install 'hiwl[ode]'"), torch.device("cpu"):
+        from torchdiffeq import odeint
 
     def solve(derivative: Derivative, state: Tensor) -> Tensor:
         times = torch.tensor([0.0, 1.0], device=state.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones.backbone_spec import BackboneSpec, Weights, multiples_of, under_trunk
 from hiwl_core.backbones.classifier import ImageClassifier
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 
 __all__ = ["PREFIX", "spec"]
 
@@ -81,10 +81,8 @@ def spec(name: str) -> BackboneSpec:
 
 
 def _timm() -> Any:
-    try:
+    with if_missing(f"backbones {PREFIX}<name> need the package timm: pip install 'hiwl[timm]'"):
         import timm
-    except ImportError:
-        raise UserError(f"backbones {PREFIX}<name> need the package timm: pip install 'hiwl[timm]'") from None
     return timm
 
 

@@ -16,7 +16,7 @@ import torch
 
 from hiwl_core.engines.engine import Pending, StageAnswer
 from hiwl_core.engines.graph import QuantizedGraph, StageGraph
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 from hiwl_core.views import turned
 
 __all__ = ["OpenVinoEngine", "exported_graph", "openvino_available", "openvino_package"]
@@ -113,10 +113,8 @@ def openvino_package() -> Any:
     if "openvino" not in sys.modules:
         # Makes the import of the sender fail, for which the converter has a stub.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
+    with if_missing("--engine openvino needs the package openvino: pip install openvino"):
         import openvino
-    except ImportError:
-        raise UserError("--engine openvino needs the package openvino: pip install openvino") from None
     return openvino
 
 

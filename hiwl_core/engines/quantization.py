@@ -17,7 +17,7 @@ import numpy as np
 
 from hiwl_core.engines.graph import QuantizedGraph, StageGraph
 from hiwl_core.engines.openvino_engine import exported_graph, openvino_package
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 
 __all__ = ["quantization_available", "quantize"]
 
@@ -80,9 +80,7 @@ def _first_and_last(model: Any) -> list[str]:
 
 def _nncf() -> Any:
     openvino_package()
-    try:
+    with if_missing("int8 graphs are made by the package nncf: pip install 'hiwl[int8]'"):
         import nncf
-    except ImportError:
-        raise UserError("int8 graphs are made by the package nncf: pip install 'hiwl[int8]'") from None
     nncf.set_log_level(logging.ERROR)
     return nncf

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 
 __all__ = ["Separation", "neighbor_purity", "separation", "silhouette", "tsne"]
 
 PCA_WIDTH = 50
+NEEDED = "maps of features need the package scikit-learn: pip install 'hiwl[figures]'"
 
 
 class Separation(NamedTuple):
@@ -52,7 +51,7 @@ def tsne(features: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.nd
     UserError
         If scikit-learn is missing, there are fewer than 4 galaxies, or a feature is not finite.
     """
-    with _needing_scikit_learn():
+    with if_missing(NEEDED):
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
 
@@ -116,7 +115,7 @@ def neighbor_purity(features: np.ndarray, class_indices: np.ndarray, neighbors: 
     UserError
         If scikit-learn is missing, or the lengths differ.
     """
-    with _needing_scikit_learn():
+    with if_missing(NEEDED):
         from sklearn.neighbors import NearestNeighbors
 
     classes = _checked(features, class_indices)
@@ -154,7 +153,7 @@ def silhouette(features: np.ndarray, class_indices: np.ndarray) -> float:
     UserError
         If scikit-learn is missing, or the lengths differ.
     """
-    with _needing_scikit_learn():
+    with if_missing(NEEDED):
         from sklearn.metrics import silhouette_samples
 
     classes = _checked(features, class_indices)
@@ -182,13 +181,3 @@ def _checked(features: np.ndarray, class_indices: np.ndarray) -> np.ndarray:
             f"features and classes must be of one length, not {len(features)} and {classes.shape}"
         )
     return classes
-
-
-@contextmanager
-def _needing_scikit_learn() -> Iterator[None]:
-    try:
-        yield
-    except ImportError:
-        raise UserError(
-            "maps of features need the package scikit-learn: pip install 'hiwl[figures]'"
-        ) from None

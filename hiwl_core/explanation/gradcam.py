@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hiwl_core.backbones import BackboneSpec, ImageClassifier
 from hiwl_core.cutouts import Preprocessing, normalize
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 from hiwl_core.views import seen_views
 
 __all__ = ["MIN_MAP_SIDE", "central_share", "explained_layer", "heat_maps"]
@@ -153,10 +153,8 @@ def central_share(maps: np.ndarray, side: float = 0.5) -> np.ndarray:
 
 
 def _method(model: ImageClassifier, entry: BackboneSpec, layer: str) -> Any:
-    try:
+    with if_missing("heat maps need the package grad-cam: pip install 'hiwl[figures]'"):
         from pytorch_grad_cam import GradCAM, HiResCAM
-    except ImportError:
-        raise UserError("heat maps need the package grad-cam: pip install 'hiwl[figures]'") from None
     method = GradCAM if layer == entry.gradcam_layer else HiResCAM
     return method(model, [model.get_submodule(layer)], reshape_transform=entry.feature_maps)
 

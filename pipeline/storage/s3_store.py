@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 from fsspec.asyn import sync
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
 from pipeline.storage.secret_urls import USER, check_no_secret
 
@@ -94,7 +94,7 @@ class S3Store:
                     f"{name} has a user or password in it: give credentials as AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, or as AWS_PROFILE"
                 )
-        try:
+        with if_missing("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'"):
             filesystem = fsspec.filesystem(
                 "s3",
                 anon=self.unsigned,
@@ -110,8 +110,6 @@ class S3Store:
                     "retries": {"mode": "standard", "total_max_attempts": 1},
                 },
             )
-        except ImportError:
-            raise UserError("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'") from None
         filesystem.retries = 1
         self._filesystem = filesystem
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hiwl_core.bundle import load_bundle
-from hiwl_core.errors import UserError, words_of
+from hiwl_core.errors import UserError, if_missing, words_of
 from pipeline import storage
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.tracking import recipe_settings
@@ -55,13 +55,9 @@ class MlflowTracker:
     def __init__(self, place: str, plan: TrainingPlan) -> None:
         for name, value in USED_BY_DEFAULT.items():
             os.environ.setdefault(name, value)
-        try:
+        with if_missing("--track mlflow needs the package mlflow-skinny: pip install 'hiwl[mlflow]'"):
             from mlflow.entities import Metric, Param
             from mlflow.tracking import MlflowClient
-        except ImportError:
-            raise UserError(
-                "--track mlflow needs the package mlflow-skinny: pip install 'hiwl[mlflow]'"
-            ) from None
         self._metric, self._param = Metric, Param
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, if_missing
 from pipeline import storage
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.tracking import recipe_settings
@@ -31,12 +31,8 @@ class TensorBoardTracker:
     """
 
     def __init__(self, place: str, plan: TrainingPlan) -> None:
-        try:
+        with if_missing("--track tensorboard needs the package tensorboard: pip install 'hiwl[tensorboard]'"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "--track tensorboard needs the package tensorboard: pip install 'hiwl[tensorboard]'"
-            ) from None
         folder = place or f"{plan.folder.path}/tensorboard"
         if "://" in folder:
             raise UserError(

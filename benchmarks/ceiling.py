@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from hiwl_core.bundle import load_bundle
+from hiwl_core.cached_engine import default_cache
 from hiwl_core.cutouts import EvalTransform, read_cutout
 from hiwl_core.decoding import Scratch
 from hiwl_core.engines import PRECISIONS, Engine, StageGraph, choose_engine, create_engine
-from hiwl_core.stage_engine import default_cache
 from pipeline.cluster import CPUS_AN_ACTOR
 from pipeline.cores import usable_cores
 

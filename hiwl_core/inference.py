@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hiwl_core.bundle import ModelBundle
+from hiwl_core.cached_engine import cached_engine
 from hiwl_core.cascade import CascadePrediction, combine_stages, routed
 from hiwl_core.cascade_stream import CascadeStream, DecodedBatch, Image, SeenBatch
 from hiwl_core.class_prior import move_prior
@@ -23,7 +24,6 @@ from hiwl_core.engines import EngineChoice, choose_engine
 from hiwl_core.fitted import ADAPTIVE, Setting, Views
 from hiwl_core.flags import PART_MISSING, SCALE_EXTRAPOLATED, UNLIKE, VIEWS_DISAGREE
 from hiwl_core.looks import Stage
-from hiwl_core.stage_engine import stage_engine
 from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import FIRST_STAGE
 from hiwl_core.unobserved import FLAGGED_UNOBSERVED_SHARE
@@ -148,7 +148,7 @@ class CascadeClassifier:
 
     def _stage(self, name: str, views: Views) -> Stage:
         bundle = self._bundle
-        engine = stage_engine(bundle, name, self.engine)
+        engine = cached_engine(bundle, name, self.engine)
         if views == ADAPTIVE:
             return Stage(engine, MOST_VIEWS, bundle.fitted.margins[name])
         return Stage(engine, int(views))

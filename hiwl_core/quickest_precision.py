@@ -7,10 +7,10 @@ import time
 import numpy as np
 
 from hiwl_core.bundle import ModelBundle
+from hiwl_core.cached_engine import cached_engine
 from hiwl_core.device import ComputePlan, cpu_has_bfloat16
 from hiwl_core.engines import Engine, choose_engine, openvino_available
 from hiwl_core.seen_galaxies import stage_graph
-from hiwl_core.stage_engine import stage_engine
 from hiwl_core.taxonomy import FIRST_STAGE
 
 __all__ = ["quickest_precision"]
@@ -54,7 +54,7 @@ def quickest_precision(
         return "float32", {}
     # Of the graph that they have in common the first exports it, and who classifies then has it too.
     engines = {
-        name: stage_engine(
+        name: cached_engine(
             bundle, FIRST_STAGE, choose_engine(precision=name, compute=compute, threads=threads)
         )
         for name in candidates

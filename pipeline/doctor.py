@@ -124,7 +124,7 @@ def _gpu() -> Finding:
 
 
 def _cache() -> str:
-    from hiwl_core.stage_engine import default_cache
+    from hiwl_core.cached_engine import default_cache
 
     return str(default_cache())
 

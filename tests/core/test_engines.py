@@ -15,6 +15,7 @@ from torch import nn
 
 from hiwl_core.backbones import ImageClassifier
 from hiwl_core.bundle import load_bundle
+from hiwl_core.cached_engine import cached_engine
 from hiwl_core.cutouts import EvalTransform, Preprocessing
 from hiwl_core.decoding import decode_cutout
 from hiwl_core.device import ComputePlan
@@ -31,7 +32,6 @@ from hiwl_core.engines.quantization import quantize
 from hiwl_core.engines.torch_engine import TorchEngine
 from hiwl_core.errors import UserError
 from hiwl_core.quickest_precision import quickest_precision
-from hiwl_core.stage_engine import stage_engine
 from hiwl_core.views import seen_views, symmetries, turned
 from tests.bundles import random_bundle
 from tests.drawings import CLASSES, draw_galaxy
@@ -306,7 +306,7 @@ def test_a_trial_of_precisions_exports_once_for_all_and_for_who_classifies(
     bundle = replace(bundle, fitted=replace(bundle.fitted, settings=both))
     precision, rates = quickest_precision(bundle, CPU, 1)
     assert set(rates) == {"float32", "bfloat16"}
-    stage_engine(bundle, "stage1", choose_engine("openvino", precision, CPU))
+    cached_engine(bundle, "stage1", choose_engine("openvino", precision, CPU))
     assert len(made) == 1
     (place,) = tmp_path.iterdir()
     assert place.name.startswith(f"{bundle.model_id}-stage1-")

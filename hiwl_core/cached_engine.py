@@ -9,7 +9,7 @@ from hiwl_core.bundle import ModelBundle
 from hiwl_core.engines import Engine, EngineChoice, create_engine
 from hiwl_core.seen_galaxies import stage_graph
 
-__all__ = ["default_cache", "stage_engine"]
+__all__ = ["cached_engine", "default_cache"]
 
 
 def default_cache() -> Path:
@@ -18,7 +18,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("HIWL_CACHE") or Path(home) / "hiwl")
 
 
-def stage_engine(bundle: ModelBundle, stage: str, choice: EngineChoice) -> Engine:
+def cached_engine(bundle: ModelBundle, stage: str, choice: EngineChoice) -> Engine:
     """A stage ready to run, from the cache if it was exported before.
 
     Parameters

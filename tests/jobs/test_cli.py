@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import click
+import pytest
 from click.testing import CliRunner
 
 from jobs.cli import main
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from tests.catalogs import write_catalog
 
 
@@ -62,3 +67,12 @@ def test_the_shell_completes_verbs_and_options() -> None:
 
     assert completed("hiwl cla") == {"classify"}
     assert {"--carry", "--scale-column", "--positions"} <= completed("hiwl classify --")
+
+
+@pytest.mark.parametrize("verb", ["classify", "evaluate", "report", "plan"])
+def test_verbs_that_score_have_the_same_options(verb: str) -> None:
+    contents = {field.name for field in fields(CatalogContents)} - {"keep_truth"}
+    wanted = contents | {field.name for field in fields(Computing)} | {"scale_column", "id_column"}
+    command = main.get_command(click.Context(main), verb)
+    assert command is not None
+    assert wanted <= {option.name for option in command.params}

@@ -25,6 +25,8 @@ __all__ = ["Finding", "examine"]
 PACKAGES = ("hiwl", "ray", "torch", "torchvision", "openvino", "pyarrow", "duckdb", "numpy", "astropy")
 OPTIONAL = {
     "s3fs": "s3",
+    "gcsfs": "gcs",
+    "adlfs": "azure",
     "huggingface_hub": "hub",
     "matplotlib": "figures",
     "galsim": "simulate",

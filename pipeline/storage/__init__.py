@@ -133,7 +133,10 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     filesystem, place = filesystem_of(path)
     if not isinstance(filesystem, LocalFileSystem):
-        retried(lambda: filesystem.pipe_file(place, content), path)
+        try:
+            retried(lambda: filesystem.pipe_file(place, content), path)
+        except FileNotFoundError:
+            raise UserError(f"no bucket or folder for {path}: check the path, or make it first") from None
         return
     folder = os.path.dirname(place)
     os.makedirs(folder, exist_ok=True)
@@ -171,8 +174,10 @@ def create_bytes(path: str, content: bytes) -> bool:
     if not isinstance(filesystem, LocalFileSystem):
         if retried(lambda: filesystem.exists(place), path):
             return False
-        write_bytes(path, content)
-        # No condition: who wrote last has it, and the others see that.
+        # That it is there already may be by an attempt of this very call, whose answer was lost.
+        with suppress(FileExistsError):
+            retried(lambda: filesystem.pipe_file(place, content, mode="create"), path)
+        # Not all know that condition: there, who wrote last has it, and the others see that.
         time.sleep(SETTLE_SECONDS)
         return read_bytes(path) == content
     folder = os.path.dirname(place)

@@ -214,11 +214,18 @@ def _other_entries(filesystem: fsspec.AbstractFileSystem, place: str, path: str)
     else:
         # A single file is found under its own name, which is no name below a folder.
         root = place.rstrip("/") + "/"
-        found = retried(lambda: filesystem.find(place, detail=True), path)
+        try:
+            found = retried(lambda: filesystem.find(place, detail=True), path)
+        except FileNotFoundError:
+            # As Google's says that there is no such bucket.
+            return
+        if isinstance(found, list):
+            # As Azure's says that it is a single file.
+            found = {name: filesystem.info(name) for name in found}
     for name, info in found.items():
         if info.get("type") == "directory" or hidden(name.removeprefix(root) if name != place else ""):
             continue
-        full, size = full_name(filesystem, name), int(info.get("size") or 0)
+        full, size = full_name(filesystem, name, path), int(info.get("size") or 0)
         if isinstance(filesystem, LocalFileSystem):
             yield _local_entry(full, os.stat(full))
         else:

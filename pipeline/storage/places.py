@@ -19,6 +19,8 @@ from pipeline.storage.secret_urls import check_no_secret
 __all__ = ["absolute", "arrow_path", "filesystem_of", "full_name", "in_s3"]
 
 GLOB_CHARACTERS = frozenset("*?[")
+EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+"""By scheme, what brings the package that fsspec reads it with."""
 
 
 def absolute(path: str) -> str:
@@ -51,13 +53,19 @@ def filesystem_of(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         filesystem, place = fsspec.core.url_to_fs(absolute(path), **options)
     except (ImportError, ValueError) as error:
-        raise UserError(f"cannot use the path {path!r}: {error}") from None
+        extra = EXTRAS.get(path.split("://")[0]) if isinstance(error, ImportError) else None
+        hint = f": pip install 'hiwl[{extra}]'" if extra else ""
+        raise UserError(f"cannot use the path {path!r}: {error}{hint}") from None
     return filesystem, place
 
 
-def full_name(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
-    """A filesystem's own name of a file as a path or URL."""
-    return name if isinstance(filesystem, LocalFileSystem) else filesystem.unstrip_protocol(name)
+def full_name(filesystem: fsspec.AbstractFileSystem, name: str, path: str) -> str:
+    """A filesystem's own name of a file, found by a path, as a path or URL."""
+    if isinstance(filesystem, LocalFileSystem):
+        return name
+    full = str(filesystem.unstrip_protocol(name))
+    # One that has several schemes says its first: abfs of what was asked for as az.
+    return full if "::" in path else path.split("://")[0] + full[full.index("://") :]
 
 
 def arrow_path(path: str) -> tuple[pyarrow.fs.FileSystem, str]:

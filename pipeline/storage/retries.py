@@ -42,9 +42,10 @@ TRANSIENT_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-# By name, since the clients are optional: botocore's, aiohttp's, http.client's and fsspec's.
+# By name, since the clients are optional: of botocore, aiohttp, http.client, fsspec, gcsfs and Azure.
 TRANSIENT_CLASSES = frozenset(
     {
+        "ChecksumError",
         "ClientConnectionError",
         "ClientPayloadError",
         "ConnectionClosedError",
@@ -54,9 +55,12 @@ TRANSIENT_CLASSES = frozenset(
         "HTTPClientError",
         "IncompleteRead",
         "IncompleteReadError",
+        "ProxyError",
         "ReadTimeoutError",
         "ResponseParserError",
         "ResponseStreamingError",
+        "ServiceRequestError",
+        "ServiceResponseError",
     }
 )
 # pyarrow's S3 client says what went wrong in the text of an OSError only; Ray Data goes by the same strings.
@@ -77,6 +81,9 @@ NO_CREDENTIALS = frozenset(
         "TokenRetrievalError",
     }
 )
+# With a status of their own: Azure's and gcsfs's.
+ANSWERS = frozenset({"HttpError", "HttpResponseError"})
+NO_BUCKET_CODES = frozenset({"ContainerNotFound", "NoSuchBucket"})
 REFUSED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 CLOCK_CODES = frozenset({"RequestTimeTooSkewed"})
 # S3's own bound. An answer without a body, as to HEAD, does not say that it is refused for this.
@@ -179,7 +186,7 @@ def _mistake(error: BaseException, path: str) -> UserError | None:
     """The user's mistake that an answer points to, in words without credentials."""
     for link in _chain(error):
         status, code = _answer(link)
-        if code == "NoSuchBucket":
+        if code in NO_BUCKET_CODES:
             return UserError(f"no bucket of that name for {path}: check the path, or make the bucket first")
         if code in WRONG_REGION_CODES:
             return UserError(f"{path} lies in another region or store ({code}): set AWS_REGION")
@@ -188,7 +195,7 @@ def _mistake(error: BaseException, path: str) -> UserError | None:
                 f"the object store refuses {path} for its signature's time: the clock of this machine is not "
                 "the store's, set it right"
             )
-        if status == 403 or code in REFUSED_CODES:
+        if status in (401, 403) or code in REFUSED_CODES:
             return UserError(
                 f"the object store refuses {path} ({code or status}): check the credentials in the "
                 "environment and what they may do"
@@ -209,8 +216,10 @@ def _mistake(error: BaseException, path: str) -> UserError | None:
 
 def _seconds_off(error: BaseException) -> float:
     """By how much the time of an S3 server's answer is not that of this machine; 0 if it does not say."""
-    response: Any = getattr(error, "response", None) or {}
-    said = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    response: Any = getattr(error, "response", None)
+    said = isinstance(response, dict) and response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
+        "date"
+    )
     try:
         return abs(time.time() - parsedate_to_datetime(said).timestamp()) if said else 0.0
     except ValueError:
@@ -235,8 +244,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
-    """HTTP status and code of a botocore ClientError; 0 and empty for others."""
+    """HTTP status and code of an error of botocore, gcsfs or Azure; 0 and empty for others."""
     response: Any = getattr(error, "response", None)
+    if _named(error, ANSWERS):
+        status = str(getattr(error, "status_code", None) or getattr(error, "code", None))
+        code: Any = getattr(error, "error_code", None) or ""
+        return int(status) if status.isdigit() else 0, str(getattr(code, "value", code))
+    if isinstance(error, OSError) and str(error).startswith("Forbidden: "):
+        # All that gcsfs says of it.
+        return 403, ""
     if not isinstance(response, dict):
         return 0, ""
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import fsspec
@@ -95,8 +96,14 @@ class S3Store:
                     "AWS_SECRET_ACCESS_KEY, or as AWS_PROFILE"
                 )
         with if_missing("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'"):
+            import aiobotocore.session
+
+            session = aiobotocore.session.get_session()
+            parsers = session.get_component("response_parser_factory")
+            parsers.set_parser_defaults(timestamp_parser=_moment)
             filesystem = fsspec.filesystem(
                 "s3",
+                session=session,
                 anon=self.unsigned,
                 # fsspec would make one client a thread.
                 skip_instance_cache=True,
@@ -319,6 +326,15 @@ class S3Store:
         self.unsigned = True
         self._connect()
         return request()
+
+
+def _moment(text: Any) -> datetime:
+    """A time in an answer; botocore's own way to read one, of any form, is most of the work of a listing."""
+    from botocore.utils import parse_timestamp
+
+    is_utc = isinstance(text, str) and text.endswith("Z")
+    moment: datetime = datetime.fromisoformat(text) if is_utc else parse_timestamp(text)
+    return moment
 
 
 def _md5(content: bytes) -> bytes:

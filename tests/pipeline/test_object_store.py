@@ -17,6 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.utils import parse_timestamp
 
 from hiwl_core.errors import UserError
 from pipeline import storage
@@ -86,6 +87,21 @@ def test_a_mark_is_that_of_the_content(folder: str) -> None:
         assert listed == asked
         marks.append(listed.mark)
     assert marks[0] == marks[2] != marks[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T03:04:05.678Z",
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05+01:00",
+        "Fri, 02 Jan 2026 03:04:05 GMT",
+        "1767323045",
+        1767323045.5,
+    ],
+)
+def test_times_are_what_botocore_takes_them_for(text: str | float) -> None:
+    assert s3_store._moment(text) == parse_timestamp(text)
 
 
 def test_a_listing_of_many_pages(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

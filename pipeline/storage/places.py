@@ -13,7 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
 from pipeline.retry_policy import STORE_ATTEMPTS
-from pipeline.storage.s3_store import CONNECT_SECONDS, READ_SECONDS, shared_store
+from pipeline.storage.s3_client import CONNECT_SECONDS, READ_SECONDS
+from pipeline.storage.s3_store import shared_store
 from pipeline.storage.secret_urls import check_no_secret
 
 __all__ = ["absolute", "arrow_path", "filesystem_of", "full_name", "in_s3"]

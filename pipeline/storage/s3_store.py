@@ -9,25 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from typing import Any
 
-import fsspec
 from fsspec.asyn import sync
 
-from hiwl_core.errors import UserError, if_missing
+from hiwl_core.errors import UserError
 from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
-from pipeline.storage.secret_urls import USER, check_no_secret
+from pipeline.storage.s3_client import s3_client
+from pipeline.storage.secret_urls import check_no_secret
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "SETTLE_SECONDS", "S3Store", "shared_store"]
+__all__ = ["SETTLE_SECONDS", "S3Store", "shared_store"]
 
 MEBIBYTE = 2**20
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 NO_SIGN = "AWS_NO_SIGN_REQUEST"
-CONNECT_SECONDS, READ_SECONDS = 10, 30
 # A request as a whole: what the slowest network worth waiting for needs.
 REQUEST_SECONDS, BYTES_PER_SECOND = 60.0, MEBIBYTE
-CONNECTIONS = 32
 # Servers take 5 GB in one PUT; below this a lost connection costs little.
 SINGLE_PUT_BYTES = 64 * MEBIBYTE
 PART_BYTES = 32 * MEBIBYTE
@@ -88,37 +84,7 @@ class S3Store:
         self._counting = threading.Lock()
 
     def _connect(self) -> None:
-        for name in ENDPOINTS:
-            if USER.search(os.environ.get(name, "")):
-                # It would not help either: requests to stores are signed.
-                raise UserError(
-                    f"{name} has a user or password in it: give credentials as AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or as AWS_PROFILE"
-                )
-        with if_missing("paths such as s3://bucket/key need s3fs: pip install 'hiwl[s3]'"):
-            import aiobotocore.session
-
-            session = aiobotocore.session.get_session()
-            parsers = session.get_component("response_parser_factory")
-            parsers.set_parser_defaults(timestamp_parser=_moment)
-            filesystem = fsspec.filesystem(
-                "s3",
-                session=session,
-                anon=self.unsigned,
-                # fsspec would make one client a thread.
-                skip_instance_cache=True,
-                # A listing must show what other processes wrote since.
-                use_listings_cache=False,
-                config_kwargs={
-                    "connect_timeout": CONNECT_SECONDS,
-                    "read_timeout": READ_SECONDS,
-                    "max_pool_connections": CONNECTIONS,
-                    # One layer tries again: `pipeline.storage.retries`.
-                    "retries": {"mode": "standard", "total_max_attempts": 1},
-                },
-            )
-        filesystem.retries = 1
-        self._filesystem = filesystem
+        self._filesystem = s3_client(self.unsigned)
 
     def split(self, path: str) -> tuple[str, str]:
         """Bucket and key of a path."""
@@ -326,15 +292,6 @@ class S3Store:
         self.unsigned = True
         self._connect()
         return request()
-
-
-def _moment(text: Any) -> datetime:
-    """A time in an answer; botocore's own way to read one, of any form, is most of the work of a listing."""
-    from botocore.utils import parse_timestamp
-
-    is_utc = isinstance(text, str) and text.endswith("Z")
-    moment: datetime = datetime.fromisoformat(text) if is_utc else parse_timestamp(text)
-    return moment
 
 
 def _md5(content: bytes) -> bytes:

@@ -21,7 +21,7 @@ from botocore.utils import parse_timestamp
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.storage import retries, s3_store
+from pipeline.storage import retries, s3_client, s3_store
 from tests.flaky_store import flaky
 from tests.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStore, free_ports
 
@@ -101,7 +101,7 @@ def test_a_mark_is_that_of_the_content(folder: str) -> None:
     ],
 )
 def test_times_are_what_botocore_takes_them_for(text: str | float) -> None:
-    assert s3_store._moment(text) == parse_timestamp(text)
+    assert s3_client._moment(text) == parse_timestamp(text)
 
 
 def test_a_listing_of_many_pages(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,11 @@ def _versions(openvino: Any) -> str:
 def exported_graph(graph: StageGraph, batch_size: int) -> Any:
     """The graph as OpenVINO's model, for batches of one size."""
     pixels = torch.zeros((batch_size, *graph.pixel_shape), dtype=torch.uint8)
-    with torch.no_grad():
-        model = openvino_package().convert_model(torch.export.export(graph.module(), (pixels,)))
+    # Traced by OpenVINO: `torch.export` comes to the same in two or three times as long, and loads a compiler.
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of what is constant for one size, as all is here, and of the age of what it traces with.
+        warnings.simplefilter("ignore")
+        model = openvino_package().convert_model(graph.module(), example_input=pixels)
     # The conversion leaves the shape of its input open, and all others are fixed.
     model.reshape(list(pixels.shape))
     return model

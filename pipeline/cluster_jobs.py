@@ -25,6 +25,7 @@ from pipeline.job_client import (
     without_password,
 )
 from pipeline.notify import STOPPED_EXIT_CODE
+from pipeline.retry_policy import HEAD_PATIENCE_SECONDS, HEAD_RETRY_SECONDS
 
 __all__ = ["PROGRAM", "ClusterJob", "JobFacts", "find_job", "list_jobs"]
 
@@ -33,8 +34,6 @@ PROGRAM = ("python", "-m", "jobs.cli")
 
 # Connections that pass through a tunnel or a firewall can die without a word: after so long a silence, look.
 SILENCE_SECONDS = 300.0
-RETRY_SECONDS = 2.0
-PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -201,12 +200,12 @@ class ClusterJob:
                 lost_at = None
             except (RuntimeError, OSError, AuthenticationError) as error:
                 lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > PATIENCE_SECONDS:
+                if time.monotonic() - lost_at > HEAD_PATIENCE_SECONDS:
                     raise ConnectionError(
-                        f"{self.url} has not answered for {PATIENCE_SECONDS:.0f} s "
+                        f"{self.url} has not answered for {HEAD_PATIENCE_SECONDS:.0f} s "
                         f"({words_of(error, 300)}); job {self.id!r} may still be running"
                     ) from error
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(HEAD_RETRY_SECONDS)
 
     async def _tail(self, write: Callable[[str], None]) -> None:
         start = 0

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 __all__ = [
     "CLAIM_ATTEMPTS",
+    "CONFLICT_ATTEMPTS",
     "FINISH_RETRIES",
     "FIRST_CONTACT_ATTEMPTS",
     "FIRST_WAIT_SECONDS",
+    "HEAD_PATIENCE_SECONDS",
+    "HEAD_RETRY_SECONDS",
     "HOPELESS_SHARDS",
     "LOADER_RESTARTS",
     "LONGEST_WAIT_SECONDS",
@@ -35,9 +38,15 @@ LONGEST_WAIT_SECONDS = 10.0
 STORE_PATIENCE_SECONDS = 90.0
 # An endpoint that never answered is more likely a mistake than an outage: it is not waited for as long.
 FIRST_CONTACT_ATTEMPTS = 4
+# A key that is made if there is none (`pipeline.storage.s3_store`), and at which others write meanwhile.
+CONFLICT_ATTEMPTS = 5
 
 # The claim of an output folder (`pipeline.lease`), of which another run may have taken the number.
 CLAIM_ATTEMPTS = 5
+
+# The head of a cluster whose job is followed (`pipeline.cluster_jobs`): the job does not depend on it.
+HEAD_PATIENCE_SECONDS = 300.0
+HEAD_RETRY_SECONDS = 2.0
 
 # A Ray task (`pipeline.task_pool`) that raised an OSError or whose worker died; what kills four is the task.
 TASK_RETRIES = 3

@@ -14,6 +14,7 @@ from typing import Any
 from fsspec.asyn import sync
 
 from hiwl_core.errors import UserError
+from pipeline.retry_policy import CONFLICT_ATTEMPTS
 from pipeline.storage.retries import error_code, is_refusal, lacks_credentials, retried
 from pipeline.storage.s3_client import s3_client
 from pipeline.storage.secret_urls import check_no_secret
@@ -33,7 +34,6 @@ SETTLE_SECONDS = 2.0
 ALREADY_THERE = frozenset({"PreconditionFailed", "412"})
 CONFLICT = frozenset({"ConditionalRequestConflict", "409"})
 NO_CONDITIONS = frozenset({"NotImplemented", "501"})
-CONFLICTS = 5
 
 
 def shared_store() -> S3Store:
@@ -183,7 +183,7 @@ class S3Store:
 
     def _put_if_none(self, path: str, content: bytes, again: bool = False) -> bool:
         bucket, key = self.split(path)
-        for _ in range(CONFLICTS):
+        for _ in range(CONFLICT_ATTEMPTS):
             condition = {} if self._knows_conditions is False else {"IfNoneMatch": "*"}
             try:
                 self._put(path, "put_object", content, Bucket=bucket, Key=key, **condition)

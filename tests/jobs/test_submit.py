@@ -155,7 +155,7 @@ class BreakingClient:
 def test_a_broken_connection_loses_no_line_and_repeats_none(
     status: JobStatus, exit_code: int | None, passed_on: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.cluster_jobs, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.cluster_jobs, "HEAD_RETRY_SECONDS", 0.0)
     written: list[str] = []
     job = ClusterJob(BreakingClient(status, exit_code), "job", "http://head:8265")
     assert job.follow(written.append) == passed_on
@@ -167,8 +167,8 @@ def test_a_cluster_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         def get_job_info(self, job_id: str) -> SimpleNamespace:
             raise ConnectionRefusedError("refused")
 
-    monkeypatch.setattr(pipeline.cluster_jobs, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(pipeline.cluster_jobs, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(pipeline.cluster_jobs, "HEAD_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline.cluster_jobs, "HEAD_PATIENCE_SECONDS", 0.05)
     job = ClusterJob(GoneClient(JobStatus.RUNNING, None), "job", "http://head:8265")
     with pytest.raises(ConnectionError, match="'job' may still be running"):
         job.follow(lambda text: None)

@@ -4,7 +4,7 @@
     python benchmarks/unlikeness.py run/bundle 'val-*.parquet' --id-column GalaxyID
 
 SHARDS hold whole cutouts of galaxies that the model was not trained on. --count outliers of each kind of
-`hiwl_core.simulated_outliers` are made of 300 of them; the others are the galaxies that they are told from.
+`benchmarks.simulated_outliers` are made of 300 of them; the others are the galaxies that they are told from.
 AUROC is the probability that an outlier's score is higher than a galaxy's, with a 95 % bootstrap interval
 over both; `unlike` is the share above the bundle's threshold, `any flag` the share with that flag or one that
 the pixels show. The last row has the same shares of the galaxies, which are false alarms, with Wilson's
@@ -25,13 +25,13 @@ from scipy.stats import rankdata
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.simulated_outliers import KINDS, simulate_outliers
 from hiwl_core.bundle import ModelBundle, load_bundle
 from hiwl_core.cutouts import EvalTransform
 from hiwl_core.decoding import decode_cutout
 from hiwl_core.engines import StageGraph, answers, choose_engine, create_engine
 from hiwl_core.flags import FLAGS, UNLIKE
 from hiwl_core.metrics import wilson
-from hiwl_core.simulated_outliers import KINDS, simulate_outliers
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 
 RESAMPLES = 1000

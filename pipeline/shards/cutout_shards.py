@@ -37,7 +37,6 @@ __all__ = [
     "ShardFacts",
     "check_columns",
     "check_schema",
-    "count_rows",
     "encode_shard",
     "inspect_shard",
     "is_tar",
@@ -233,14 +232,6 @@ def read_columns(shard: str, columns: Columns, wanted: Sequence[str], carry: Seq
     tables = iter_rows(shard, columns, wanted, carry, batch_rows=65536)
     # What a tar's JSON members hold has the type of each table's values.
     return pa.concat_tables(tables, promote_options="permissive")
-
-
-def count_rows(shard: str) -> int | None:
-    """Rows of a shard, from its footer; None for a tar, which would have to be read to its end."""
-    if is_tar(shard):
-        return None
-    with storage.open_input(shard) as file:
-        return int(pq.ParquetFile(file).metadata.num_rows)
 
 
 def is_tar(shard: str) -> bool:

@@ -14,7 +14,7 @@ from pipeline.shards import parquet_rows
 from pipeline.shards.cutout_shards import (
     Columns,
     check_columns,
-    count_rows,
+    inspect_shard,
     iter_rows,
     list_shards,
     read_columns,
@@ -33,7 +33,7 @@ def test_own_shards_read_as_they_were_written(tmp_path: Path) -> None:
     tables = list(iter_rows(path, Columns(), ["object_id", "image", "label"], batch_rows=2))
     assert [table.num_rows for table in tables] == [2, 2, 1]
     assert pa.concat_tables(tables)["object_id"].to_pylist() == [0, 1, 2, 3, 4]
-    assert count_rows(path) == 5
+    assert inspect_shard(path).rows == 5
 
 
 def test_foreign_names_and_missing_optional_columns(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_footer_that_claims_more_rows_than_there_are_is_damage(tmp_path: Path)
     table = pa.table({"object_id": range(300), "image": [b"x"] * 300, "label": ["EO"] * 300})
     pq.write_table(table, path, row_group_size=100)
     path.write_bytes(with_rows_in_footer(path.read_bytes(), 300, 600))
-    assert count_rows(str(path)) == 600
+    assert inspect_shard(str(path)).rows == 600
     says = "the footer says 600 rows, and there are 300"
     with pytest.raises(pa.ArrowInvalid, match=says):
         read_columns(str(path), Columns(), ["object_id"])

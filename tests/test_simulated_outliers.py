@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.simulated_outliers import KINDS, simulate_outliers
 from hiwl_core.errors import UserError
-from hiwl_core.simulated_outliers import KINDS, simulate_outliers
 from tests.drawings import CLASSES, draw_galaxy
 
 SIDE = 136

@@ -126,7 +126,8 @@ def _versions(openvino: Any) -> str:
 def exported_graph(graph: StageGraph, batch_size: int) -> Any:
     """The graph as OpenVINO's model, for batches of one size."""
     pixels = torch.zeros((batch_size, *graph.pixel_shape), dtype=torch.uint8)
-    # Traced by OpenVINO: `torch.export` comes to the same in two or three times as long, and loads a compiler.
+    # Traced by OpenVINO: `torch.export` comes to the same in twice or three times as long, and loads a
+    # compiler.
     with torch.no_grad(), warnings.catch_warnings():
         # Of what is constant for one size, as all is here, and of the age of what it traces with.
         warnings.simplefilter("ignore")

@@ -51,23 +51,23 @@ class TinyData:
     val: str
 
 
-# Files of a minute and more, the longest first.
+# Files of half a minute and more under the load of the whole suite, the longest first.
 LONGEST = (
     "jobs/test_submit.py",
-    "pipeline/test_shard_stream.py",
-    "pipeline/test_faults.py",
     "pipeline/test_train.py",
     "pipeline/test_reproduce.py",
-    "core/test_backbone_networks.py",
-    "core/test_engines.py",
-    "pipeline/test_calibrated_catalog.py",
+    "pipeline/test_shard_stream.py",
+    "pipeline/test_faults.py",
     "test_notebooks.py",
+    "pipeline/test_verbs_on_s3.py",
     "pipeline/test_report.py",
     "pipeline/test_publish.py",
-    "pipeline/test_classify.py",
-    "pipeline/test_survey.py",
+    "pipeline/test_calibrated_catalog.py",
     "jobs/test_gpus.py",
-    "pipeline/test_verbs_on_s3.py",
+    "pipeline/test_survey.py",
+    "pipeline/test_classify.py",
+    "core/test_engines.py",
+    "core/test_backbone_networks.py",
 )
 
 

@@ -216,17 +216,20 @@ def wanted_columns(
 def _entries(
     work: CatalogWork, missing: Sequence[PlannedShard], where: WhereComputed, computing: Computing
 ) -> Iterator[LedgerEntry]:
-    """The ledger's lines on the missing parts, as they are made."""
+    """The ledger's lines on the missing parts, as they are made.
+
+    No generator: a cluster is connected when this is called, and not by the thread that draws entries for a
+    deadline, nor on the clock of the work.
+    """
     actors = StageActors.on(where.cluster, computing)
     if actors.where_decoded:
         say(actors.where_decoded)
     if where.here:
-        yield from classify_here(work, missing, where.cluster.cpus)
-        return
+        return classify_here(work, missing, where.cluster.cpus)
     # Here, since it takes a second to import.
     from pipeline.classification.shard_stream import classify_shards
 
-    yield from classify_shards(work, missing, actors)
+    return classify_shards(work, missing, actors)
 
 
 def _room(computing: Computing) -> int:

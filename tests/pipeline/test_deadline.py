@@ -1,7 +1,9 @@
 """A time by which a catalog is wanted."""
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.verify import verify
+from pipeline.classification import small_work
 from pipeline.classification.classify import classify
 from pipeline.classification.deadline import Deadline, Forecast, in_time, workers_needed
+from pipeline.cluster import ClusterResources, connected
 from tests.drawings import write_labeled_shard
 
 EVENING = datetime(2027, 3, 1, 22, 0)
@@ -92,7 +96,14 @@ def test_it_stops_while_it_waits() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_what_was_stopped_goes_on(random_model: str, tmp_path: Path) -> None:
+def test_what_was_stopped_goes_on(random_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by: list[threading.Thread] = []
+
+    def noted() -> AbstractContextManager[ClusterResources]:
+        by.append(threading.current_thread())
+        return connected()
+
+    monkeypatch.setattr(small_work, "connected", noted)
     write_labeled_shard(tmp_path / "sky" / "a.parquet", {"CRS": 3})
     arguments = (random_model, str(tmp_path / "sky"), str(tmp_path / "catalog"))
     over = Deadline(datetime.now() - timedelta(seconds=1), stop=True)
@@ -101,3 +112,5 @@ def test_what_was_stopped_goes_on(random_model: str, tmp_path: Path) -> None:
     summary = classify(*arguments, deadline=Deadline(datetime.now() + timedelta(hours=1), stop=True))
     assert summary.rows == 3
     assert verify(arguments[-1]).passed
+    # Whom signals reach, so that a start of Ray can be stopped, and not the thread that waits for entries.
+    assert by == [threading.main_thread()] * 2

@@ -24,14 +24,17 @@ from unittest.mock import patch
 import obstore
 from obstore.store import S3Store
 
+# Run as a file, it does not find the project's own packages by itself.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline import storage
+from pipeline.retry_policy import STORE_ATTEMPTS
 from pipeline.storage import retries
 from tests.flaky_store import flaky
 from tests.object_store import BUCKET, free_ports, serve, store_environment
 
 SMALL = [f"small/{number:04d}" for number in range(2_000)]
 ROOT = f"s3://{BUCKET}"
-OFTEN = {"max_retries": retries.ATTEMPTS - 1, "backoff": {"max_backoff": timedelta(milliseconds=100)}}
+OFTEN = {"max_retries": STORE_ATTEMPTS - 1, "backoff": {"max_backoff": timedelta(milliseconds=100)}}
 of = cache(lambda bucket, *_: S3Store(bucket, client_options={"allow_http": True}, retry_config=OFTEN))
 
 

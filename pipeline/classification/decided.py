@@ -39,6 +39,8 @@ PRIOR_ROWS, PRIOR_SHARDS = 4000, 8
 def checked_contents(contents: CatalogContents, bundle: ModelBundle, columns: Columns) -> CatalogContents:
     """What is asked for, with the bundle's views and scale where none are, and a prior in words as numbers.
 
+    A column that is to be carried twice is carried once.
+
     Raises
     ------
     UserError
@@ -67,8 +69,10 @@ def checked_contents(contents: CatalogContents, bundle: ModelBundle, columns: Co
         validated.conformal.thresholds(contents.coverage)
     elif not 0 < contents.coverage < 1:
         raise UserError(f"--coverage {contents.coverage}: a share between 0 and 1, such as 0.95")
-    check_names(bundle.taxonomy, columns, contents.carry, contents.features)
-    return replace(contents, scale=kept_scale(bundle.scale, contents.scale), views=views, prior=prior)
+    carry = tuple(dict.fromkeys(contents.carry))
+    check_names(bundle.taxonomy, columns, carry, contents.features)
+    scale = kept_scale(bundle.scale, contents.scale)
+    return replace(contents, carry=carry, scale=scale, views=views, prior=prior)
 
 
 def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str], features: bool = False) -> None:
@@ -88,7 +92,7 @@ def check_names(taxonomy: Taxonomy, columns: Columns, carry: Sequence[str], feat
         SEEN_COLUMN,
     }
     taken = {name.lower(): name for name in own}
-    for name in dict.fromkeys(carry):
+    for name in carry:
         other = taken.get(name.lower())
         if other is not None:
             beside = "" if other == name else f" by {other!r}"

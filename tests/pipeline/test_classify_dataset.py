@@ -31,7 +31,9 @@ def test_a_dataset_has_the_labels_that_a_catalog_of_it_has(random_model: str, tm
     )
     catalog = pd.read_parquet(tmp_path / "catalog" / "a.parquet")
     cutouts = ray.data.read_datasource(ShardsDatasource(str(tmp_path / "sky")))
-    found = frame(classify_dataset(random_model, cutouts, contents=CatalogContents(carry=["pixel_scale"])))
+    # Named twice, it is one column all the same.
+    contents = CatalogContents(carry=["pixel_scale", "pixel_scale"])
+    found = frame(classify_dataset(random_model, cutouts, contents=contents))
     # Not bit by bit: the networks' last digits depend on how many threads they were granted.
     pd.testing.assert_frame_equal(found, catalog, rtol=1e-4, atol=1e-5)
 

@@ -141,7 +141,7 @@ def estimate(
     price : float, optional
         Of one hour of one machine.
     rate : float, optional
-        Images/s of one machine, where that is not this one's.
+        Images/s of one machine, where that is not this one's: nothing is timed, and `computing` is of there.
     sample : int
         Shards to look into, spread over the list.
     seconds : float
@@ -152,13 +152,17 @@ def estimate(
     UserError
         As `pipeline.classification.classify.classify`, and if none of the sampled shards could be read.
     """
-    columns = columns or Columns()
+    columns, most = columns or Columns(), computing.workers or inf
     _check_positive({"--machines": machines, "--rate": rate, "--sample": sample, "--seconds": seconds})
     if price is not None and not 0 <= price < inf:
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
     bundle = usable_bundle(bundle_path, contents, computing)
     contents = checked_contents(contents, bundle, columns)
     shards = count_shards(shards_path, wanted_columns(columns, contents))
+    if rate:
+        # Of a machine that is not here, with GPUs say: for the sizes of parts, whatever is here will do.
+        computing, most = Computing(gpu=False), inf
+        contents = replace(contents, precision="float32")
     machine = ThisMachine(torch.cuda.device_count())
     actors = StageActors.on(machine, computing)
     if contents.prior == ESTIMATE:
@@ -180,7 +184,6 @@ def estimate(
     if damaged and not samples:
         raise UserError(f"none of the {len(chosen)} sampled shards can be read: {damaged[0]}")
     workers = max(1, actors.room)
-    most = computing.workers or inf
     times = _Times(shards, samples, 1 if rate else workers, most, rate)
     one, all_machines = times.on(1), times.on(machines)
     total_rows = int(shards.rows.sum())

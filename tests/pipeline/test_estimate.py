@@ -12,6 +12,7 @@ from hiwl_core.errors import UserError
 from jobs.plan import main
 from pipeline import storage
 from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from pipeline.classification.estimate import estimate
 from pipeline.classification.shard_classifier import ShardClassifier, read_bundle
 from pipeline.classification.shard_work import CatalogWork
@@ -76,6 +77,12 @@ def test_times_follow_from_the_rate_the_machines_and_the_price(random_model: str
     # For the sizes of their parts.
     assert [taken.rows_computed for taken in one.samples] == [5, 5, 5]
     assert one.read_seconds == one.compute_seconds == 0
+    # What the machine has that is not here, this one need not have.
+    there = Computing(workers=2, gpu=True, decode_on="all-nodes")
+    known = CatalogContents(precision="bfloat16")
+    far = estimate(random_model, str(tmp_path), contents=known, computing=there, rate=0.01, machines=8)
+    assert far.seconds.value == pytest.approx(500)
+    assert far.bytes_written == one.bytes_written
     # Eight shards on three machines are three rounds; more machines than shards do not help.
     for machines, rounds in ((3, 3), (8, 1), (100, 1)):
         many = estimate(random_model, str(tmp_path), rate=0.01, machines=machines, price=2.0)

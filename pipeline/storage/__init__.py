@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
@@ -133,10 +134,7 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     filesystem, place = filesystem_of(path)
     if not isinstance(filesystem, LocalFileSystem):
-        try:
-            retried(lambda: filesystem.pipe_file(place, content), path)
-        except FileNotFoundError:
-            raise UserError(f"no bucket or folder for {path}: check the path, or make it first") from None
+        _put(filesystem, place, path, content)
         return
     folder = os.path.dirname(place)
     os.makedirs(folder, exist_ok=True)
@@ -152,6 +150,14 @@ def write_bytes(path: str, content: bytes) -> None:
             # The file that was wanted, and not the name that it has meanwhile, which says nothing.
             error.filename = path
         raise
+
+
+def _put(filesystem: AbstractFileSystem, place: str, path: str, content: bytes, **condition: str) -> None:
+    """Write a file of a remote store."""
+    try:
+        retried(lambda: filesystem.pipe_file(place, content, **condition), path)
+    except FileNotFoundError:
+        raise UserError(f"no bucket or folder for {path}: check the path, or make it first") from None
 
 
 def create_bytes(path: str, content: bytes) -> bool:
@@ -176,7 +182,7 @@ def create_bytes(path: str, content: bytes) -> bool:
             return False
         # That it is there already may be by an attempt of this very call, whose answer was lost.
         with suppress(FileExistsError):
-            retried(lambda: filesystem.pipe_file(place, content, mode="create"), path)
+            _put(filesystem, place, path, content, mode="create")
         # Not all know that condition: there, who wrote last has it, and the others see that.
         time.sleep(SETTLE_SECONDS)
         return read_bytes(path) == content

@@ -104,6 +104,8 @@ def test_a_file_is_ours_though_the_answer_was_lost(monkeypatch: pytest.MonkeyPat
 def test_no_such_bucket_is_a_mistake() -> None:
     with pytest.raises(UserError, match="no bucket or folder for az://nobodys/a: check the path"):
         storage.write_bytes("az://nobodys/a", b"x")
+    with pytest.raises(UserError, match="no bucket or folder for az://nobodys/a: check the path"):
+        storage.create_bytes("az://nobodys/a", b"x")
     with pytest.raises(UserError, match="no file or folder 'az://nobodys/a'"):
         storage.find_files("az://nobodys/a", (".parquet",))
 

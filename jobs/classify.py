@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +11,10 @@ from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.statuses import OK
 from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import column_options, computing_options, contents_options, mask_planes_option
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from pipeline.progress import log_event
 from pipeline.shards.cutout_shards import Columns
-
-if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.catalog_contents import CatalogContents
-    from pipeline.classification.computing import Computing
 
 __all__ = ["main"]
 

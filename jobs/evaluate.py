@@ -10,12 +10,12 @@ import pandas as pd
 
 from hiwl_core.metrics import CLASS_METRICS
 from jobs.options import VerbCommand, column_options, computing_options, contents_options
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from pipeline.hub import in_hub
 from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.catalog_contents import CatalogContents
-    from pipeline.classification.computing import Computing
     from pipeline.evaluation.probabilities import ProbabilityEvaluation
 
 __all__ = ["main"]

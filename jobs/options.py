@@ -12,6 +12,7 @@ from hiwl_core.conformal import DEFAULT_COVERAGE
 from hiwl_core.errors import UserError
 from jobs.endings import end, ending_of, stoppable
 from jobs.typed import typed
+from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, Computing
 from pipeline.cutouts.tile_headers import MASK_PLANES
 from pipeline.shards.cutout_shards import Columns
@@ -195,9 +196,6 @@ def contents_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         features: bool,
         **others: Any,
     ) -> Any:
-        # torch is slow to import, and a wrong option should not wait for it.
-        from pipeline.classification.catalog_contents import CatalogContents
-
         number = int(views) if views is not None and views.isdigit() else views
         contents = CatalogContents(
             carry,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.options import VerbCommand, column_options, computing_options, contents_options
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from pipeline.pages.numbers import duration, file_size
 from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:
-    from pipeline.classification.catalog_contents import CatalogContents
-    from pipeline.classification.computing import Computing
     from pipeline.classification.estimate import Estimate, Span
 
 __all__ = ["main"]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from jobs.options import VerbCommand, column_options, computing_options, contents_options
+from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.computing import Computing
 from pipeline.shards.cutout_shards import Columns
-
-if TYPE_CHECKING:  # torch comes with it
-    from pipeline.classification.catalog_contents import CatalogContents
-    from pipeline.classification.computing import Computing
 
 __all__ = ["main"]
 

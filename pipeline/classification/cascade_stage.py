@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from hiwl_core.errors import words_of
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.attempts import Verdict
 from pipeline.classification.shard_work import CatalogWork, ShardTask
@@ -115,7 +116,7 @@ class CascadeStage:
             return self._classifier.classify(tasks)
         # Damage of shards is none of these: it comes back as entries.
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"{type(error).__name__}: {words_of(error, 300)}"
             ray.get(self._attempts.raised.remote([task.shard for task in tasks], reason))
             os._exit(1)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hiwl_core.errors import words_of
 from pipeline import storage
 from pipeline.catalog.parts import encode_part, read_part
 from pipeline.catalog.shard_content import names_to_read
@@ -101,7 +102,7 @@ class ShardSampler:
             except storage.StoreError:
                 raise
             except SHARD_DAMAGE as error:
-                damaged.append(f"{path} cannot be read: {' '.join(str(error).split())[:200]}")
+                damaged.append(f"{path} cannot be read: {words_of(error, 200)}")
                 say(damaged[-1])
             else:
                 samples += [taken] if taken is not None else []

@@ -17,7 +17,7 @@ from hiwl_core.box import box_models, box_place, in_the_box
 from hiwl_core.bundle import ModelBundle, bundle_from_files
 from hiwl_core.cascade_stream import Image
 from hiwl_core.device import check_device
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.classification.catalog_contents import CatalogContents
@@ -118,7 +118,7 @@ class ShardClassifier:
                 elif isinstance(done, storage.StoreError) and attempt < SHARD_ATTEMPTS:
                     again.append(task)
                 else:
-                    reason = " ".join(str(done).split())[:300]
+                    reason = words_of(done, 300)
                     entries.append(task.entry(failed=f"{task.shard}: {type(done).__name__}: {reason}"))
             if not again:
                 break

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import torch
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError, UserError, words_of
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import PlannedShard
@@ -168,7 +168,7 @@ def broken_off(work: str, kept: str) -> Iterator[None]:
     except (UserError, IncompleteError, storage.StoreError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = words_of(error, 300)
         raise IncompleteError(
             f"the {work} broke off ({type(error).__name__}: {reason}); {kept}: start the same command again, "
             "which then takes Ray's workers"

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hiwl_core.bundle import ModelBundle
-from hiwl_core.errors import UserError
+from hiwl_core.errors import UserError, words_of
 from hiwl_core.recipe import Recipe
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
@@ -119,7 +119,7 @@ def read_run(path: str) -> FinishedRun:
     try:
         recipe = Recipe.model_validate(description["recipe"])
     except ValueError as error:
-        words = " ".join(str(error).split())
+        words = words_of(error)
         raise UserError(
             f"{folder.path}/run.json has a recipe that this HIWL does not read: {words}"
         ) from None

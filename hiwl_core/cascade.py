@@ -11,14 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
-
-if TYPE_CHECKING:  # which uses this module
-    from hiwl_core.calibration import Calibration
 
 __all__ = ["CascadePrediction", "StageOutputs", "combine_stages", "route", "routed", "run_cascade"]
 
@@ -139,7 +135,7 @@ def combine_stages(
     outputs: StageOutputs,
     member_frequencies: Mapping[str, np.ndarray],
     taxonomy: Taxonomy,
-    calibration: Calibration | None = None,
+    calibrated: Callable[[StageOutputs], StageOutputs] | None = None,
 ) -> CascadePrediction:
     """Label and probabilities from the outputs of all stages.
 
@@ -151,8 +147,10 @@ def combine_stages(
         For each later stage the shares of its classes within their group, summing to 1; they stand in for a
         stage that did not run. See `Taxonomy.member_frequencies`.
     taxonomy : Taxonomy
-    calibration : Calibration, optional
-        Of the probabilities. The label, the routing and the stages' own probabilities are not changed by it.
+    calibrated : callable, optional
+        From the stages' outputs to those of which the probabilities are made, such as
+        `hiwl_core.calibration.Calibration.apply`. Label, routing and the stages' own probabilities are not
+        changed by it.
 
     Returns
     -------
@@ -172,7 +170,7 @@ def combine_stages(
         return whole
 
     labels = _labels({stage: values.argmax(axis=1) for stage, values in complete(own).items()}, taxonomy)
-    probabilities = _product(complete(own if calibration is None else calibration.apply(own)), taxonomy)
+    probabilities = _product(complete(own if calibrated is None else calibrated(own)), taxonomy)
     return CascadePrediction(
         class_indices=labels,
         probabilities=probabilities.astype(np.float32),

@@ -190,7 +190,7 @@ class CascadeClassifier:
             {name: values[ok] for name, values in seen.outputs.items()},
             self._bundle.member_frequencies,
             taxonomy,
-            None if validated is None else validated.calibration,
+            None if validated is None else validated.calibration.apply,
         )
         sets = None
         if validated is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.near_names import or_meant
 from hiwl_core.taxonomy import FIRST_STAGE, STAGE_NAME
 
-__all__ = ["LATER", "available_recipes", "recipe_data"]
+__all__ = ["LATER", "available_recipes", "recipe_data", "recipe_settings"]
 
 TAXONOMY = "taxonomy"
 # Of all stages but the first.
@@ -120,3 +120,15 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise UserError(f"--set {override!r}: {section!r} is not a section of the recipe")
     place[key] = value
+
+
+def recipe_settings(settings: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """A recipe's settings as they are named by ``--set``: ``stage1.optimizer.lr`` and the like."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        key = f"{place}{name}"
+        if isinstance(value, Mapping):
+            found |= recipe_settings(value, f"{key}.")
+        else:
+            found[key] = str(value)
+    return found

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from hiwl_core.bundle import load_bundle
 from hiwl_core.errors import UserError, if_missing, words_of
+from hiwl_core.recipe_text import recipe_settings
 from pipeline import storage
 from pipeline.training.checks import TrainingPlan
-from pipeline.training.tracking import recipe_settings
 
 __all__ = ["EXPERIMENT", "MlflowTracker"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hiwl_core.errors import UserError, if_missing
+from hiwl_core.recipe_text import recipe_settings
 from pipeline import storage
 from pipeline.training.checks import TrainingPlan
-from pipeline.training.tracking import recipe_settings
 
 __all__ = ["TensorBoardTracker"]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from pipeline.storage.secret_urls import USER, check_no_secret, without_secrets
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.run_folder import RunFolder
 
-__all__ = ["TRACKERS", "Tracker", "Tracking", "WantedTracker", "parse_trackers", "recipe_settings", "tracked"]
+__all__ = ["TRACKERS", "Tracker", "Tracking", "WantedTracker", "parse_trackers", "tracked"]
 
 TRACKERS = ("tensorboard", "mlflow")
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -204,15 +204,3 @@ def _tell_new(stage: str, rows: Sequence[Mapping[str, float]], one: Tracker, tol
         if epoch > told[stage]:
             one.epoch(stage, epoch, {name: value for name, value in row.items() if name != "epoch"})
             told[stage] = epoch
-
-
-def recipe_settings(settings: Mapping[str, Any], place: str = "") -> dict[str, str]:
-    """A recipe's settings as they are named by ``--set``: ``stage1.optimizer.lr`` and the like."""
-    found: dict[str, str] = {}
-    for name, value in settings.items():
-        key = f"{place}{name}"
-        if isinstance(value, Mapping):
-            found |= recipe_settings(value, f"{key}.")
-        else:
-            found[key] = str(value)
-    return found

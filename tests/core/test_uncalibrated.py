@@ -25,7 +25,7 @@ def test_the_networks_own_probabilities_come_back_from_the_catalogs(temperature:
         "stage1": StageCalibration(temperature, (0.6, -0.4, 0.1, -0.3)),
         "stage2": StageCalibration(1.3, (-1.0, 1.0)),
     }
-    given = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO, Calibration(stages, 500))
+    given = combine_stages(both(stage1, stage2), FREQUENCIES, GALAXY_ZOO, Calibration(stages, 500).apply)
     assert given.probabilities.dtype == np.float32
     found = uncalibrated_stage1(given.probabilities, GALAXY_ZOO, stages["stage1"])
     # To what float32 knows of the logarithms.

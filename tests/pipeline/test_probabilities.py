@@ -84,7 +84,7 @@ def catalog(
     outputs, truth = said(count, seed, bundle.taxonomy)
     own = bundle.fitted.settings.get("1/float32")
     prediction = combine_stages(
-        outputs, bundle.member_frequencies, bundle.taxonomy, None if own is None else own.calibration
+        outputs, bundle.member_frequencies, bundle.taxonomy, None if own is None else own.calibration.apply
     )
     if own is not None:
         sets = own.conformal.sets(prediction.probabilities, settings.coverage)

@@ -25,6 +25,7 @@ from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.small_work import ThisMachine, beside
 from pipeline.classification.stage_actors import StageActors
 from pipeline.in_notebooks import InNotebooks
+from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns
 from pipeline.storage.places import in_s3
 
@@ -178,9 +179,16 @@ def estimate(
         work = CatalogWork(place, bundle.model_id, settings, throw_away, computing.engine)
         limit = (SECONDS_AT_A_RATE if rate else seconds) / sample
         sampler = thread.submit(ShardSampler, work, actors.cpus, bool(actors.gpus), limit).result()
-        samples, damaged = thread.submit(
-            sampler.sample_all, [shards.paths[index] for index in chosen]
-        ).result()
+        samples: list[ShardSample] = []
+        damaged: list[str] = []
+        for index in chosen:
+            # One by one: Ctrl-C waits for the one that is under way.
+            taken = thread.submit(sampler.sample, shards.paths[index]).result()
+            if isinstance(taken, str):
+                damaged.append(taken)
+                say(taken)
+            elif taken is not None:
+                samples.append(taken)
     if damaged and not samples:
         raise UserError(f"none of the {len(chosen)} sampled shards can be read: {damaged[0]}")
     workers = max(1, actors.room)

@@ -7,7 +7,6 @@ the time here that it takes there.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,7 +19,6 @@ from pipeline.catalog.shard_content import names_to_read
 from pipeline.classification.estimate_count import bytes_got, tar_bytes_a_row
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import CatalogWork, ShardTask
-from pipeline.progress import say
 from pipeline.shards.cutout_shards import Columns, is_tar, iter_rows
 from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.shard_groups import SHARD_DAMAGE
@@ -92,24 +90,19 @@ class ShardSampler:
         self._classifier = ShardClassifier(work, cpus, use_gpu)
         self.computing = f"{self._classifier.engine}, {cpus} threads"
 
-    def sample_all(self, shards: Sequence[str]) -> tuple[list[ShardSample], list[str]]:
-        """Samples of those shards that have rows and can be read, and in words why others cannot be."""
-        samples: list[ShardSample] = []
-        damaged = []
-        for path in shards:
-            try:
-                taken = self._sample(path)
-            except storage.StoreError:
-                raise
-            except SHARD_DAMAGE as error:
-                damaged.append(f"{path} cannot be read: {words_of(error, 200)}")
-                say(damaged[-1])
-            else:
-                samples += [taken] if taken is not None else []
-        return samples, damaged
+    def sample(self, shard: str) -> ShardSample | str | None:
+        """Read a shard, or its beginning, and classify some of its rows; None if it has no rows.
+
+        Of one that cannot be read it is said why, as `classify` does, which goes on with the others.
+        """
+        try:
+            return self._sample(shard)
+        except storage.StoreError:
+            raise
+        except SHARD_DAMAGE as error:
+            return f"{shard} cannot be read: {words_of(error, 200)}"
 
     def _sample(self, shard: str) -> ShardSample | None:
-        """Read a shard, or its beginning, and classify some of its rows; None if it has no rows."""
         requests_before, bytes_before = bytes_got(shard)
         started = time.perf_counter()
         mark = fingerprint(shard)

@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.computing import Computing
 from pipeline.classification.estimate import estimate
+from pipeline.classification.estimate_sample import ShardSampler
 from pipeline.classification.shard_classifier import ShardClassifier, read_bundle
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.shards.cutout_shards import Columns, inspect_shard, list_shards
@@ -89,6 +90,23 @@ def test_times_follow_from_the_rate_the_machines_and_the_price(random_model: str
         assert many.seconds.value == pytest.approx(rounds * 500)
         assert many.seconds_one == one.seconds_one
         assert many.cost == pytest.approx(2.0 * machines * rounds * 500 / 3600)
+
+
+def test_ctrl_c_waits_for_one_shard_alone(
+    random_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        write_labeled_shard(tmp_path / f"sky-{index}.parquet", {"CRS": 1}, first_id=100 * index)
+    looked_at: list[str] = []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardSampler, "sample", lambda _, shard: looked_at.append(shard) or "it is damaged")
+    monkeypatch.setattr("pipeline.classification.estimate.say", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        estimate(random_model, str(tmp_path), seconds=SECONDS)
+    assert len(looked_at) == 1
 
 
 def test_what_is_timed_adds_up(random_model: str, tmp_path: Path) -> None:

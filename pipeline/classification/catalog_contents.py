@@ -80,7 +80,10 @@ class CatalogContents:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> CatalogContents:
-        """What `to_settings` described; other keys are left alone, and what is missing has its default."""
+        """What `to_settings` described; other keys are left alone.
+
+        How the model is run has its default where a catalog of before does not say it.
+        """
         prior = settings.get("prior")
         return cls(
             tuple(settings["carry"]),

@@ -1,4 +1,4 @@
-"""What `classify` has to do: the plan of a catalog, new or found again, and the parts that are missing."""
+"""What `classify` has to do: the plan of a catalog, new or found again."""
 
 from __future__ import annotations
 

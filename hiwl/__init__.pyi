@@ -13,6 +13,7 @@ from pipeline.classification.catalog_contents import CatalogContents as CatalogC
 from pipeline.classification.classify import classify as classify
 from pipeline.classification.classify_dataset import classify_dataset as classify_dataset
 from pipeline.classification.computing import Computing as Computing
+from pipeline.classification.deadline import Deadline as Deadline
 from pipeline.classification.estimate import estimate as estimate
 from pipeline.cutouts.cutouts import cutouts as cutouts
 from pipeline.cutouts.position_shards import Positions as Positions

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +30,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+# Run as a file, it does not find the project's own packages by itself.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.exploring.catalog_view import CatalogView
 from pipeline.exploring.explorer import Explorer
 from pipeline.exploring.images import find_images

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
+# Run as a file, it does not find the project's own packages by itself.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.querying.cone import Cone
 from pipeline.querying.query import query
 

@@ -13,7 +13,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
+from typing import Any
 
+import psutil
 import ray
 import ray._private.node
 from ray._private import ray_constants, services
@@ -169,7 +172,19 @@ def _own_group() -> Iterator[None]:
 
 
 class _BareNode(ray._private.node.Node):
-    """Ray's processes on this machine, but for three: each takes most of a second of a core to begin."""
+    """Ray's processes on this machine, but for three: each takes most of a second of a core to begin.
+
+    What is interrupted while they begin ends those that have, of which nobody else knows yet. Left to the
+    kernel, a raylet would leave its agents behind for a minute.
+    """
+
+    def __init__(self, *how: Any, **settings: Any) -> None:
+        try:
+            super().__init__(*how, **settings)
+        except BaseException:
+            for begun in chain.from_iterable(getattr(self, "all_processes", {}).values()):
+                _kill_with_children(begun.process.pid)
+            raise
 
     def start_monitor(self) -> None:
         """No node will join."""
@@ -180,6 +195,14 @@ class _BareNode(ray._private.node.Node):
     def start_api_server(self, **_: object) -> None:
         """Nobody looks at a dashboard."""
         self._webui_url = None
+
+
+def _kill_with_children(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 python -m tests.interrupts [--only PHASE]
 
 Each command runs as in a terminal, where Ctrl-C reaches all processes of its group, with a Ray of its own.
-When the phase has begun it is interrupted, at a random moment of the next second; then it is started again
-and has to end well.
+When the phase has begun it is interrupted, at a random moment of the next second, or of less where all is
+over by then; then it is started again and has to end well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ __all__ = ["PHASES", "Phase", "Place", "interrupted", "make_place"]
 
 PATIENCE = 900.0
 SECONDS_TO_GO = 20.0
+# After the phase has begun, at most; shorter where the work was over by then.
+SECONDS_AFTER = (1.0, 0.3, 0.1, 0.0)
 COUNTS = dict.fromkeys(CLASSES, 12)
 
 
@@ -151,7 +154,8 @@ def make_place(folder: Path) -> Place:
     for number in range(24):
         write_labeled_shard(folder / "sky" / f"sky-{number:02d}.parquet", COUNTS, 20_000 + 1000 * number)
     (folder / "images").mkdir()
-    for number in range(3000):
+    # Three shards: when the first is there others are under way.
+    for number in range(9000):
         (folder / "images" / f"{number}.jpg").write_bytes(draw_galaxy(CLASSES[number % 5], number, 64))
     random_bundle(folder / "model")
     place = Place(folder)
@@ -163,13 +167,23 @@ def make_place(folder: Path) -> Place:
 
 def interrupted(place: Place, phase: Phase, out: Path, chance: random.Random) -> list[str]:
     """What was wrong with a Ctrl-C in a phase; empty if all was well."""
+    for within in SECONDS_AFTER:
+        shutil.rmtree(out, ignore_errors=True)
+        wrong = _interrupted(place, phase, out, chance.random() * within)
+        if wrong is not None:
+            return wrong
+    return ["the work was over each time before it was interrupted"]
+
+
+def _interrupted(place: Place, phase: Phase, out: Path, seconds: float) -> list[str] | None:
+    """The same, so many seconds after the phase has begun; None if the command had said its end by then."""
     process = place.start(phase, out)
     try:
         if not _wait(lambda: phase.begun(place.log, out) or process.poll() is not None, PATIENCE):
             return [f"the phase did not begin: {place.log.read_text()}"]
-        time.sleep(chance.random())
+        time.sleep(seconds)
         if process.poll() is not None:
-            return [f"ended before, with {process.returncode}"]
+            return None
         started = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         code = process.wait(PATIENCE)
@@ -177,6 +191,8 @@ def interrupted(place: Place, phase: Phase, out: Path, chance: random.Random) ->
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     said = place.log.read_text(errors="replace")
+    if code in (0, -signal.SIGINT) and "stopped by" not in said and "Traceback" not in said:
+        return None
     wrong = [] if code == 130 else [f"code {code}"]
     last = (said.strip().splitlines() or [""])[-1]
     goes_on = shlex.join(["hiwl", *place.words(phase, out)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import without_cluster
+from tests.conftest import at_work, without_cluster
 
 # As verbs work: one that waits for a task, and one that trains with two workers which have met.
 WAITING = """
@@ -106,3 +107,26 @@ def test_a_ray_that_dies_ends_its_verb_with_a_line_and_nobody_else_could_reach_i
     assert verb.returncode == 1
     # Those that Ray's own end would leave running for a minute, too.
     assert psutil.wait_procs(started, timeout=5)[1] == []
+
+
+STARTING = """
+import signal
+from pipeline.own_ray import start_ray
+signal.signal(signal.SIGINT, signal.default_int_handler)
+start_ray(1)
+"""
+
+
+def test_what_is_interrupted_while_ray_begins_leaves_nothing_running() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STARTING], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (agents := at_work(process.pid, "ray::DashboardAgent")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert {one.pid for one in agents} <= {one.pid for one in started}
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=120)[1]
+    # Ray's agents by themselves would notice after a minute that their raylet is gone.
+    assert not psutil.wait_procs(started, timeout=20)[1]

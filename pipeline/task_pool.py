@@ -65,7 +65,8 @@ def ray_pool(
     from pipeline.cluster import connected
 
     with connected() as cluster:
-        yield _RayTasks(workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS, work, lost)
+        at_once = workers or TASKS_A_CPU * cluster.cpus or AUTOSCALED_TASKS
+        yield _RayTasks(at_once, work, lost, outlives=cluster.grows)
 
 
 def _broken_off(work: str, error: BaseException) -> IncompleteError:
@@ -94,8 +95,10 @@ class _Threads:
 
 
 class _RayTasks:
-    def __init__(self, at_once: int, work: str, lost: Callable[[Any, str], Any] | None) -> None:
-        self._at_once, self._work, self._lost = at_once, work, lost
+    def __init__(
+        self, at_once: int, work: str, lost: Callable[[Any, str], Any] | None, outlives: bool
+    ) -> None:
+        self._at_once, self._work, self._lost, self._outlives = at_once, work, lost, outlives
 
     def run(
         self, function: Callable[[Task, Any], Result], tasks: Sequence[Task], shared: Any = None
@@ -132,5 +135,7 @@ class _RayTasks:
         except RayError as error:
             raise _broken_off(self._work, error) from error
         finally:
-            for unfinished in running:
+            # A Ray that ends with us ends them too. Ray 2.60 may end this process, with 1 and without a line,
+            # when the answer of a task comes that is being cancelled.
+            for unfinished in running if self._outlives else ():
                 ray.cancel(unfinished)

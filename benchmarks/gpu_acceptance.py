@@ -21,6 +21,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from hiwl_core.device import choose_compute
 from hiwl_core.simulated_morphology import CLASS_COUNTS
 
 CUTOUT = 256
-RAY = ("ray", "fsspec", "click", "rich")
+VERBS = ("ray", "fsspec", "click", "rich", "hiwl")
 # Name, packages that it needs, GPUs that it needs, and what it does.
 SECTIONS = (
     ("environment", (), 0, environment),
@@ -45,9 +46,9 @@ SECTIONS = (
     ("speed", (), 0, speed),
     ("training", (), 0, training),
     ("memory", (), 1, memory),
-    ("classify", RAY, 0, classified),
-    ("train", RAY, 0, killed_training),
-    ("several", RAY, 2, several_gpus),
+    ("classify", VERBS, 0, classified),
+    ("train", VERBS, 0, killed_training),
+    ("several", VERBS, 2, several_gpus),
 )
 
 
@@ -129,12 +130,20 @@ def _run(report: Report, ground: Ground, name: str, missing: str, run: Any) -> N
 
 def _missing(needs: tuple[str, ...], gpus: int, device: str) -> str:
     """Why a section cannot run here; empty if it can."""
-    absent = [module for module in needs if find_spec(module) is None]
+    absent = [name for name in needs if not _installed(name)]
     if absent:
         return f"{', '.join(absent)} not installed"
     if gpus and device == "cpu":
         return "for GPUs alone"
     return f"{gpus} GPUs are needed" if torch.cuda.device_count() < gpus else ""
+
+
+def _installed(package: str) -> bool:
+    """Whether its metadata is there: the project's own folder is found without, and the verbs ask for it."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _usable(device: str) -> bool:

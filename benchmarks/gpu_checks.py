@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_ground import THREADS, Ground, Note, goal, rates, verdict
+from gpu_ground import ROOT, THREADS, Ground, Note, goal, rates, verdict
 from torch.nn.functional import cross_entropy
 
 from hiwl_core.backbones import create_backbone
@@ -34,9 +34,11 @@ __all__ = ["agreement", "environment", "memory", "speed", "training"]
 BATCH = 64
 # Of the bare network's rate, and of the bare loop's: what may be lost around them.
 FED_PIXELS, FROM_JPEG, TRAINING_STEP = 0.9, 0.5, 0.95
-# Largest difference of a probability from the CPU's, and share of galaxies with another label.
-AGREEMENT = {"float32": (1e-4, 0.0), "bfloat16": (5e-2, 0.02)}
+# Difference from the CPU's probabilities that such a share of galaxies stays within, and the share of other
+# labels. In bfloat16 a galaxy near a border may fall to either side; on a CPU 1 % of drawn ones do.
+AGREEMENT = {"float32": (1e-4, 1.0, 0.0), "bfloat16": (5e-2, 0.99, 0.02)}
 MEBIBYTE = 2**20
+TRAINED = str(ROOT / "hiwl_core" / "models" / "galaxyzoo")
 
 
 def environment(ground: Ground, note: Note) -> None:
@@ -57,23 +59,26 @@ def environment(ground: Ground, note: Note) -> None:
 def agreement(ground: Ground, note: Note) -> None:
     """What each engine says beside PyTorch on a CPU in float32, whole, again, and of a part of a batch."""
     assert ground.compute is not None
-    bundle, images = load_bundle(Path(ground.bundle)), ground.images[:1000]
-
-    def classified(choice: EngineChoice) -> CascadeClassifier:
-        return CascadeClassifier(bundle, choice, THREADS, always_stage2=True)
-
-    cpu = choose_compute(torch.device("cpu"))
-    _, truth = classified(choose_engine("torch", "float32", cpu, THREADS)).classify(images)
+    images, truths = ground.images[:1000], {}
     for name, choice in _engines(ground.compute).items():
-        classifier = classified(choice)
+        # Random weights turn a rounding of bfloat16 into another class, on a CPU too: trained ones do not.
+        model = ground.bundle if choice.precision == "float32" else TRAINED
+        if model not in truths:
+            cpu = choose_engine("torch", "float32", choose_compute(torch.device("cpu")), THREADS)
+            _, truths[model] = _classifier(model, cpu).classify(images)
+        truth, classifier = truths[model], _classifier(model, choice)
         started = time.monotonic()
         for _ in range(3):  # compiles, records, replays
             _, found = classifier.classify(images)
         warm = time.monotonic() - started
-        most, flips = AGREEMENT[choice.precision]
-        off = float(np.abs(found.probabilities - truth.probabilities).max())
+        most, share, flips = AGREEMENT[choice.precision]
+        differences = np.abs(found.probabilities - truth.probabilities).max(axis=1)
+        off = float(np.quantile(differences, share))
         changed = float((found.class_indices != truth.class_indices).mean())
-        figures = f"probabilities differ by {off:.1e} at most, {changed:.2%} of labels, warm in {warm:.0f} s"
+        figures = (
+            f"probabilities of {share:.0%} differ by {off:.1e} at most, {changed:.2%} of labels, "
+            f"warm in {warm:.0f} s"
+        )
         note(f"{name} as PyTorch on a CPU", verdict(off <= most and changed <= flips), figures)
         _, again = classifier.classify(images)
         same = np.array_equal(again.probabilities, found.probabilities)
@@ -86,6 +91,11 @@ def agreement(ground: Ground, note: Note) -> None:
 
         skipped = counters["inductor"]["cudagraph_skips"]
         note("CUDA graphs were recorded", verdict(skipped == 0), f"{skipped} skipped")
+
+
+def _classifier(model: str, choice: EngineChoice) -> CascadeClassifier:
+    """Of a bundle's folder, which says of each image what both stages say."""
+    return CascadeClassifier(load_bundle(Path(model)), choice, THREADS, always_stage2=True)
 
 
 def _engines(compute: ComputePlan) -> dict[str, EngineChoice]:

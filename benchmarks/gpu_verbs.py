@@ -36,10 +36,12 @@ def killed_training(ground: Ground, note: Note) -> None:
     """A training that is killed after an epoch and started again: it goes on, and on the device."""
     words = [*_training(ground), "--out", str(ground.folder / "run"), _flag(ground)]
     epochs = ground.folder / "run" / "stage1_epochs.csv"
+    # Names the checkpoints that it would go on from; the table is written before.
+    snapshot = ground.folder / "run" / "stage1" / "checkpoint_manager_snapshot.json"
     command = [sys.executable, "-m", "jobs.cli", *words]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + PATIENCE
-    while not epochs.exists() and first.poll() is None and time.monotonic() < until:
+    while not snapshot.exists() and first.poll() is None and time.monotonic() < until:
         time.sleep(0.2)
     first.kill()
     first.wait()
@@ -77,7 +79,7 @@ def _training(ground: Ground) -> list[str]:
     keys = [f"backbone={ground.backbone}", f"input_size={ground.size}"]
     changes = [f"{stage}.{key}" for stage in ("stage1", "stage2") for key in keys]
     settings = [word for change in changes for word in ("--set", change)]
-    return ["train", "--data", shards, "--val", shards, "--recipe", "trial", *settings]
+    return ["train", "--data", shards, "--val", "0.2", "--recipe", "trial", *settings]
 
 
 def _shards(ground: Ground) -> Path:

@@ -22,6 +22,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.metrics import accuracy, confusion_matrix, recall
 from hiwl_core.recipe import Recipe
 from hiwl_core.training import StageLearner, early_stop
+from pipeline.pages.numbers import duration
 from pipeline.progress import say
 from pipeline.training.cutout_store import CutoutStore
 from pipeline.training.feed import StageFeed
@@ -203,18 +204,22 @@ def train_epoch(
     total = torch.zeros((), device=learner.compute.device)
     steps, seen, epochs = feed.steps_per_epoch, 0, job.recipe.stage(job.stage).epochs
     started = last_line = time.monotonic()
+    before = 0
     for step, batch in enumerate(feed.train_batches(epoch, rank, world_size), start=1):
         if job.stopped is not None and job.stopped.is_set():
             raise KeyboardInterrupt
         total += learner.train_step(batch.pixels, batch.targets, batch.global_size, world_size)
         seen += batch.global_size
         now = time.monotonic()
-        if rank == 0 and now - last_line >= SECONDS_BETWEEN_LINES and step < steps:
-            last_line, speed = now, seen / (now - started)
-            left = (feed.size * (epochs - epoch) - seen) / speed
+        if step == 1:
+            # It waits for what reads, and for libraries and kernels, and says nothing of the steps to come.
+            started, before = now, seen
+        elif rank == 0 and now - last_line >= SECONDS_BETWEEN_LINES and step < steps:
+            last_line, speed = now, (seen - before) / (now - started)
+            left = duration((feed.size * (epochs - epoch) - seen) / speed)
             job.say(
                 f"{job.stage} epoch {epoch + 1}/{epochs}: step {step}/{steps}, {speed:.0f} images/s, "
-                f"about {left / 60:.0f} min to the stage's end"
+                f"about {left} to the stage's end"
             )
     return float(_summed(total, world_size)) / feed.size
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hiwl_core.recipe import load_recipe
 from pipeline.training.checks import plan_training
 from pipeline.training.small_training import is_small_training
+from pipeline.training.train import train
 from tests.conftest import TINY, TinyData, hiwl
 
 
@@ -39,6 +41,17 @@ def test_what_is_a_small_training(
     assert not is_small_training(plan, 1, None)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert not is_small_training(plan, None, None)
+
+
+def test_how_long_it_takes_is_said_from_the_second_step_on(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The first step waits for libraries and compilers: from it alone, hours would be promised.
+    monkeypatch.setattr("pipeline.training.stage_epochs.SECONDS_BETWEEN_LINES", 0.0)
+    recipe = load_recipe("demo", [*TINY, "stage1.epochs=1", "stage2.epochs=1", "stage1.batch_size=16"])
+    train(tiny_data.train, tiny_data.val, recipe, str(tmp_path / "run"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "to the stage's end" in line]
+    assert re.match(r"stage1 epoch 1/1: step 2/\d+, \d+ images/s, about \d+ s to the stage's end", lines[0])
 
 
 @pytest.mark.slow

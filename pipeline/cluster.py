@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.cores import usable_cores
 from pipeline.mistakes import user_error_in
+from pipeline.named_cluster import named_cluster
 from pipeline.own_ray import join_ray, start_ray
 from pipeline.ray_watch import RayWatch
 
@@ -138,7 +138,7 @@ def abandon_own_ray() -> None:
 
 def starts_here() -> bool:
     """Whether `connected` would start a Ray on this machine: none is connected, and none is named."""
-    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    return not ray.is_initialized() and named_cluster() is None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from hiwl_core.box import box_models
 from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.cores import usable_cores
+from pipeline.named_cluster import named_cluster
 
 __all__ = ["Finding", "examine"]
 
@@ -79,7 +80,7 @@ def examine(places: tuple[str, ...] = ()) -> Iterator[Finding]:
         ("here", str(Path.cwd())),
     ):
         yield _disk(what, place)
-    yield Finding("Ray", os.environ.get("RAY_ADDRESS") or "started by each verb on this machine")
+    yield Finding("Ray", named_cluster() or "started by each verb on this machine")
     yield Finding("models", ", ".join(box_models()) or "none in the box")
     for place in places:
         yield _reached(place)

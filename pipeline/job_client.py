@@ -20,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from hiwl_core.errors import UserError, words_of
+from pipeline.named_cluster import named_cluster
 
 __all__ = ["connect_head", "dashboard_url", "refusals_in_words", "without_password"]
 
@@ -53,7 +54,7 @@ def dashboard_url(address: str | None = None) -> str:
     """
     chosen = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not chosen:
-        chosen = os.environ.get("RAY_ADDRESS") or DEFAULT_URL
+        chosen = named_cluster() or DEFAULT_URL
         if chosen in ("auto", "local"):
             chosen = DEFAULT_URL
         elif not chosen.startswith(("http://", "https://")):

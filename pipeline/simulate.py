@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from hiwl_core.simulated_votes import VOTE_COLUMNS
 from hiwl_core.simulation import SimulatedGalaxy, check_simulation, simulate_galaxy
 from pipeline import storage
 from pipeline.in_notebooks import InNotebooks
+from pipeline.named_cluster import named_cluster
 from pipeline.progress import progress
 from pipeline.shards.cutout_shards import MAX_SHARD_ROWS, SHARD_SCHEMA, encode_shard, shard_name
 from pipeline.storage.own_folders import check_own
@@ -143,7 +143,7 @@ def simulate(
     rendered = sum(shard.stop - shard.start for shard in missing)
     seconds = 0.0
     if missing:
-        small = rendered * size**2 <= MOST_PIXELS_HERE and not os.environ.get("RAY_ADDRESS")
+        small = rendered * size**2 <= MOST_PIXELS_HERE and named_cluster() is None
         with progress("rendering", count, count - rendered) as advance:
             seconds = (_render_here if small else _render_by_ray)(missing, advance)
     classes, ambiguous_count = _write_votes(shards, f"{out}/votes.csv")

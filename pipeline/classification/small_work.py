@@ -6,7 +6,6 @@ Ray the next time, where a shard that kills its worker is found and set aside.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.cluster import ClusterResources, connected
 from pipeline.cores import usable_cores
+from pipeline.named_cluster import named_cluster
 from pipeline.shards.shard_groups import ShardToRead, group_shards
 
 __all__ = [
@@ -112,7 +112,7 @@ def may_be_here(workers: int | None, gpu: bool | None) -> bool:
     workers, gpu
         As asked for.
     """
-    if workers is not None or gpu or os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
+    if workers is not None or gpu or named_cluster() or torch.cuda.is_available():
         return False
     # That of a notebook, say: the precision would be chosen for another machine than those of later nights.
     return not (ray.is_initialized() and ray.cluster_resources().get("GPU"))

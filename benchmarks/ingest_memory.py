@@ -20,9 +20,9 @@ from pathlib import Path
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.ingestion.folder import IngestFolder
-from pipeline.ingestion.ingest_plan import IngestOptions, check_unchanged, make_plan
+from pipeline.ingestion.ingest_options import AS_THEY_ARE
+from pipeline.ingestion.ingest_plan import check_unchanged, make_plan
 from pipeline.ingestion.source import Listing
 
 FILES_A_FOLDER = 1000
@@ -62,9 +62,9 @@ def measure(source: str, out: str) -> dict[str, float]:
     """Plan a source, then check it as a resumed run does; MB and seconds."""
     imports = peak_mb()
     shutil.rmtree(out, ignore_errors=True)
-    folder, options = IngestFolder(out), IngestOptions()
+    folder, options = IngestFolder(out), AS_THEY_ARE
     started = time.monotonic()
-    plan, _ = make_plan(Listing(source, out), options, folder, GALAXY_ZOO)
+    plan, _ = make_plan(Listing(source, out), options, folder)
     planned = time.monotonic()
     check_unchanged(plan, Listing(source, out), options, folder)
     checked = time.monotonic()

@@ -21,6 +21,7 @@ from pipeline.drift import drift as drift
 from pipeline.evaluation.evaluate import evaluate as evaluate
 from pipeline.fractions import fractions as fractions
 from pipeline.ingestion.ingest import ingest as ingest
+from pipeline.ingestion.ingest_options import IngestOptions as IngestOptions
 from pipeline.ingestion.split import Split as Split
 from pipeline.publication.publish import publish as publish
 from pipeline.push import push as push

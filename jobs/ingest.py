@@ -12,6 +12,7 @@ from hiwl_core.taxonomy import Taxonomy
 from hiwl_core.taxonomy_file import read_taxonomy
 from jobs.options import VerbCommand, column_options
 from pipeline.ingestion.ingest import IngestSummary, ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.ingestion.split import Split
 from pipeline.progress import log_event
 from pipeline.shards.cutout_shards import Columns
@@ -84,23 +85,22 @@ def main(
       hiwl ingest 'tables/*.parquet' data --id-column objid --image-column jpeg --carry redshift
     """
     classes = read_taxonomy(taxonomy)
-    summary = ingest(
-        source,
-        out,
+    options = IngestOptions(
         labels,
-        columns=columns,
-        labels_id_column=labels_id_column,
-        labels_class_column=labels_class_column,
-        carry=carry,
-        name=name,
+        labels_id_column,
+        labels_class_column,
+        columns,
+        carry,
+        name,
+        drop_unlabeled,
         bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
         rgb=load_recipe(recipe).rgb if recipe else None,
         split=_split(split, seed, group_by),
         class_folders=class_folders,
         renamed=_renamed(renamed),
         taxonomy=classes,
-        drop_unlabeled=drop_unlabeled,
     )
+    summary = ingest(source, out, options)
     _print_rejects(summary, out)
     _print_summary(summary, out, classes)
     click.echo(f"next: {_next_command(summary, out, taxonomy)}")

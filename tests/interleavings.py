@@ -48,6 +48,7 @@ from pipeline.classification.computing import Computing
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.publication.publish import publish
 from pipeline.querying.query import open_catalog
 from tests.catalogs import write_catalog
@@ -128,7 +129,7 @@ def run(ground: Ground, kind: Kind, which: int, out: str) -> None:
         )
     elif kind.verb == "ingest":
         labels = str(ground.work / f"labels{which}.csv")
-        ingest(str(ground.work / "images"), out, labels, shard_rows=2)
+        ingest(str(ground.work / "images"), out, IngestOptions(labels, shard_rows=2))
     else:
         publish(str(ground.work / "catalog"), out, max_rows=(30, 40)[which])
 

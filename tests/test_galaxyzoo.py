@@ -24,6 +24,7 @@ from hiwl_core.inference import CascadeClassifier
 from hiwl_core.selection import split_811
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
 from pipeline.training.labeled_shards import check_labeled
 from tests.bundles import random_bundle
@@ -52,7 +53,9 @@ def test_our_split_sizes_are_those_of_the_files() -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_originals_become_600_rows(tmp_path: Path) -> None:
-    summary = ingest(f"{FOLDER}/originals", str(tmp_path / "out"), f"{FOLDER}/originals/labels.csv")
+    summary = ingest(
+        f"{FOLDER}/originals", str(tmp_path / "out"), IngestOptions(f"{FOLDER}/originals/labels.csv")
+    )
     assert (summary.rows, summary.rejects) == (600, [])
     table = pq.read_table(tmp_path / "out" / "cutouts-00000-of-00001.parquet")
     assert table["label"].to_pandas().value_counts().to_dict() == dict.fromkeys(GALAXY_ZOO.classes, 120)
@@ -69,7 +72,7 @@ def test_three_truncated_files_and_one_of_text_are_four_rejects(tmp_path: Path) 
     for file in files[:3]:
         file.write_bytes(file.read_bytes()[:-3000])
     files[3].write_text("this is not a galaxy")
-    summary = ingest(str(source), str(tmp_path / "out"), f"{FOLDER}/originals/labels.csv")
+    summary = ingest(str(source), str(tmp_path / "out"), IngestOptions(f"{FOLDER}/originals/labels.csv"))
     assert summary.rows == 596
     assert {reject[0] for reject in summary.rejects} == {file.stem for file in files[:4]}
     rejects = pd.read_csv(tmp_path / "out" / "rejects.csv", dtype=str)

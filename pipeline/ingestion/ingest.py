@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hiwl_core.errors import IncompleteError, UserError
-from hiwl_core.recipe_sections import RgbSettings
-from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.cores import usable_cores
 from pipeline.in_notebooks import InNotebooks
 from pipeline.ingestion.folder import IngestFolder, ShardRecord, count_classes
-from pipeline.ingestion.ingest_plan import IngestOptions, check_unchanged, make_plan
+from pipeline.ingestion.ingest_options import AS_THEY_ARE, IngestOptions
+from pipeline.ingestion.ingest_plan import check_unchanged, make_plan
 from pipeline.ingestion.shard import IngestJob, write_shard
 from pipeline.ingestion.shard_plan import ShardToWrite
 from pipeline.ingestion.source import Listing, check_source
-from pipeline.ingestion.split import Split
 from pipeline.lease import Lease
+from pipeline.named_cluster import named_cluster
 from pipeline.progress import progress
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 from pipeline.task_pool import ray_pool, thread_pool
 
 __all__ = ["IngestSummary", "ingest"]
@@ -68,26 +65,7 @@ class IngestSummary(InNotebooks):
     seconds: float = 0.0
 
 
-def ingest(
-    source: str,
-    out: str,
-    labels: str | None = None,
-    *,
-    columns: Columns | None = None,
-    labels_id_column: str | None = None,
-    labels_class_column: str | None = None,
-    carry: Sequence[str] = (),
-    name: str = "cutouts",
-    drop_unlabeled: bool = False,
-    bands: Sequence[str] = (),
-    rgb: RgbSettings | None = None,
-    split: Split | None = None,
-    class_folders: bool = False,
-    renamed: Mapping[str, str] | None = None,
-    taxonomy: Taxonomy = GALAXY_ZOO,
-    shard_rows: int = MAX_SHARD_ROWS,
-    shard_bytes: int = MAX_SHARD_BYTES,
-) -> IngestSummary:
+def ingest(source: str, out: str, options: IngestOptions = AS_THEY_ARE) -> IngestSummary:
     """Pack images or foreign tables into cutout shards.
 
     Each image is decoded once, to the end; one that cannot be is left out and named in ``rejects.csv``. The
@@ -99,32 +77,8 @@ def ingest(
         Folder or zip of JPEG, PNG or FITS files, or Parquet file, folder or glob; path or URL.
     out : str
         Folder for the shards; path or URL.
-    labels : str, optional
-        Table of classes, see `pipeline.ingestion.labels.read_labels`.
-    columns : Columns, optional
-        What the columns of a Parquet source are called.
-    labels_id_column, labels_class_column : str, optional
-        What the columns of `labels` are called.
-    carry : sequence of str
-        Further columns to keep.
-    name : str
-        First part of the shards' names where the labels have no split.
-    drop_unlabeled : bool
-        Leave out the objects without a label, which otherwise become shards of their own.
-    bands : sequence of str
-        Bands of sets of FITS files, one file a band, named as `pipeline.ingestion.source.split_band` says.
-    rgb : RgbSettings, optional
-        Colors to make of FITS images; without them single FITS files stay as they are. `bands` needs it.
-    split : Split, optional
-        Which objects with a label become ``train``, ``val`` and ``test``, where no column says so.
-    class_folders : bool
-        Whether each class has a folder of its own in the source, which is named like it.
-    renamed : mapping of str, optional
-        What classes are called in the taxonomy, where the labels call them otherwise.
-    taxonomy : Taxonomy
-        The allowed classes.
-    shard_rows, shard_bytes : int
-        Upper bounds of a shard; bytes are those of the images.
+    options : IngestOptions
+        What is taken of the source, and how it is cut; default: all images as they are.
 
     Returns
     -------
@@ -140,22 +94,7 @@ def ingest(
     """
     started = time.monotonic()
     out = storage.absolute(out).rstrip("/")
-    options = IngestOptions(
-        labels,
-        labels_id_column,
-        labels_class_column,
-        columns or Columns(),
-        tuple(dict.fromkeys(carry)),
-        name,
-        drop_unlabeled,
-        tuple(bands),
-        rgb,
-        split,
-        class_folders,
-        renamed or {},
-        shard_rows,
-        shard_bytes,
-    )
+    options = replace(options, carry=tuple(dict.fromkeys(options.carry)))
     options.check()
     place = check_source(source, out)
     listing = Listing(place, out, options.bands)
@@ -163,11 +102,9 @@ def ingest(
     with ExitStack() as stack:
         plan = folder.read_plan()
         # Once: what this process did not end goes to Ray's workers the next time.
-        here = plan is None and not os.environ.get("RAY_ADDRESS")
+        here = plan is None and named_cluster() is None
         if plan is None:
-            plan, parquet = make_plan(
-                listing, options, folder, taxonomy, claim=lambda: stack.enter_context(lease)
-            )
+            plan, parquet = make_plan(listing, options, folder, claim=lambda: stack.enter_context(lease))
         else:
             parquet = check_unchanged(plan, listing, options, folder)
             stack.enter_context(lease)
@@ -175,7 +112,9 @@ def ingest(
         shards = plan.shards()
         records = folder.finished(shards)
         resumed = sum(record.rows > 0 for record in records.values())
-        job = IngestJob(plan.kind, place, out, options.carry, parquet, rgb, folder.plan_mark(), plan.objects)
+        job = IngestJob(
+            plan.kind, place, out, options.carry, parquet, options.rgb, folder.plan_mark(), plan.objects
+        )
         missing = [shard for shard in shards if shard.name not in records]
         if missing:
             records |= _write(missing, job, plan.rows, lease, here and plan.rows <= FEW_IMAGES)

@@ -2,125 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from hiwl_core.errors import UserError
-from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.taxonomy import Taxonomy
-from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.ingestion.inventory import Inventory
-from pipeline.ingestion.labels import OTHER_CLASSES, SERIES_NAME, UNLABELED, LabelsTable, read_labels
+from pipeline.ingestion.labels import OTHER_CLASSES, LabelsTable, read_labels
 from pipeline.ingestion.shard_plan import IngestPlan, cut_shards, plan_lines, write_objects
 from pipeline.ingestion.source import Listing
 from pipeline.ingestion.source_parquet import ParquetColumns, describe_tables, iter_objects
-from pipeline.ingestion.split import Split
 from pipeline.progress import progress, say
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, SHARD_SCHEMA, Columns
+from pipeline.shards.cutout_shards import SHARD_SCHEMA
 from pipeline.storage import Entry
 
-__all__ = ["IngestOptions", "check_unchanged", "make_plan"]
+__all__ = ["check_unchanged", "make_plan"]
 
 NO_IMAGE = "no image"
 FILES_A_STEP = 1000
-
-
-@dataclass(frozen=True)
-class IngestOptions:
-    """The options of an ingest; see `pipeline.ingestion.ingest.ingest`."""
-
-    labels: str | None = None
-    labels_id_column: str | None = None
-    labels_class_column: str | None = None
-    columns: Columns = field(default_factory=Columns)
-    carry: tuple[str, ...] = ()
-    name: str = "cutouts"
-    drop_unlabeled: bool = False
-    bands: tuple[str, ...] = ()
-    rgb: RgbSettings | None = None
-    split: Split | None = None
-    class_folders: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    shard_rows: int = MAX_SHARD_ROWS
-    shard_bytes: int = MAX_SHARD_BYTES
-
-    def check(self) -> None:
-        """Check what can be checked without the source.
-
-        Raises
-        ------
-        UserError
-        """
-        if not re.fullmatch(SERIES_NAME, self.name) or self.name == UNLABELED:
-            raise UserError(
-                f"--name {self.name!r} cannot name shards: use letters and digits, such as cutouts"
-            )
-        if self.bands:
-            _check_bands(self.bands, self.rgb)
-        if self.class_folders and (self.labels or self.bands):
-            other = "--labels" if self.labels else "--bands"
-            raise UserError(f"--class-folders: the folders name the classes; leave it out, or {other}")
-        if self.split and self.split.group_by and not self.labels:
-            raise UserError(f"--group-by {self.split.group_by}: give the table that has it with --labels")
-
-    def describe(self) -> dict[str, Any]:
-        """Plain data, by the words that a user knows the options by; of the labels table its content's hash.
-
-        Raises
-        ------
-        UserError
-            If there is no such table.
-        """
-        return {
-            "--labels": _digest(self.labels) if self.labels else None,
-            "--labels-id-column": self.labels_id_column,
-            "--labels-class-column": self.labels_class_column,
-            "--carry": list(self.carry),
-            "--name": self.name,
-            "--drop-unlabeled": self.drop_unlabeled,
-            "--bands": list(self.bands),
-            "--recipe": self.rgb.model_dump(mode="json") if self.rgb else None,
-            **(self.split.describe() if self.split else {}),
-            **({"--class-folders": True} if self.class_folders else {}),
-            **({"--map": dict(self.renamed)} if self.renamed else {}),
-            **{f"the column of {name}": column for name, column in self.columns.standard_names().items()},
-            "the number of rows in a shard": self.shard_rows,
-            "the number of bytes in a shard": self.shard_bytes,
-        }
-
-
-def _check_bands(bands: Sequence[str], rgb: RgbSettings | None) -> None:
-    given, lower = ",".join(bands), [band.lower() for band in bands]
-    if not all(lower) or len(set(lower)) < len(lower):
-        raise UserError(f"--bands {given!r}: write different names with commas, such as g,r,i")
-    if rgb is None:
-        raise UserError(
-            f"--bands {given} needs --recipe NAME, whose section [rgb] says how bands become colors"
-        )
-    missing = [band for band in rgb.bands if band.lower() not in lower]
-    if missing:
-        raise UserError(
-            f"--bands {given} lacks {missing[0]!r}: the recipe makes red, green and blue of "
-            f"{', '.join(rgb.bands)} ([rgb] bands)"
-        )
-
-
-def _digest(path: str) -> str:
-    try:
-        with storage.open_input(path) as file:
-            return storage.sha256_of(file)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"no file {path!r}") from None
 
 
 def make_plan(
     listing: Listing,
     options: IngestOptions,
     folder: IngestFolder,
-    taxonomy: Taxonomy,
     claim: Callable[[], object] = lambda: None,
 ) -> tuple[IngestPlan, ParquetColumns]:
     """Plan the shards of a source and store the plan in their folder.
@@ -130,7 +36,6 @@ def make_plan(
     listing : Listing
     options : IngestOptions
     folder : IngestFolder
-    taxonomy : Taxonomy
     claim : callable
         Makes the folder this run's; called when nothing is wrong, before anything is written.
 
@@ -141,7 +46,7 @@ def make_plan(
         run planned the folder meanwhile.
     """
     place, parquet = listing.place, ParquetColumns()
-    labels = _read_labels(options, taxonomy)
+    labels = _read_labels(options)
     with Inventory(options.bands) as inventory:
         inventory.add_images(_with_progress(listing.iter_images()), place if options.class_folders else None)
         if listing.tables:
@@ -160,7 +65,7 @@ def make_plan(
         inventory.check_ids()
         inventory.rename_classes(options.renamed)
         if labels is None:
-            _check_classes(place, inventory.classes(), taxonomy, options.class_folders)
+            _check_classes(place, inventory.classes(), options.taxonomy, options.class_folders)
         _check_carry(place, parquet, labels, options.carry)
         if labels is not None and not listing.tables:
             labels = labels.without_endings()
@@ -228,12 +133,18 @@ def _with_progress(entries: Iterator[Entry]) -> Iterator[Entry]:
                 advance(FILES_A_STEP)
 
 
-def _read_labels(options: IngestOptions, taxonomy: Taxonomy) -> LabelsTable | None:
+def _read_labels(options: IngestOptions) -> LabelsTable | None:
     if options.labels is None:
         return None
     id_column, class_column = options.labels_id_column, options.labels_class_column
     return read_labels(
-        options.labels, id_column, class_column, options.carry, taxonomy, options.split, options.renamed
+        options.labels,
+        id_column,
+        class_column,
+        options.carry,
+        options.taxonomy,
+        options.split,
+        options.renamed,
     )
 
 

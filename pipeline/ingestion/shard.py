@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ class IngestJob:
     kind: str
     place: str
     out: str
-    carry: tuple[str, ...]
+    carry: Sequence[str]
     parquet: ParquetColumns
     rgb: RgbSettings | None = None
     plan: bytes = b""
@@ -160,7 +160,7 @@ def _read_members(archive: str, members: list[str], sizes: list[int]) -> Iterato
                 yield None, f"cannot be unpacked: {words_of(error)}"
 
 
-def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: tuple[str, ...]) -> pa.Table:
+def _shard_table(tables: list[pa.Table], images: pa.ChunkedArray, carry: Sequence[str]) -> pa.Table:
     """Columns by the contract's names: first what the plan (the labels table) knows, then the source's own
     columns, then the images' headers."""
     objects, gathered, _ = tables

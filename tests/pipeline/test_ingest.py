@@ -18,6 +18,7 @@ from PIL import Image
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline.ingestion.images import PackedImage, pack_image
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.ingestion.verify import verify_shards
 from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns
 
@@ -66,7 +67,7 @@ def test_folder_with_splits(tmp_path: Path) -> None:
     rows += [f"{ids[7]},,", "12,EO,train"]
     table = csv_of(tmp_path / "classes.csv", "GalaxyID,class,split", *rows)
     out = tmp_path / "out"
-    summary = ingest(str(images), str(out), table, shard_rows=2)
+    summary = ingest(str(images), str(out), IngestOptions(table, shard_rows=2))
     assert shard_names(out) == [
         "test-00000-of-00001.parquet",
         "train-00000-of-00003.parquet",
@@ -92,7 +93,7 @@ def test_folder_with_splits(tmp_path: Path) -> None:
     metadata = pq.read_metadata(out / "val-00000-of-00001.parquet").metadata
     assert b"images" in metadata[b"hiwl.source"]
 
-    dropped = ingest(str(images), str(tmp_path / "labeled"), table, drop_unlabeled=True)
+    dropped = ingest(str(images), str(tmp_path / "labeled"), IngestOptions(table, drop_unlabeled=True))
     assert (dropped.rows, dropped.dropped, dropped.unlabeled) == (7, 2, 0)
     assert not list((tmp_path / "labeled").glob("unlabeled-*"))
 
@@ -149,7 +150,7 @@ def test_zip(tmp_path: Path) -> None:
     out = tmp_path / "out"
     rows = [f"{name},SPI,{name}.5,-1e1" for name in (10, 11)]
     labels = csv_of(tmp_path / "l.csv", "id,label,ra,dec", *rows)
-    summary = ingest(f"file://{archive}", f"file://{out}", labels, name="zoo", shard_rows=3)
+    summary = ingest(f"file://{archive}", f"file://{out}", IngestOptions(labels, name="zoo", shard_rows=3))
     assert shard_names(out) == ["unlabeled-00000-of-00001.parquet", "zoo-00000-of-00001.parquet"]
     stored = read(out, "zoo-*")
     assert stored["object_id"].to_pylist() == [10, 11]
@@ -164,7 +165,7 @@ def test_ids_that_are_no_integers_make_all_of_them_strings(tmp_path: Path) -> No
     images = folder_of(tmp_path / "images", ["J1234+56.7.jpg", "J1234+56.9.jpg", "007.jpg", "7.jpg"])
     table = csv_of(tmp_path / "l.csv", "object_id,label", "J1234+56.7,EO", "007,CSS", "7,CRS")
     out = tmp_path / "out"
-    ingest(str(images), str(out), table)
+    ingest(str(images), str(out), IngestOptions(table))
     stored = read(out, "cutouts-*")
     found = dict(zip(stored["object_id"].to_pylist(), stored["label"].to_pylist(), strict=True))
     assert found == {"007": "CSS", "7": "CRS", "J1234+56.7": "EO"}
@@ -191,11 +192,13 @@ def test_parquet_with_other_names_and_splits(tmp_path: Path) -> None:
     summary = ingest(
         str(tmp_path / "tables"),
         str(out),
-        table,
-        columns=Columns(id="objid", image="jpeg", ra="RA"),
-        labels_class_column="kind",
-        carry=["redshift", "specobjid"],
-        shard_rows=4,
+        IngestOptions(
+            table,
+            columns=Columns(id="objid", image="jpeg", ra="RA"),
+            labels_class_column="kind",
+            carry=["redshift", "specobjid"],
+            shard_rows=4,
+        ),
     )
     stored = read(out)
     assert stored.schema.names == [*SHARD_SCHEMA.names, "redshift", "specobjid"]
@@ -214,7 +217,7 @@ def test_parquet_with_other_names_and_splits(tmp_path: Path) -> None:
 def test_parquet_labels_of_its_own_and_contiguous_shards(tmp_path: Path) -> None:
     source = parquet_source(tmp_path / "t.parquet", list("abcdefg"), label=["EO", None, *["CRS"] * 5])
     out = tmp_path / "out"
-    summary = ingest(source, str(out), columns=Columns(id="objid", image="jpeg"), shard_rows=3)
+    summary = ingest(source, str(out), IngestOptions(columns=Columns(id="objid", image="jpeg"), shard_rows=3))
     assert [pq.read_table(out / name)["object_id"].to_pylist() for name in shard_names(out)] == [
         ["a", "b", "c"],
         ["d", "e", "f"],
@@ -237,7 +240,7 @@ def test_hugging_face_image_structs(tmp_path: Path) -> None:
 def test_shards_are_cut_by_bytes_too(tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images", [f"{name}.jpg" for name in range(100, 106)])
     size = max(path.stat().st_size for path in images.iterdir())
-    ingest(str(images), str(tmp_path / "out"), shard_bytes=2 * size)
+    ingest(str(images), str(tmp_path / "out"), IngestOptions(shard_bytes=2 * size))
     assert len(shard_names(tmp_path / "out")) == 3
 
 
@@ -247,7 +250,7 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path) -> None:
     (images / "106.jpg").write_bytes(b"")
     (images / "107.jpg").write_bytes(b"")
     out = tmp_path / "out"
-    first = ingest(str(images), str(out), shard_rows=2)
+    first = ingest(str(images), str(out), IngestOptions(shard_rows=2))
     # A shard of rejects alone is not written, and is not tried again.
     assert (first.rows, first.shards, first.resumed, len(shard_names(out))) == (5, 3, 0, 3)
     before = {name: (out / name).read_bytes() for name in shard_names(out)}
@@ -255,7 +258,7 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path) -> None:
     lost = "cutouts-00001-of-00004.parquet"
     (out / lost).unlink()
     (out / "rejects.csv").unlink()
-    second = ingest(str(images), str(out), shard_rows=2)
+    second = ingest(str(images), str(out), IngestOptions(shard_rows=2))
     assert (second.rows, second.shards, second.resumed) == (5, 3, 2)
     assert {name: (out / name).read_bytes() for name in shard_names(out)} == before
     assert {name: (out / name).stat().st_mtime_ns for name in before if name != lost} == {
@@ -263,7 +266,7 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path) -> None:
     }
     assert [name for name, _ in rejects(out)] == ["100", "106", "107"]
     assert verify_shards(str(out)).passed
-    assert ingest(str(images), str(out), shard_rows=2).resumed == 3
+    assert ingest(str(images), str(out), IngestOptions(shard_rows=2)).resumed == 3
 
 
 def test_another_plan_needs_another_folder(tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ def test_another_plan_needs_another_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     ingest(str(images), str(out))
     with pytest.raises(UserError, match="another plan"):
-        ingest(str(images), str(out), shard_rows=1)
+        ingest(str(images), str(out), IngestOptions(shard_rows=1))
     folder_of(tmp_path / "images", ["100.jpg", "101.jpg", "102.jpg"])
     with pytest.raises(UserError, match="choose another folder"):
         ingest(str(images), str(out))
@@ -291,14 +294,14 @@ def test_a_fault_of_the_machine_keeps_the_other_shards(tmp_path: Path) -> None:
     images = folder_of(tmp_path / "images", ["100.jpg", "101.jpg", "102.jpg"])
     out = tmp_path / "out"
     # A folder stands where the second shard belongs, so that its task cannot write.
-    ingest(str(images), str(out), shard_rows=1)
+    ingest(str(images), str(out), IngestOptions(shard_rows=1))
     for name in ("cutouts-00001-of-00003.parquet", "cutouts-00002-of-00003.parquet"):
         (out / name).unlink()
     (out / "cutouts-00001-of-00003.parquet").mkdir()
     with pytest.raises(IncompleteError, match=r"1 of 2 shards could not be written .*cutouts-00001"):
-        ingest(str(images), str(out), shard_rows=1)
+        ingest(str(images), str(out), IngestOptions(shard_rows=1))
     (out / "cutouts-00001-of-00003.parquet").rmdir()
-    assert ingest(str(images), str(out), shard_rows=1).rows == 3
+    assert ingest(str(images), str(out), IngestOptions(shard_rows=1)).rows == 3
 
 
 def test_a_file_that_vanished_is_a_reject(tmp_path: Path) -> None:

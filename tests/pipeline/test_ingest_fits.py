@@ -17,6 +17,7 @@ from hiwl_core.fits_cutouts import rgb_from_bands, rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.images import pack_image
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from tests.broken_inputs import BrokenInput, broken_inputs, fits_file
 from tests.drawings import draw_galaxy
 
@@ -93,7 +94,7 @@ def test_single_files_stay_as_they_are(source: Path, tmp_path: Path) -> None:
 def test_a_recipe_makes_them_rgb(source: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("id,class,ra\n11,EO,33\n12,EO,\n16,EO,\n")
-    ingest(str(source), str(tmp_path / "out"), str(table), rgb=RGB)
+    ingest(str(source), str(tmp_path / "out"), IngestOptions(str(table), rgb=RGB))
     rows = read(tmp_path / "out")
     for name in ("11.fits", "12.fits.fz"):
         expected = rgb_from_fits((source / name).read_bytes(), RGB).image
@@ -104,7 +105,7 @@ def test_a_recipe_makes_them_rgb(source: Path, tmp_path: Path) -> None:
     assert rows[11]["dec"] == pytest.approx(2.0, abs=1e-6)
     assert rejects(tmp_path / "out")["13"].startswith("missing_band: ")
     with pytest.raises(UserError, match="--recipe is not the same"):
-        ingest(str(source), str(tmp_path / "out"), str(table))
+        ingest(str(source), str(tmp_path / "out"), IngestOptions(str(table)))
 
 
 def test_sets_of_one_file_a_band(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_sets_of_one_file_a_band(tmp_path: Path) -> None:
     (folder / "J6-i.fits").write_bytes(b"")
     (folder / "whole.fits").write_bytes(fits_file(images["g"]))
     (folder / "picture-g.jpg").write_bytes(JPEG)
-    summary = ingest(str(folder), str(out), bands=["g", "r", "i", "z"], rgb=RGB, shard_rows=2)
+    summary = ingest(str(folder), str(out), IngestOptions(bands=["g", "r", "i", "z"], rgb=RGB, shard_rows=2))
     rows = read(out)
     encoded = {name: fits_file(image) for name, image in images.items()}
     expected = np.asarray(rgb_from_bands(encoded, RGB).image)
@@ -138,7 +139,7 @@ def test_sets_of_one_file_a_band(tmp_path: Path) -> None:
 
     (folder / "late" / "J1.5_g.fits").write_bytes(encoded["g"])
     with pytest.raises(UserError, match=r"object id 'J1.5' has two files of band g, .*J1.5-g.* and .*J1.5_g"):
-        ingest(str(folder), str(tmp_path / "other"), bands=["g", "r", "i"], rgb=RGB)
+        ingest(str(folder), str(tmp_path / "other"), IngestOptions(bands=["g", "r", "i"], rgb=RGB))
 
 
 @pytest.mark.parametrize("broken", broken_inputs()[::4], ids=lambda broken: broken.kind)

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiwl_core.errors import UserError
-from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline import storage
 from pipeline.ingestion.folder import IngestFolder
 from pipeline.ingestion.ingest import ingest
-from pipeline.ingestion.ingest_plan import IngestOptions, make_plan
+from pipeline.ingestion.ingest_options import IngestOptions
+from pipeline.ingestion.ingest_plan import make_plan
 from pipeline.ingestion.shard_plan import IngestPlan, read_objects
 from pipeline.ingestion.source import Listing
 from pipeline.shards.cutout_shards import Columns
@@ -57,7 +57,7 @@ def plan_of(
     listing: Listing, out: Path, labels: str | None = None, rows: int = 7
 ) -> tuple[IngestPlan, list[pa.Table]]:
     options = IngestOptions(labels=labels, shard_rows=rows)
-    plan, _ = make_plan(listing, options, IngestFolder(str(out)), GALAXY_ZOO)
+    plan, _ = make_plan(listing, options, IngestFolder(str(out)))
     return plan, [read_objects(f"{out}/_ingest/{plan.objects}", shard.number) for shard in plan.shards()]
 
 
@@ -94,7 +94,7 @@ def test_a_changed_source_is_refused(tmp_path: Path) -> None:
 
     def refused(match: str, **options: object) -> None:
         with pytest.raises(UserError, match=match) as caught:
-            ingest(str(source), str(out), **options)  # type: ignore[arg-type]
+            ingest(str(source), str(out), IngestOptions(**options))  # type: ignore[arg-type]
         assert "another plan" in str(caught.value)
         assert "choose another folder" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -147,18 +147,18 @@ def test_from_s3_to_s3_on_ray(object_store: ObjectStore, monkeypatch: pytest.Mon
     source, out = f"{object_store.url}/sky", f"{object_store.url}/packed"
     for name in range(20):
         storage.write_bytes(f"{source}/{name % 3}/{name}.jpg", JPEG if name else b"text")
-    first = ingest(source, out, shard_rows=4)
+    first = ingest(source, out, IngestOptions(shard_rows=4))
     assert (first.rows, first.shards, first.unreadable) == (19, 5, 1)
     assert storage.read_bytes(f"{out}/rejects.csv").decode().splitlines() == [
         "object_id,file,reason",
         f'0,{source}/0/0.jpg,"not a JPEG, PNG or FITS image"',
     ]
     storage.remove(f"{out}/cutouts-00002-of-00005.parquet")
-    again = ingest(source, out, shard_rows=4)
+    again = ingest(source, out, IngestOptions(shard_rows=4))
     assert (again.rows, again.resumed) == (19, 4)
     storage.write_bytes(f"{source}/2/2.jpg", JPEG + b"x")
     with pytest.raises(UserError, match="have changed"):
-        ingest(source, out, shard_rows=4)
+        ingest(source, out, IngestOptions(shard_rows=4))
 
 
 def test_rejects_are_gathered_from_the_shards(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_rejects_are_gathered_from_the_shards(tmp_path: Path) -> None:
     (source / 'odd "name", with\nlines.jpg').write_bytes(b"")
     table = tmp_path / "labels.csv"
     table.write_text("id,class\n1020,EO\n77,EO\n")
-    summary = ingest(str(source), str(out), str(table), shard_rows=9)
+    summary = ingest(str(source), str(out), IngestOptions(str(table), shard_rows=9))
     with (out / "rejects.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["object_id", "file", "reason"]
@@ -181,7 +181,13 @@ def test_rejects_are_gathered_from_the_shards(tmp_path: Path) -> None:
     assert sorted(record["rejects"] for record in records) == [4, 9, 9, 9, 9]
 
 
-INGEST = "import sys; from pipeline.ingestion.ingest import ingest; ingest(*sys.argv[1:3], shard_rows=2)"
+INGEST = """
+import sys
+from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
+
+ingest(*sys.argv[1:3], IngestOptions(shard_rows=2))
+"""
 
 
 @pytest.mark.slow
@@ -204,7 +210,7 @@ def test_a_killed_ingest_goes_on_with_its_plan(ray_session: None, tmp_path: Path
     times = {path: path.stat().st_mtime_ns for path in kept}
     done = len(list(out.glob("*.parquet")))
     assert 1 <= done < 500
-    summary = ingest(str(source), str(out), shard_rows=2)
+    summary = ingest(str(source), str(out), IngestOptions(shard_rows=2))
     assert (summary.rows, summary.shards, summary.resumed) == (1000, 500, done)
     assert {path: path.stat().st_mtime_ns for path in kept} == times
     ids = [

@@ -18,6 +18,7 @@ from pipeline.classification.classify import classify
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.ingestion.ingest import ingest
+from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.simulate import simulate
 from pipeline.training.train import train
 from tests.conftest import TINY, TinyData
@@ -38,9 +39,9 @@ def test_from_cutouts_by_a_sample_of_them_to_a_catalog_in_s3(
     sky = simulate(f"{root}/sky", count=10, size=72, shard_rows=5)
     assert sky.rendered == 10
     assert simulate(f"{root}/sky", count=10, size=72, shard_rows=5).rendered == 0
-    packed = ingest(sky.cutouts, f"{root}/shards", shard_rows=4)
+    packed = ingest(sky.cutouts, f"{root}/shards", IngestOptions(shard_rows=4))
     assert packed.rows == 10
-    assert ingest(sky.cutouts, f"{root}/shards", shard_rows=4).resumed == packed.shards
+    assert ingest(sky.cutouts, f"{root}/shards", IngestOptions(shard_rows=4)).resumed == packed.shards
 
     # Half the galaxies of each class to train on, and five to select by.
     sample = ("train_galaxies=70", "val_galaxies=25")

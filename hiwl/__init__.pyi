@@ -31,6 +31,7 @@ from pipeline.querying.query import query as query
 from pipeline.querying.sample import sample as sample
 from pipeline.reporting.report import report as report
 from pipeline.reproduction.reproduce import reproduce as reproduce
+from pipeline.reproduction.reproduce_options import ReproduceOptions as ReproduceOptions
 from pipeline.select import select as select
 from pipeline.shards.cutout_shards import Columns as Columns
 from pipeline.shards.shards_datasource import ShardsDatasource as ShardsDatasource

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.options import VerbCommand, column_options, gpu_option, scale_options
+from pipeline.reproduction.reproduce_options import ReproduceOptions
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -88,22 +89,8 @@ def main(
     """
     from pipeline.reproduction.reproduce import reproduce
 
-    reproduction = reproduce(
-        names,
-        data,
-        val,
-        recipe_name,
-        out,
-        columns,
-        test,
-        overrides,
-        seeds,
-        backbones,
-        at_once,
-        workers,
-        gpu,
-        scale,
-    )
+    options = ReproduceOptions(test, columns, scale, overrides, seeds, backbones, at_once, workers, gpu)
+    reproduction = reproduce(names, data, val, recipe_name, out, options)
     for name, one in reproduction.made.items():
         click.echo(f"\n{name}: {one.title}\n")
         if one.table is not None:

@@ -14,9 +14,8 @@ from hiwl_core.methods import METHODS
 from hiwl_core.metrics import wilson
 from hiwl_core.published_results import TABLE_7, VALIDATION_ACCURACY
 from hiwl_core.recipe import Recipe
+from pipeline.reproduction.reproduce_options import ReproduceOptions
 from pipeline.reproduction.scores import ScoredPart
-from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["ALL_EXPERIMENTS", "EXPERIMENTS", "Experiment", "Request", "choose_experiments"]
 
@@ -155,30 +154,22 @@ class Request:
     ----------
     recipe : Recipe
         With the first seed.
-    overrides : sequence of str
-        The user's changes of it.
-    seeds : sequence of int
+    options : ReproduceOptions
     train_shards : sequence of str
     val : ScoredPart
         The galaxies by which checkpoints are selected.
     test : ScoredPart or None
         Galaxies that no training sees, if there are any.
-    columns : Columns
     out : str
         Folder of the reproduction.
-    scale : WantedScale
-        At which all models see galaxies.
     """
 
     recipe: Recipe
-    overrides: Sequence[str]
-    seeds: Sequence[int]
+    options: ReproduceOptions
     train_shards: Sequence[str]
     val: ScoredPart
     test: ScoredPart | None
-    columns: Columns
     out: str
-    scale: WantedScale = AS_IT_IS
 
     def scored(self, experiment: Experiment) -> ScoredPart:
         """What an experiment's trainings are scored on."""
@@ -188,9 +179,10 @@ class Request:
         """How the figures came about, a sentence each."""
         on_test = self.scored(experiment).on_test
         part = "galaxies that no training saw" if on_test else "validation galaxies"
-        several = len(self.seeds) > 1
-        changes = "".join(f", {change}" for change in self.overrides)
-        seeds = f"seed{'s' if several else ''} {', '.join(map(str, self.seeds))}"
+        options = self.options
+        several = len(options.seeds) > 1
+        changes = "".join(f", {change}" for change in options.overrides)
+        seeds = f"seed{'s' if several else ''} {', '.join(map(str, options.seeds))}"
         origin = f"Recipe {self.recipe.name}{changes}, {seeds}, scored on {galaxies:,} {part}."
         paper = "The paper's figures are of its 2,881 test galaxies"
         if not on_test:

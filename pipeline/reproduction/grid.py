@@ -13,6 +13,7 @@ from hiwl_core.recipe import Recipe, load_recipe
 from hiwl_core.recipe_text import LATER
 from hiwl_core.taxonomy import FIRST_STAGE
 from pipeline.reproduction.experiments import Experiment
+from pipeline.reproduction.reproduce_options import AS_THE_RECIPE_SAYS, ReproduceOptions
 
 __all__ = ["GridRun", "backbone_overrides", "folder_name", "grid_runs"]
 
@@ -51,9 +52,7 @@ def folder_name(backbone: str) -> str:
 def grid_runs(
     experiments: Iterable[Experiment],
     recipe_name: str,
-    overrides: Sequence[str],
-    seeds: Sequence[int],
-    backbones: Sequence[str] = (),
+    options: ReproduceOptions = AS_THE_RECIPE_SAYS,
 ) -> list[GridRun]:
     """All trainings that some experiments need, each once, first those of the first seed.
 
@@ -62,11 +61,8 @@ def grid_runs(
     experiments : iterable of Experiment
     recipe_name : str
         The recipe that they all share; see `hiwl_core.recipe.load_recipe`.
-    overrides : sequence of str
-        The user's own changes of it.
-    seeds : sequence of int
-    backbones : sequence of str
-        In the place of the recipe's own, and of those of Table 7; empty: those.
+    options : ReproduceOptions
+        Seeds, backbones, and the user's own changes of the recipe.
 
     Returns
     -------
@@ -78,6 +74,7 @@ def grid_runs(
         For a recipe or an override that is wrong, or that makes a method another one; and for a backbone that
         there is not.
     """
+    overrides, seeds = options.overrides, options.seeds
     _check_overrides(overrides)
     base = load_recipe(recipe_name, overrides)
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
@@ -88,7 +85,7 @@ def grid_runs(
         for experiment in chosen:
             if experiment.one_seed and seed != seeds[0]:
                 continue
-            for backbone, method in experiment.resolved(base.stage1.backbone, backbones):
+            for backbone, method in experiment.resolved(base.stage1.backbone, options.backbones):
                 key = (backbone, method, seed)
                 if key not in runs:
                     changes = [*overrides, *backbone_overrides(base, backbone), *method_overrides(method)]

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hiwl_core.explanation import (
-    ExplainedModel,
-    HeatChecks,
-    Separation,
-    central_share,
-    separation,
-    tsne,
-)
+from hiwl_core.explanation import ExplainedModel, HeatChecks, Separation, central_share, separation, tsne
 from hiwl_core.published_results import TRAININGS
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
@@ -73,7 +66,7 @@ class PictureInputs:
             taken = TrainedOn(recipe.train_galaxies, trained_size)
         return sample_labeled(
             shards,
-            self.request.columns,
+            self.request.options.columns,
             recipe.taxonomy,
             max(trained_size, *(stage.center_crop for stage in stages)),
             recipe.rgb,
@@ -81,7 +74,7 @@ class PictureInputs:
             count,
             per_class,
             taken,
-            self.request.scale,
+            self.request.options.scale,
         )
 
 

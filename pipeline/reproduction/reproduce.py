@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError
 from hiwl_core.recipe import load_recipe
 from pipeline import storage
 from pipeline.lease import Lease
@@ -21,11 +21,11 @@ from pipeline.reporting.pictures import check_drawing
 from pipeline.reproduction.experiments import Experiment, Request, choose_experiments
 from pipeline.reproduction.grid import folder_name, grid_runs
 from pipeline.reproduction.pictures import PICTURES, PictureInputs
-from pipeline.reproduction.run_queue import PlannedRun, QueueSettings, run_grid
+from pipeline.reproduction.reproduce_options import AS_THE_RECIPE_SAYS, ReproduceOptions
+from pipeline.reproduction.run_queue import PlannedRun, run_grid
 from pipeline.reproduction.scores import ScoredPart
 from pipeline.reproduction.tables import TABLES, PaperTable
-from pipeline.shards.cutout_shards import Columns, list_shards
-from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
+from pipeline.shards.cutout_shards import list_shards
 from pipeline.storage.own_folders import check_own
 from pipeline.training.checks import plan_training
 from pipeline.training.labeled_shards import LabeledShards, check_labeled
@@ -94,15 +94,7 @@ def reproduce(
     val: str,
     recipe_name: str,
     out: str,
-    columns: Columns | None = None,
-    test: str | None = None,
-    overrides: Sequence[str] = (),
-    seeds: Sequence[int] = (0,),
-    backbones: Sequence[str] = (),
-    at_once: int | None = None,
-    workers: int | None = None,
-    gpu: bool | None = None,
-    scale: WantedScale = AS_IT_IS,
+    options: ReproduceOptions = AS_THE_RECIPE_SAYS,
 ) -> Reproduction:
     """Make tables and figures of the paper from trainings on one's own data.
 
@@ -116,18 +108,8 @@ def reproduce(
         The recipe that all trainings share, and so their scale.
     out : str
         Folder of the reproduction.
-    columns : Columns, optional
-    test : str, optional
-        Labeled shards to score on; default: those of `val`, which flatter all models alike.
-    overrides : sequence of str
-        Changes of the recipe.
-    seeds : sequence of int
-    backbones : sequence of str
-        In the place of the recipe's own, and of those of Table 7; empty: those.
-    at_once, workers, gpu
-        See `pipeline.reproduction.run_queue.QueueSettings`.
-    scale : WantedScale
-        At which all models are to see galaxies.
+    options : ReproduceOptions
+        Seeds, backbones, test galaxies and the like; default: as the recipe says.
 
     Returns
     -------
@@ -140,17 +122,14 @@ def reproduce(
         Before any training: for what `pipeline.training.checks.plan_training` checks, of each training, for
         test shards that were trained on or selected by, and for a folder with other content.
     """
-    columns = columns or Columns()
+    test, columns = options.test, options.columns
     experiments = choose_experiments(names)
     if any(experiment.kind in PICTURES for experiment in experiments.values()):
         check_drawing()
-    for name, value in (("--at-once", at_once), ("--workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: give 1 or more")
-    grid = grid_runs(experiments.values(), recipe_name, overrides, seeds, backbones)
-    recipe = load_recipe(recipe_name, [*overrides, f"seed={seeds[0]}"])
+    grid = grid_runs(experiments.values(), recipe_name, options)
+    recipe = load_recipe(recipe_name, [*options.overrides, f"seed={options.seeds[0]}"])
     labeled = {
-        path: check_labeled(list_shards(path), columns, recipe.taxonomy, scale)
+        path: check_labeled(list_shards(path), columns, recipe.taxonomy, options.scale)
         for path in dict.fromkeys((data, val, test or val))
     }
     check_apart({"--data": labeled[data]}, "--val", labeled[val])
@@ -163,13 +142,11 @@ def reproduce(
     named = {
         full_name: (experiment, trainings)
         for name, experiment in experiments.items()
-        for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, backbones)
+        for full_name, trainings in _shares(name, experiment, recipe.stage1.backbone, options.backbones)
     }
     files = [f"{name}.{ending}" for name in named for ending in ("csv", "md", "png", "svg")]
     check_own(out, storage.exists(f"{out}/{MARKER}"), files, "reproduce")
-    request = Request(
-        recipe, overrides, seeds, labeled[data].shards, val_part, test_part, columns, out, scale
-    )
+    request = Request(recipe, options, labeled[data].shards, val_part, test_part, out)
     parts: dict[tuple[str, str], dict[ScoredPart, None]] = defaultdict(dict)
     for experiment, trainings in named.values():
         for training in trainings:
@@ -178,16 +155,17 @@ def reproduce(
     planned = [
         PlannedRun(
             run,
-            plan_training(data, val, run.recipe, f"{out}/runs/{run.name}", columns, workers or 1, given),
+            plan_training(
+                data, val, run.recipe, f"{out}/runs/{run.name}", columns, options.workers or 1, given
+            ),
             tuple(parts[run.backbone, run.method]),
         )
         for run in grid
     ]
-    settings = QueueSettings(columns, at_once, workers, gpu)
     with Lease(out, "hiwl reproduce", keep=False) as lease:
         check_own(out, storage.exists(f"{out}/{MARKER}"), files, "reproduce")
         storage.write_bytes(f"{out}/{MARKER}", b'{"format_version": 1}\n')
-        failed = run_grid(planned, settings)
+        failed = run_grid(planned, options)
         lease.check()
         return _made(named, planned, failed, request)
 

@@ -20,16 +20,17 @@ from hiwl_core.errors import IncompleteError, UserError
 from pipeline.classification.computing import Computing
 from pipeline.cluster import abandon_own_ray, connected
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.pages.numbers import duration
 from pipeline.progress import lines_of, say
 from pipeline.reproduction.grid import GridRun
+from pipeline.reproduction.reproduce_options import ReproduceOptions
 from pipeline.reproduction.scores import ScoredPart
-from pipeline.shards.cutout_shards import Columns
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.small_training import is_small_training
 from pipeline.training.stores import Stores, load_stores
 from pipeline.training.train import run_training
 
-__all__ = ["PlannedRun", "QueueSettings", "run_grid"]
+__all__ = ["PlannedRun", "run_grid"]
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,6 @@ Outcomes = Generator[tuple[PlannedRun, BaseException | None]]
 """Runs as they end, with what went wrong."""
 
 
-@dataclass(frozen=True)
-class QueueSettings:
-    """How the grid is run.
-
-    Parameters
-    ----------
-    columns : Columns
-    at_once : int or None
-        Runs at once; None: one a GPU, or one a node without GPUs, since a training takes all its cores.
-    workers : int or None
-        Data-parallel workers of each run; None: one.
-    gpu : bool or None
-        Whether each takes a GPU; None: if the cluster has any.
-    """
-
-    columns: Columns
-    at_once: int | None = None
-    workers: int | None = None
-    gpu: bool | None = None
-
-
 class SharedStores:
     """The cutouts of all runs, loaded once: they train on the same galaxies."""
 
@@ -106,7 +86,7 @@ class SharedStores:
             return self._loaded[key]
 
 
-def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str, str]:
+def run_grid(planned: Sequence[PlannedRun], options: ReproduceOptions) -> dict[str, str]:
     """Train and score all runs that are not done.
 
     A run that fails does not end the others.
@@ -127,46 +107,46 @@ def run_grid(planned: Sequence[PlannedRun], settings: QueueSettings) -> dict[str
     if not missing:
         return failed
     started = time.monotonic()
-    small = settings.at_once is None and all(_is_small(one, settings) for one in missing)
-    with closing((_here if small else _by_ray)(missing, settings)) as outcomes:
+    small = options.at_once is None and all(_is_small(one, options) for one in missing)
+    with closing((_here if small else _by_ray)(missing, options)) as outcomes:
         for number, (one, error) in enumerate(outcomes, start=1):
             name = one.run.name
             if error is None:
-                minutes = (time.monotonic() - started) / 60
-                left = minutes / number * (len(missing) - number)
-                say(f"done {number}/{len(missing)}: {name}; {minutes:.0f} min, about {left:.0f} to go")
+                took = time.monotonic() - started
+                left = duration(took / number * (len(missing) - number))
+                say(f"done {number}/{len(missing)}: {name}; {duration(took)}, about {left} to go")
             else:
                 failed[one.folder] = _reason(error)
                 say(f"failed: {name} ({failed[one.folder]})")
     return failed
 
 
-def _is_small(one: PlannedRun, settings: QueueSettings) -> bool:
+def _is_small(one: PlannedRun, options: ReproduceOptions) -> bool:
     """Whether a run is trained already, or would be in this process."""
-    return one.plan.folder.is_bundled() or is_small_training(one.plan, settings.workers, settings.gpu)
+    return one.plan.folder.is_bundled() or is_small_training(one.plan, options.workers, options.gpu)
 
 
-def _here(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
+def _here(missing: Sequence[PlannedRun], options: ReproduceOptions) -> Outcomes:
     """Train and score runs one after the other, and see what comes of each."""
     for one in missing:
         error: BaseException | None = None
         try:
-            _run(one, replace(settings, workers=None))
+            _run(one, replace(options, workers=None))
         except Exception as raised:
             error = raised
         yield one, error
 
 
-def _by_ray(missing: Sequence[PlannedRun], settings: QueueSettings) -> Outcomes:
+def _by_ray(missing: Sequence[PlannedRun], options: ReproduceOptions) -> Outcomes:
     """The same through Ray, several at once."""
-    workers = settings.workers or 1
+    workers = options.workers or 1
     # One slot for the worker of each run, one for its feed.
-    slots = (settings.at_once or 1) * workers + 1
+    slots = (options.at_once or 1) * workers + 1
     with connected(min_cpus=slots) as cluster:
-        use_gpu = cluster.gpus > 0 if settings.gpu is None else settings.gpu
-        at_once = min(settings.at_once or _room(use_gpu, cluster.gpus, workers), len(missing))
+        use_gpu = cluster.gpus > 0 if options.gpu is None else options.gpu
+        at_once = min(options.at_once or _room(use_gpu, cluster.gpus, workers), len(missing))
         executor, ended = ThreadPoolExecutor(at_once, "run"), threading.Event()
-        found = replace(settings, at_once=at_once, workers=workers, gpu=use_gpu)
+        found = replace(options, at_once=at_once, workers=workers, gpu=use_gpu)
         stores = SharedStores()
         try:
             futures = {executor.submit(_run, one, found, stores, ended): one for one in missing}
@@ -190,13 +170,13 @@ def _reason(error: BaseException) -> str:
 
 def _run(
     one: PlannedRun,
-    settings: QueueSettings,
+    options: ReproduceOptions,
     stores: SharedStores | None = None,
     ended: threading.Event | None = None,
 ) -> None:
     """Train one run, or go on with it, and score it."""
-    workers, gpu = settings.workers, settings.gpu
-    several = settings.at_once is not None and settings.at_once > 1
+    workers, gpu = options.workers, options.gpu
+    several = options.at_once is not None and options.at_once > 1
     with lines_of(one.run.name) if several else nullcontext():
         if not several:
             say(f"== {one.run.name}")
@@ -205,7 +185,7 @@ def _run(
         for part in one.missing():
             if ended is not None and ended.is_set():
                 return
-            evaluate(result.bundle, part.path, part.folder(one.folder), settings.columns, computing=computing)
+            evaluate(result.bundle, part.path, part.folder(one.folder), options.columns, computing=computing)
 
 
 def _room(gpu: bool, gpus: int, workers: int) -> int:

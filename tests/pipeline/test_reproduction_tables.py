@@ -14,9 +14,9 @@ from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import GALAXY_ZOO
 from pipeline.reproduction.experiments import EXPERIMENTS, Request, choose_experiments
 from pipeline.reproduction.grid import backbone_overrides, grid_runs
+from pipeline.reproduction.reproduce_options import AS_THE_RECIPE_SAYS, ReproduceOptions
 from pipeline.reproduction.scores import RunScores, ScoredPart, same_galaxies
 from pipeline.reproduction.tables import TABLES
-from pipeline.shards.cutout_shards import Columns
 
 TRUTH = np.repeat(np.arange(5), [40, 40, 10, 20, 40])
 
@@ -30,7 +30,7 @@ def scores(wrong: dict[int, int], ids: np.ndarray | None = None) -> RunScores:
 
 
 def test_table_7_is_ten_backbones_plain_and_in_hiwl() -> None:
-    runs = grid_runs([EXPERIMENTS["table7"]], "paper", (), [0, 1])
+    runs = grid_runs([EXPERIMENTS["table7"]], "paper", ReproduceOptions(seeds=[0, 1]))
     assert len(runs) == 2 * 10 * 2
     assert {run.backbone for run in runs} == set(TABLE_7)
     assert len({run.name for run in runs}) == len(runs)
@@ -46,7 +46,7 @@ def test_table_7_is_ten_backbones_plain_and_in_hiwl() -> None:
 
 
 def test_runs_differ_in_nothing_but_what_they_are_named_after() -> None:
-    runs = grid_runs([EXPERIMENTS["table7"]], "paper", ("stage1.epochs=5",), [0])
+    runs = grid_runs([EXPERIMENTS["table7"]], "paper", ReproduceOptions(overrides=["stage1.epochs=5"]))
     first = runs[0].recipe.to_dict()["stage1"]
     for run in runs[1:]:
         other = run.recipe.to_dict()["stage1"]
@@ -80,18 +80,18 @@ def test_a_recipe_that_shrinks_images_shrinks_them_for_all_backbones() -> None:
 
 def test_what_experiments_share_is_trained_once() -> None:
     chosen = choose_experiments(["table4", "table3", "figure5", "figure7", "table4"])
-    runs = grid_runs(chosen.values(), "small", (), [0, 1])
+    runs = grid_runs(chosen.values(), "small", ReproduceOptions(seeds=[0, 1]))
     # Figures show one seed.
     assert [(run.method, run.seed) for run in runs] == [("hiwl", 0), ("plain", 0), ("hiwl", 1)]
-    assert {run.method for run in grid_runs([EXPERIMENTS["methods"]], "small", (), [0])} == set(METHODS)
-    everything = grid_runs(choose_experiments(["all"]).values(), "small", (), [0])
+    assert {run.method for run in grid_runs([EXPERIMENTS["methods"]], "small")} == set(METHODS)
+    everything = grid_runs(choose_experiments(["all"]).values(), "small")
     # Of the two networks of Tables 9 to 11 one is in Table 7.
     assert len(everything) == len(METHODS) + 2 * len(TABLE_7) + 1
 
 
 def test_tables_9_to_11_are_of_the_validation_galaxies() -> None:
     val, test = (ScoredPart(name, (), frozenset(), on_test=name == "test") for name in ("val", "test"))
-    request = Request(load_recipe("trial"), (), [0], (), val, test, Columns(), "out")
+    request = Request(load_recipe("trial"), AS_THE_RECIPE_SAYS, (), val, test, "out")
     of = {name: request.scored(experiment).name for name, experiment in EXPERIMENTS.items()}
     assert {name for name, part in of.items() if part == "validation"} == {"table9", "table10", "table11"}
     assert replace(request, test=None).scored(EXPERIMENTS["table4"]) == val
@@ -100,7 +100,7 @@ def test_tables_9_to_11_are_of_the_validation_galaxies() -> None:
 def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None:
     asked = ["vgg16", "timm:test_vit"]
     names = {
-        name: {run.name for run in grid_runs([EXPERIMENTS[name]], "trial", (), [0], asked)}
+        name: {run.name for run in grid_runs([EXPERIMENTS[name]], "trial", ReproduceOptions(backbones=asked))}
         for name in EXPERIMENTS
     }
     both = {
@@ -117,7 +117,9 @@ def test_backbones_that_are_asked_for_stand_in_the_place_of_the_others() -> None
 
 @pytest.mark.parametrize("recipe", ["paper", "cpu", "demo", "small", "trial"])
 def test_each_training_is_of_the_method_that_it_is_called(recipe: str) -> None:
-    for run in grid_runs([EXPERIMENTS["methods"]], recipe, ("stage1.label_smoothing=0.2",), [0]):
+    for run in grid_runs(
+        [EXPERIMENTS["methods"]], recipe, ReproduceOptions(overrides=["stage1.label_smoothing=0.2"])
+    ):
         assert method_name(run.recipe) == run.method
 
 
@@ -131,18 +133,18 @@ def test_each_training_is_of_the_method_that_it_is_called(recipe: str) -> None:
 )
 def test_a_recipe_that_makes_a_method_another_one_is_refused(change: str, called: str, would_be: str) -> None:
     with pytest.raises(UserError, match=f"its training '{called}' would be {would_be}; leave"):
-        grid_runs([EXPERIMENTS["table4"]], "trial", (change,), [0])
+        grid_runs([EXPERIMENTS["table4"]], "trial", ReproduceOptions(overrides=[change]))
 
 
 def test_wrong_requests_are_one_line() -> None:
     with pytest.raises(UserError, match=r"by the name 'table12': there are table3, .*, figure7, all"):
         choose_experiments(["table3", "table12"])
     with pytest.raises(UserError, match="no backbone 'vgg'"):
-        grid_runs([EXPERIMENTS["table7"]], "small", (), [0], ["vgg"])
+        grid_runs([EXPERIMENTS["table7"]], "small", ReproduceOptions(backbones=["vgg"]))
     with pytest.raises(UserError, match="--set seed=7: the trainings' seeds are those of --seeds"):
-        grid_runs([EXPERIMENTS["table4"]], "small", ("seed=7",), [0])
+        grid_runs([EXPERIMENTS["table4"]], "small", ReproduceOptions(overrides=["seed=7"]))
     with pytest.raises(UserError, match="--seeds 1,1: give different numbers"):
-        grid_runs([EXPERIMENTS["table4"]], "small", (), [1, 1])
+        grid_runs([EXPERIMENTS["table4"]], "small", ReproduceOptions(seeds=[1, 1]))
 
 
 def test_table_7_sets_ours_beside_the_papers() -> None:

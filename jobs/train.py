@@ -6,6 +6,7 @@ import click
 
 from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import column_options, gpu_option, scale_options
+from pipeline.pages.numbers import duration
 from pipeline.shards.cutout_shards import Columns
 from pipeline.shards.wanted_scale import WantedScale
 
@@ -100,7 +101,7 @@ def main(
         return
     click.echo(result.pairs.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     best = result.pairs.iloc[0]
-    click.echo(f"best: validation accuracy {best['accuracy']:.4f}, after {result.seconds / 60:.1f} min")
+    click.echo(f"best: validation accuracy {best['accuracy']:.4f}, after {duration(result.seconds)}")
     click.echo(f"bundle: {result.bundle}")
     click.echo(f"next: hiwl evaluate {result.bundle} '{result.selected_by}'")
 

@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
     """``48 s``, ``5.7 min`` or ``3.2 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if round(seconds / 60, 1) < 60 else f"{seconds / 3600:.1f} h"
 
 
 def percent(share: float) -> str:

@@ -136,8 +136,8 @@ def _dispatched(arguments: argparse.Namespace, workers: int, shards: int) -> dic
 
 def measure_plan(arguments: argparse.Namespace) -> None:
     """CPU seconds and memory of a plan, and of the look at it that a resume takes."""
+    from pipeline.classification.catalog_plan import plan_catalog
     from pipeline.classification.missing_parts import find_parts
-    from pipeline.classification.plan import plan_catalog
     from pipeline.shards.inspection import WantedColumns
 
     write_files(arguments.work / "sky", arguments.shards)

@@ -31,15 +31,15 @@ from pipeline import storage
 
 if TYPE_CHECKING:  # torch comes with it, which verbs that only read a catalog should not wait for
     from hiwl_core.cascade import CascadePrediction
-from pipeline.catalog.catalog_schema import FEATURES, catalog_schema, class_columns, stage_columns
+from pipeline.catalog.catalog_schema import FEATURES, TRUE_LABEL, catalog_schema, class_columns, stage_columns
 
 __all__ = [
     "PartRecord",
     "check_part_record",
     "content_in",
     "counted",
-    "counted_flags",
     "encode_part",
+    "facts_of",
     "list_parts",
     "making_in",
     "making_of",
@@ -103,20 +103,24 @@ def part_table(
     prediction: CascadePrediction,
     taxonomy: Taxonomy,
     model_id: str,
-    carried: Sequence[pa.Field],
+    carry: Sequence[str] = (),
+    keep_truth: bool = False,
 ) -> pa.Table:
     """Catalog rows of some shard rows: the same number, in the same order.
 
     Parameters
     ----------
     rows : pyarrow.Table
-        `object_id`, `ra`, `dec` and the carried columns, N rows.
+        `object_id`, `ra`, `dec`, the carried columns, and with `keep_truth` the `label`; N rows.
     statuses : sequence of str, length N
     prediction : CascadePrediction
         Of the rows with status ``"ok"``, in order.
     taxonomy : Taxonomy
     model_id : str
-    carried : sequence of pyarrow.Field
+    carry : sequence of str
+        Columns of `rows` to take over.
+    keep_truth : bool
+        Take the label over as the column `true_label`.
     """
     statuses, prediction = _sound(statuses, prediction)
     ok = np.array([status == OK for status in statuses], dtype=bool)
@@ -165,8 +169,11 @@ def part_table(
         "flags": spread(prediction.flags),
         "status": pa.array(statuses, pa.string()),
         "model_id": pa.array([model_id] * len(ok), pa.string()),
-        **{field.name: rows[field.name] for field in carried},
+        **{name: rows[name] for name in carry},
+        **({TRUE_LABEL: rows["label"]} if keep_truth else {}),
     }
+    carried = [rows.schema.field(name).remove_metadata() for name in carry]
+    carried += [pa.field(TRUE_LABEL, pa.string())] if keep_truth else []
     width = 0 if prediction.features is None else prediction.features.shape[1]
     schema = catalog_schema(taxonomy, rows["object_id"].type, carried, width)
     return pa.table(columns).cast(schema)
@@ -284,7 +291,18 @@ def counted(table: pa.Table, column: str) -> Counter[str]:
     return Counter({entry["values"]: entry["counts"] for entry in counts})
 
 
-def counted_flags(table: pa.Table) -> dict[str, int]:
+def facts_of(content: bytes, table: pa.Table) -> dict[str, Any]:
+    """What the ledger says of a part, by the bytes of its file and its rows."""
+    return {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "classes": dict(counted(table, "label")),
+        "statuses": dict(counted(table, "status")),
+        "flags": _counted_flags(table),
+    }
+
+
+def _counted_flags(table: pa.Table) -> dict[str, int]:
     """How many rows have each flag; flags that none has are left out."""
     if "flags" not in table.column_names:
         return {}

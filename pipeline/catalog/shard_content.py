@@ -14,19 +14,19 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.shards.cutout_shards import Columns, iter_rows
+from pipeline.shards.inspection import WantedColumns
 from pipeline.shards.wanted_scale import WantedScale
 
-__all__ = ["RowDigest", "content_of", "names_to_read"]
+__all__ = ["RowDigest", "content_of", "wanted_columns"]
 
 
-def names_to_read(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What is read of a shard for the parts of a catalog: contract columns, and further ones of the file."""
-    scale = WantedScale(**settings["scale"])
-    truth = ["label"] if settings["keep_truth"] else []
-    # Those of positions are cut from tiles; see `pipeline.cutouts.position_images`.
+def wanted_columns(settings: dict[str, Any]) -> WantedColumns:
+    """What shards must have for the parts of a catalog, by the settings of its plan."""
+    # The images of positions are cut from tiles; see `pipeline.cutouts.position_images`.
     image = [] if "cutting" in settings else ["image"]
-    wanted = ["object_id", "ra", "dec", *image, *truth, *scale.wanted]
-    return wanted, list(dict.fromkeys([*settings["carry"], *scale.carry]))
+    truth = ["label"] if settings["keep_truth"] else []
+    columns, scale = Columns(**settings["columns"]), WantedScale(**settings["scale"])
+    return WantedColumns(columns, ["object_id", *image, *truth], settings["carry"], scale)
 
 
 def content_of(shard: str, settings: dict[str, Any]) -> str:
@@ -37,8 +37,8 @@ def content_of(shard: str, settings: dict[str, Any]) -> str:
     OSError, pyarrow.ArrowException, tarfile.TarError, ValueError
         If the shard is damaged.
     """
-    columns, digest = Columns(**settings["columns"]), RowDigest()
-    for table in iter_rows(shard, columns, *names_to_read(settings)):
+    digest = RowDigest()
+    for table in iter_rows(shard, *wanted_columns(settings).to_read):
         digest.add(table)
     return digest.hexdigest()
 

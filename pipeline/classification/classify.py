@@ -1,8 +1,8 @@
 """Classify shards into a catalog: a Ray Data stream from the shards to facts of their parts.
 
 The driver plans, starts the stream of the shards whose parts are missing, and takes down what is done:
-`pipeline.classification.plan` decides what there is to do, `pipeline.classification.shard_stream` has the
-stream, and `pipeline.classification.shard_classifier` does the work.
+`pipeline.classification.catalog_plan` decides what there is to do, `pipeline.classification.shard_stream` has
+the stream, and `pipeline.classification.shard_classifier` does the work.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from hiwl_core.stamps import StampSettings
 from pipeline import storage
 from pipeline.catalog.ledger import LEDGER_FOLDER, Ledger, LedgerEntry
 from pipeline.catalog.manifest import CatalogPlan, PlannedShard, write_model_facts
+from pipeline.catalog.shard_content import wanted_columns
 from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
+from pipeline.classification.catalog_plan import plan_catalog
 from pipeline.classification.catalog_summary import CatalogSummary
 from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, WHATEVER_THERE_IS, Computing
 from pipeline.classification.deadline import Deadline, Forecast, in_time
 from pipeline.classification.decided import checked_contents, class_shares, decided, model_facts
 from pipeline.classification.missing_parts import PartsFound, find_parts
-from pipeline.classification.plan import plan_catalog
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.small_work import WhereComputed, classify_here, is_small
@@ -44,12 +45,11 @@ from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
 from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.inspection import WantedColumns
 from pipeline.shards.wanted_scale import AS_IT_IS
 from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
 
-__all__ = ["classify", "usable_bundle", "wanted_columns"]
+__all__ = ["classify", "usable_bundle"]
 
 FEW_FILES = 64
 """Their headers are read before a worker of Ray's has begun."""
@@ -140,7 +140,7 @@ def classify(
             shares = {"class_shares": class_shares(run, bundle)}
             return {**run.to_settings(columns), **cutting, **shares}
 
-        wanted = wanted_columns(columns, contents, ["image"] if positions is None else [])
+        wanted = wanted_columns({**contents.to_settings(columns), **cutting})
         plan = plan_catalog(folder, shards_path, bundle.model_id, settings, wanted, update, claim)
         storage.prepare_folder(folder, (LEDGER_FOLDER,))
         write_model_facts(folder, model_facts(bundle, CatalogContents.from_settings(plan.settings)))
@@ -203,14 +203,6 @@ def usable_bundle(bundle_path: str, contents: CatalogContents, computing: Comput
     for name, stage in bundle.stages.items():
         stage.network(len(bundle.taxonomy.stage_classes(name)))
     return bundle
-
-
-def wanted_columns(
-    columns: Columns, contents: CatalogContents, images: Sequence[str] = ("image",)
-) -> WantedColumns:
-    """What shards must have for a catalog."""
-    truth = ["label"] if contents.keep_truth else []
-    return WantedColumns(columns, ["object_id", *images, *truth], contents.carry, contents.scale)
 
 
 def _entries(

@@ -17,7 +17,6 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from hiwl_core.errors import UserError
-from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.parts import part_table
 from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
 from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
@@ -128,9 +127,15 @@ class _RowStage:
         images = batch[self._columns.image]
         rows["image"] = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
         statuses, prediction = self._classifier.classify(contents.scale.cutouts(pa.table(rows)))
-        carried = [batch.schema.field(name).remove_metadata() for name in contents.carry]
         if contents.keep_truth:
-            rows[TRUE_LABEL] = batch[self._columns.label]
-            carried.append(pa.field(TRUE_LABEL, pa.string()))
-        bundle = self._bundle
-        return part_table(pa.table(rows), statuses, prediction, bundle.taxonomy, bundle.model_id, carried)
+            rows["label"] = batch[self._columns.label]
+        bundle, table = self._bundle, pa.table(rows)
+        return part_table(
+            table,
+            statuses,
+            prediction,
+            bundle.taxonomy,
+            bundle.model_id,
+            contents.carry,
+            contents.keep_truth,
+        )

@@ -14,8 +14,9 @@ import torch
 
 from hiwl_core.errors import UserError
 from pipeline.catalog.ledger import SECONDS_BETWEEN_SEGMENTS
+from pipeline.catalog.shard_content import wanted_columns
 from pipeline.classification.catalog_contents import AS_VALIDATED, ESTIMATE, CatalogContents
-from pipeline.classification.classify import usable_bundle, wanted_columns
+from pipeline.classification.classify import usable_bundle
 from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
 from pipeline.classification.decided import checked_contents, decided
 from pipeline.classification.estimate_count import ShardCounts, count_shards
@@ -159,7 +160,7 @@ def estimate(
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")
     bundle = usable_bundle(bundle_path, contents, computing)
     contents = checked_contents(contents, bundle, columns)
-    shards = count_shards(shards_path, wanted_columns(columns, contents))
+    shards = count_shards(shards_path, wanted_columns(contents.to_settings(columns)))
     if rate:
         # Of a machine that is not here, with GPUs say: for the sizes of parts, whatever is here will do.
         computing, most = Computing(gpu=False), inf

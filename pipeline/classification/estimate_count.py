@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.catalog.manifest import part_names
-from pipeline.classification.plan import shard_entries
+from pipeline.classification.catalog_plan import shard_entries
 from pipeline.progress import progress
 from pipeline.shards.inspection import WantedColumns, inspect_shards
 from pipeline.shards.tar_members import BrokenTar, iter_members

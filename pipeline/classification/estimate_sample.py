@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import words_of
 from pipeline import storage
 from pipeline.catalog.parts import encode_part, read_part
-from pipeline.catalog.shard_content import names_to_read
+from pipeline.catalog.shard_content import wanted_columns
 from pipeline.classification.estimate_count import bytes_got, tar_bytes_a_row
 from pipeline.classification.shard_classifier import ShardClassifier
 from pipeline.classification.shard_work import CatalogWork, ShardTask
-from pipeline.shards.cutout_shards import Columns, is_tar, iter_rows
+from pipeline.shards.cutout_shards import is_tar, iter_rows
 from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.shard_groups import SHARD_DAMAGE
 
@@ -86,7 +86,7 @@ class ShardSampler:
 
     def __init__(self, work: CatalogWork, cpus: int, use_gpu: bool, seconds: float) -> None:
         self._work, self._seconds, self._most_rows = work, seconds, 0
-        self._columns = Columns(**work.settings["columns"])
+        self._names = wanted_columns(work.settings).to_read
         self._classifier = ShardClassifier(work, cpus, use_gpu)
         self.computing = f"{self._classifier.engine}, {cpus} threads"
 
@@ -107,7 +107,7 @@ class ShardSampler:
         started = time.perf_counter()
         mark = fingerprint(shard)
         tables = []
-        for table in iter_rows(shard, self._columns, *names_to_read(self._work.settings)):
+        for table in iter_rows(shard, *self._names):
             tables.append(table)
             if time.perf_counter() - started > self._seconds / 2:
                 break
@@ -155,7 +155,8 @@ class ShardSampler:
         """Bytes of the columns that are read, of so many rows."""
         if is_tar(shard):
             return round(tar_bytes_a_row(shard) * rows)
-        names, (wanted, carry) = self._columns.standard_names(), names_to_read(self._work.settings)
+        columns, wanted, carry = self._names
+        names = columns.standard_names()
         read = {*(names[standard] for standard in wanted), *carry}
         with storage.open_input(shard) as file:
             facts = pq.ParquetFile(file).metadata

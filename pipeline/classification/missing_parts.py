@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from dataclasses import dataclass, field, replace
@@ -13,21 +12,8 @@ import pyarrow.parquet as pq
 from hiwl_core.errors import UserError
 from pipeline import storage
 from pipeline.catalog.ledger import LedgerEntry, read_ledger
-from pipeline.catalog.manifest import (
-    NEXT_STEPS,
-    CatalogPlan,
-    PlannedShard,
-    part_record,
-)
-from pipeline.catalog.parts import (
-    PartRecord,
-    check_part_record,
-    content_in,
-    counted,
-    counted_flags,
-    list_parts,
-    read_part,
-)
+from pipeline.catalog.manifest import NEXT_STEPS, CatalogPlan, PlannedShard, part_record
+from pipeline.catalog.parts import PartRecord, check_part_record, content_in, facts_of, list_parts, read_part
 
 __all__ = ["PartsFound", "find_parts"]
 
@@ -104,18 +90,13 @@ def find_parts(folder: str, plan: CatalogPlan) -> PartsFound:
         return replace(entry, making=plan.making) if same else None
 
     # Ledgers of before do not say what a part was made by: its footer does, and then they do.
-    for (shard, _), known in zip(unsaid, storage.in_threads(made_here, unsaid), strict=True):
+    looks = [*storage.in_threads(made_here, unsaid), *storage.in_threads(adopt, orphans)]
+    for shard, known in zip([*(shard for shard, _ in unsaid), *orphans], looks, strict=True):
         if known is None:
             found.missing.append(shard)
         else:
             found.adopted.append(known)
             found.done.append(known)
-    for shard, entry in zip(orphans, storage.in_threads(adopt, orphans), strict=True):
-        if entry is None:
-            found.missing.append(shard)
-        else:
-            found.adopted.append(entry)
-            found.done.append(entry)
     return found
 
 
@@ -143,11 +124,7 @@ def _adopt_part(path: str, record: PartRecord) -> LedgerEntry | None:
     return LedgerEntry(
         part=path.rsplit("/", 1)[-1],
         fingerprint=record.shard_fingerprint,
-        size=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        classes=dict(counted(table, "label")),
-        statuses=dict(counted(table, "status")),
-        flags=counted_flags(table),
+        **facts_of(content, table),
         finished=time.time(),
         content=content_in(table.schema.metadata),
         making=record.making,

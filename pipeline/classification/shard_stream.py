@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from hiwl_core.errors import IncompleteError
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import PlannedShard
-from pipeline.catalog.shard_content import names_to_read
+from pipeline.catalog.shard_content import wanted_columns
 from pipeline.classification.attempts import ask_to_read, start_attempts
 from pipeline.classification.cascade_stage import CascadeStage, NothingWorks, entries_of
 from pipeline.classification.seen_rows import with_seen
@@ -26,7 +26,7 @@ from pipeline.classification.shard_work import CatalogWork
 from pipeline.classification.stage_actors import StageActors
 from pipeline.cluster import quiet_streams
 from pipeline.retry_policy import MAX_DEATHS, MAX_STREAMS
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, Columns
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES
 from pipeline.shards.shard_groups import ShardToRead, group_shards, join_groups
 from pipeline.shards.shards_datasource import ShardsDatasource
 from pipeline.shards.wanted_scale import WantedScale
@@ -121,11 +121,8 @@ def shard_stream(
     # An actor that reads ahead holds a group which no idle one can take: so only where all have enough.
     ahead = size == 1 or len(groups) >= GROUPS_AN_ACTOR * expected
     calls = 2 if ahead else 1
-    wanted, carry = names_to_read(work.settings)
-    columns = Columns(**work.settings["columns"])
-    source = ShardsDatasource(
-        groups, columns, wanted, carry, whole_groups=True, may_read=partial(ask_to_read, attempts)
-    )
+    names = wanted_columns(work.settings).to_read
+    source = ShardsDatasource(groups, *names, whole_groups=True, may_read=partial(ask_to_read, attempts))
     readers = min(len(groups), actors.readers) or None
     with DataContext.current(_context()):
         read = ray.data.read_datasource(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import pyarrow as pa
 from hiwl_core.cascade import CascadePrediction
 from hiwl_core.statuses import DUPLICATE_ID, NO_ID
 from pipeline import storage
-from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import read_making
-from pipeline.catalog.parts import PartRecord, counted, counted_flags, encode_part, part_name, part_table
-from pipeline.catalog.shard_content import RowDigest, names_to_read
+from pipeline.catalog.parts import PartRecord, encode_part, facts_of, part_name, part_table
+from pipeline.catalog.shard_content import RowDigest, wanted_columns
 from pipeline.classification.seen_rows import SEEN_COLUMN, images_of
-from pipeline.shards.cutout_shards import ROW_GROUP_ROWS, Columns
+from pipeline.shards.cutout_shards import ROW_GROUP_ROWS
 from pipeline.shards.shard_groups import SHARD_DAMAGE, ShardToRead, checked_rows
 from pipeline.shards.wanted_scale import WantedScale
 from pipeline.shards.webdataset import STATUS_COLUMN
@@ -43,7 +41,7 @@ class ShardTask:
     shard, part : str
     record : PartRecord
     rows : pyarrow.Table or None
-        All rows of the shard, with the columns of `names_to_read`, and perhaps what is seen of their images,
+        All rows of the shard, with the columns that are wanted, and perhaps what is seen of their images,
         as of `pipeline.classification.seen_rows`; None: they are read here, a few at a time.
     """
 
@@ -110,7 +108,6 @@ class ShardWork:
         self.task = task
         self.error: Exception | None = None
         self._bundle, self._settings = bundle, task.record.settings
-        self._columns = Columns(**self._settings["columns"])
         self._read: list[tuple[pa.Table, list[str | None]]] = []
         self._read_whole = False
         self._content = RowDigest()
@@ -149,7 +146,7 @@ class ShardWork:
 
     def _tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The rows as they are in the shard, and with their images."""
-        rows, names = self.task.rows, names_to_read(self._settings)
+        rows, names = self.task.rows, wanted_columns(self._settings).to_read
         shard = ShardToRead(self.task.shard, 0, fingerprint=self.task.record.shard_fingerprint)
         if rows is not None:
             own = rows.select([name for name in rows.column_names if name != SEEN_COLUMN])
@@ -159,9 +156,9 @@ class ShardWork:
             # Here, since shards that have their images do without what it brings.
             from pipeline.cutouts.position_images import cut_rows
 
-            yield from cut_rows(shard, self._columns, *names, self._settings["cutting"])
+            yield from cut_rows(shard, *names, self._settings["cutting"])
         else:
-            for table in checked_rows(shard, self._columns, *names):
+            for table in checked_rows(shard, *names):
                 yield table, table
 
     def take(self, statuses: list[str], prediction: CascadePrediction) -> None:
@@ -191,11 +188,7 @@ class ShardWork:
             raise ValueError(f"{folder} is another run's catalog now, of another model or other settings")
         storage.write_bytes(self.task.part, content)
         return self.task.entry(
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            classes=dict(counted(table, "label")),
-            statuses=dict(counted(table, "status")),
-            flags=counted_flags(table),
+            **facts_of(content, table),
             seconds=self.seconds,
             content=of_shard,
         )
@@ -206,12 +199,9 @@ class ShardWork:
         return time.monotonic() - self._started
 
     def _catalog_rows(self, rows: pa.Table, statuses: list[str], prediction: CascadePrediction) -> pa.Table:
-        carried = [rows.schema.field(name).remove_metadata() for name in self._settings["carry"]]
-        if self._settings["keep_truth"]:
-            rows = rows.append_column(TRUE_LABEL, rows["label"])
-            carried.append(pa.field(TRUE_LABEL, pa.string()))
+        carry, keep_truth = self._settings["carry"], self._settings["keep_truth"]
         bundle = self._bundle
-        return part_table(rows, statuses, prediction, bundle.taxonomy, bundle.model_id, carried)
+        return part_table(rows, statuses, prediction, bundle.taxonomy, bundle.model_id, carry, keep_truth)
 
 
 def _verdicts(table: pa.Table, seen: set[Any]) -> list[str | None]:

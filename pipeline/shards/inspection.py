@@ -38,6 +38,12 @@ class WantedColumns(NamedTuple):
     carry: Sequence[str] = ()
     scale: WantedScale = AS_IT_IS
 
+    @property
+    def to_read(self) -> tuple[Columns, list[str], list[str]]:
+        """What is read of it, as `pipeline.shards.cutout_shards.iter_rows` takes it."""
+        wanted = [*self.required, "ra", "dec", *self.scale.wanted]
+        return self.columns, wanted, list(dict.fromkeys([*self.carry, *self.scale.carry]))
+
 
 class ShardEnds(NamedTuple):
     """What the look at a shard told; see `pipeline.shards.cutout_shards.ShardFacts`.

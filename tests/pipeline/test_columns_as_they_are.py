@@ -16,8 +16,8 @@ from astropy.table import Table
 
 from hiwl_core.errors import UserError
 from hiwl_core.taxonomy import GALAXY_ZOO
+from pipeline.catalog.shard_content import wanted_columns
 from pipeline.classification.decided import check_names
-from pipeline.classification.shard_work import names_to_read
 from pipeline.ingestion.labels import read_labels
 from pipeline.ingestion.source_parquet import describe_tables, gather_rows, iter_objects
 from pipeline.querying.astropy_tables import fits_bytes, votable_bytes
@@ -186,11 +186,10 @@ def test_empty_row_groups_cost_no_more_than_the_footer(tmp_path: Path) -> None:
 
 
 def test_the_truth_of_a_catalog_is_read_as_any_label(tmp_path: Path) -> None:
-    settings = {"scale": {}, "carry": ["note"], "keep_truth": True}
-    wanted, carry = names_to_read(settings)
+    settings = {"columns": {}, "scale": {}, "carry": ["note"], "keep_truth": True}
     numbers = pa.array([1, -1], pa.int64())
     path = write(tmp_path / "a.parquet", hugging_face("EO", "SPI"), label=numbers, note=[1, 2])
-    table = read_columns(path, Columns(), wanted, carry)
+    table = read_columns(path, *wanted_columns(settings).to_read)
     assert table["label"].to_pylist() == ["SPI", None]
     assert table["note"].to_pylist() == [1, 2]
 

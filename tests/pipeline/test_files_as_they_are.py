@@ -133,7 +133,7 @@ def hats_collection(root: Path, suffix: str) -> int:
 @pytest.mark.parametrize("suffix", [".parquet", "/part0.parquet"])
 def test_a_hats_catalog_gives_each_row_once(tmp_path: Path, suffix: str) -> None:
     from pipeline.catalog.manifest import part_names
-    from pipeline.classification.plan import shard_entries
+    from pipeline.classification.catalog_plan import shard_entries
 
     rows = hats_collection(tmp_path, suffix)
     globbed = f"{tmp_path}/cat*/dataset/**/*.parquet"

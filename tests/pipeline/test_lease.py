@@ -23,7 +23,7 @@ from pipeline import lease as lease_module
 from pipeline import storage
 from pipeline.catalog.manifest import CatalogPlan, read_plan
 from pipeline.classification.catalog_contents import CatalogContents
-from pipeline.classification.plan import plan_catalog
+from pipeline.classification.catalog_plan import plan_catalog
 from pipeline.lease import LEASE_FOLDER, Lease
 from pipeline.publication.publish import PublishSummary, publish
 from pipeline.shards.cutout_shards import Columns

@@ -97,11 +97,10 @@ def catalog(
             "object_id": np.arange(count),
             "ra": np.zeros(count),
             "dec": np.zeros(count),
-            TRUE_LABEL: np.array(bundle.taxonomy.classes)[truth],
+            "label": np.array(bundle.taxonomy.classes)[truth],
         }
     )
-    carried = [pa.field(TRUE_LABEL, pa.string())]
-    table = part_table(rows, ["ok"] * count, prediction, bundle.taxonomy, bundle.model_id, carried)
+    table = part_table(rows, ["ok"] * count, prediction, bundle.taxonomy, bundle.model_id, keep_truth=True)
     return table.to_pandas()
 
 

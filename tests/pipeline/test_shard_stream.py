@@ -15,8 +15,8 @@ from pipeline.catalog.manifest import CatalogPlan
 from pipeline.classification.attempts import Attempts, Verdict, start_attempts
 from pipeline.classification.cascade_stage import entries_of
 from pipeline.classification.catalog_contents import CatalogContents
+from pipeline.classification.catalog_plan import plan_catalog
 from pipeline.classification.computing import Computing
-from pipeline.classification.plan import plan_catalog
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.classification.shard_stream import classify_shards, shard_stream, waited_for
 from pipeline.classification.shard_work import CatalogWork

@@ -262,7 +262,7 @@ def test_status_tells_a_running_job_from_a_dead_and_a_finished_one(catalog: Path
     assert catalog_status(str(catalog)).state == "stopped"
     answer = CliRunner().invoke(main, ["status", str(catalog)])
     assert "stopped: 2 of 3 parts, 10 of 15 rows" in answer.output
-    assert "last sign 60.0 min ago" in answer.output
+    assert "last sign 1.0 h ago" in answer.output
 
 
 def test_an_unfinished_catalog_is_not_published(catalog: Path, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_rows_without_sound_probabilities_are_not_ok() -> None:
         stage: np.full((4, len(GALAXY_ZOO.stage_classes(stage))), np.nan) for stage in GALAXY_ZOO.stages
     }
     seen = CascadePrediction(np.arange(4), probabilities, nothing)
-    table = part_table(rows, ["ok", "missing", "ok", "ok", "ok"], seen, GALAXY_ZOO, "model", [])
+    table = part_table(rows, ["ok", "missing", "ok", "ok", "ok"], seen, GALAXY_ZOO, "model")
     assert table["status"].to_pylist() == ["ok", "missing", "not_finite", "not_finite", "ok"]
     assert table["label"].to_pylist() == ["CRS", None, None, None, "EO"]
     assert table["p_crs"].null_count == 3

@@ -20,11 +20,7 @@ from pipeline.catalog.manifest import (
     part_names,
     read_plan,
 )
-from pipeline.catalog.parts import (
-    content_in,
-    list_parts,
-    read_part,
-)
+from pipeline.catalog.parts import content_in, list_parts, read_part
 from pipeline.catalog.shard_content import content_of
 from pipeline.progress import say
 from pipeline.shards.cutout_shards import SHARD_SUFFIXES, list_shards

@@ -28,7 +28,6 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from decoders import Decoder, Resizer, find_decoders, find_resizers
 from measuring import versions_of
 
 from hiwl_core.bundle import ModelBundle, load_bundle
-from hiwl_core.cascade import CascadePrediction, run_cascade
+from hiwl_core.cascade import CascadePrediction, combine_stages, route
 from hiwl_core.engines import Engine, StageGraph, choose_engine, create_engine, probabilities
 from hiwl_core.views import MOST_VIEWS
 from pipeline.shards.cutout_shards import Columns, list_shards, read_columns
@@ -120,19 +119,14 @@ def predict(bundle: ModelBundle, pixels: list[np.ndarray]) -> CascadePrediction:
     """What the bundle says of images as its networks see them, in torch eager."""
     images, choice = np.stack(pixels), choose_engine("torch")
 
-    @cache
     def engine_of(name: str) -> Engine:
         stage = bundle.stages[name]
         classes = len(bundle.taxonomy.stage_classes(name))
         return create_engine(StageGraph(lambda: stage.network(classes), stage.preprocessing), choice)
 
     views = bundle.views if isinstance(bundle.views, int) else MOST_VIEWS
-    return run_cascade(
-        lambda name, rows: probabilities(engine_of(name), images[rows], views),
-        len(pixels),
-        bundle.member_frequencies,
-        bundle.taxonomy,
-    )
+    outputs = {name: probabilities(engine_of(name), images, views) for name in bundle.stages}
+    return combine_stages(route(outputs, bundle.taxonomy), bundle.member_frequencies, bundle.taxonomy)
 
 
 def compare(

@@ -41,13 +41,7 @@ from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.shard_classifier import ShardClassifier, bundle_place, read_bundle
 from pipeline.classification.shard_work import CatalogWork, ShardTask
 from pipeline.cores import usable_cores
-from pipeline.shards.cutout_shards import (
-    MAX_SHARD_BYTES,
-    MAX_SHARD_ROWS,
-    SHARD_SCHEMA,
-    Columns,
-    encode_shard,
-)
+from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, SHARD_SCHEMA, Columns, encode_shard
 
 ROUNDS, CLASSIFY_ROUNDS = 9, 3
 KINDS = ("FITS", "JPEG")

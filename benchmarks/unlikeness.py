@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.simulated_outliers import KINDS, simulate_outliers
 from hiwl_core.bundle import ModelBundle, load_bundle
 from hiwl_core.cutouts import EvalTransform
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.engines import StageGraph, answers, choose_engine, create_engine
 from hiwl_core.flags import FLAGS, UNLIKE
 from hiwl_core.metrics import wilson
@@ -82,9 +82,9 @@ def flag_shares(flags: np.ndarray) -> dict[str, float]:
 def measure(judge: Judge, images: list[bytes], count: int, seed: int) -> dict[str, Any]:
     """All figures."""
     order = np.random.default_rng(seed).permutation(len(images))
-    made_of = np.stack([np.array(decode_cutout(images[row])) for row in order[:MADE_OF]])
+    made_of = np.stack([np.array(decode_image(images[row]).image) for row in order[:MADE_OF]])
     parts = [
-        judge([np.array(decode_cutout(images[row])) for row in rows])
+        judge([np.array(decode_image(images[row]).image) for row in rows])
         for rows in np.array_split(order[MADE_OF:], max(1, len(order) // 256))
     ]
     inside, own_flags = (np.concatenate(values) for values in zip(*parts, strict=True))

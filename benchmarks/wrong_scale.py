@@ -22,7 +22,7 @@ import numpy as np
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hiwl_core.bundle import load_bundle
-from hiwl_core.decoding import Cutout, decode_cutout
+from hiwl_core.decoding import Cutout, decode_image
 from hiwl_core.flags import UNLIKE
 from hiwl_core.inference import CascadeClassifier
 from hiwl_core.metrics import wilson
@@ -73,7 +73,7 @@ def main() -> None:
 def resampled(image: bytes, zoom: float) -> bytes:
     """An image as a survey of other pixels has it."""
     buffer = io.BytesIO()
-    resample_whole(decode_cutout(image), zoom).save(buffer, "PNG", compress_level=1)
+    resample_whole(decode_image(image).image, zoom).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy
 
-__all__ = ["CascadePrediction", "StageOutputs", "combine_stages", "route", "routed", "run_cascade"]
+__all__ = ["CascadePrediction", "StageOutputs", "combine_stages", "route", "routed"]
 
 StageOutputs = Mapping[str, np.ndarray]
 """Probabilities of N galaxies by each stage of a taxonomy, under its name: floats of shape (N, K), in the
@@ -204,34 +204,3 @@ def _product(whole: StageOutputs, taxonomy: Taxonomy) -> np.ndarray:
         above = 1.0 if stage == FIRST_STAGE else found[taxonomy.group(stage).name][:, None]
         found |= zip(taxonomy.stage_classes(stage), (above * whole[stage]).T, strict=True)
     return np.stack([found[name] for name in taxonomy.classes], axis=1)
-
-
-def run_cascade(
-    stage_probabilities: Callable[[str, np.ndarray], np.ndarray],
-    num_objects: int,
-    member_frequencies: Mapping[str, np.ndarray],
-    taxonomy: Taxonomy,
-    always: bool = False,
-) -> CascadePrediction:
-    """Run the stages, the later ones only on the rows that are routed to them.
-
-    Parameters
-    ----------
-    stage_probabilities : callable
-        From the name of a stage and row numbers, int64 of shape (n,), to its probabilities, shape (n, K).
-    num_objects : int
-        N.
-    member_frequencies : mapping of numpy.ndarray of float, shape (M,)
-        See `combine_stages`.
-    taxonomy : Taxonomy
-    always : bool
-        Run all stages on every row: exact probabilities at the price of more networks.
-    """
-    outputs = {FIRST_STAGE: stage_probabilities(FIRST_STAGE, np.arange(num_objects))}
-    for stage in taxonomy.later_stages:
-        sender, _ = taxonomy.sent_by(stage)
-        sent = np.ones(num_objects, dtype=bool) if always else routed(outputs[sender], taxonomy, stage)
-        outputs[stage] = np.full((num_objects, len(taxonomy.stage_classes(stage))), np.nan)
-        if sent.any():
-            outputs[stage][sent] = stage_probabilities(stage, np.flatnonzero(sent))
-    return combine_stages(outputs, member_frequencies, taxonomy)

@@ -18,13 +18,7 @@ from PIL import Image
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.recipe_sections import RgbSettings
 from hiwl_core.resampling import resample_center, zoom_to
-from hiwl_core.statuses import (
-    BAD_PIXELS,
-    MISSING,
-    OK,
-    TOO_SMALL,
-    UnreadableCutout,
-)
+from hiwl_core.statuses import BAD_PIXELS, MISSING, OK, TOO_SMALL, UnreadableCutout
 from hiwl_core.unobserved import MAX_UNOBSERVED_SHARE, seen_share
 
 if TYPE_CHECKING:

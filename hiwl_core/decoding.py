@@ -29,7 +29,6 @@ __all__ = [
     "Decoded",
     "DecodedPixels",
     "Scratch",
-    "decode_cutout",
     "decode_image",
     "decode_pixels",
 ]
@@ -101,11 +100,6 @@ class Cutout(NamedTuple):
     image: bytes | None
     pixel_scale: float | None = None
     wanted_scale: float | None = None
-
-
-def decode_cutout(encoded: bytes, rgb: RgbSettings = DEFAULT_RGB) -> Image.Image:
-    """Decode a JPEG, PNG or FITS image to RGB; see `decode_image`."""
-    return decode_image(encoded, rgb).image
 
 
 def decode_pixels(

@@ -18,12 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient, JobType
 
 from hiwl_core.errors import words_of
-from pipeline.job_client import (
-    connect_head,
-    dashboard_url,
-    refusals_in_words,
-    without_password,
-)
+from pipeline.job_client import connect_head, dashboard_url, refusals_in_words, without_password
 from pipeline.notify import STOPPED_EXIT_CODE
 from pipeline.retry_policy import HEAD_PATIENCE_SECONDS, HEAD_RETRY_SECONDS
 

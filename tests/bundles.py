@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hiwl_core.backbones import ImageClassifier, create_backbone
 from hiwl_core.bundle import ModelBundle, StageModel, bundle_files
 from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from tests.drawings import CLASSES, draw_galaxy
 
@@ -53,7 +53,7 @@ def random_bundle(
     preprocessing = Preprocessing(center_crop, input_size, (0.05, 0.04, 0.03), (0.1, 0.1, 0.1))
     images = images or [draw_galaxy(label, one) for label in CLASSES for one in range(DRAWINGS_A_CLASS)]
     transform = EvalTransform(preprocessing)
-    pixels = torch.from_numpy(np.stack([transform(decode_cutout(image)) for image in images]))
+    pixels = torch.from_numpy(np.stack([transform(decode_image(image).image) for image in images]))
     inputs = normalize(pixels, preprocessing.mean, preprocessing.std)
     stages = {}
     for stage in taxonomy.stages:

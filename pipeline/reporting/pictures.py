@@ -140,12 +140,7 @@ def draw(
         The cutouts of the examples, by index in the table of galaxies.
     """
     from hiwl_core.explanation import ExplainedModel, separation, tsne
-    from hiwl_core.figures import (
-        EmbeddingPanel,
-        draw_confusion_heat_map,
-        draw_embedding_map,
-        figure_files,
-    )
+    from hiwl_core.figures import EmbeddingPanel, draw_confusion_heat_map, draw_embedding_map, figure_files
 
     classes = run.taxonomy.classes
     model = ExplainedModel(run.bundle)

@@ -8,12 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from hiwl_core.recipe_sections import StageRecipe
-from hiwl_core.sampling import (
-    batch_bounds,
-    class_weights,
-    epoch_draws,
-    rank_share,
-)
+from hiwl_core.sampling import batch_bounds, class_weights, epoch_draws, rank_share
 
 __all__ = ["AUGMENTATION", "ORDER", "Batch", "EpochPlan", "epoch_plan"]
 

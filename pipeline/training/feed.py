@@ -19,12 +19,7 @@ from hiwl_core.augmentation import TrainTransform
 from hiwl_core.cutouts import EvalTransform, Preprocessing, seen_pixels
 from hiwl_core.decoding import Scratch, decode_pixels
 from hiwl_core.recipe_sections import StageRecipe
-from hiwl_core.sampling import (
-    batch_bounds,
-    draws_of_shards,
-    rank_share,
-    rows_of_shard,
-)
+from hiwl_core.sampling import batch_bounds, draws_of_shards, rank_share, rows_of_shard
 from hiwl_core.taxonomy import Taxonomy
 from pipeline.cluster import ordered_streams
 from pipeline.read_ahead import read_ahead

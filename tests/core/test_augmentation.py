@@ -8,13 +8,13 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as v2
 
 from hiwl_core.augmentation import Draw, TrainTransform
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.recipe import load_recipe
 from hiwl_core.recipe_sections import Augmentation
 from tests.drawings import CLASSES, draw_galaxy
 
 RECIPES = {name: load_recipe(name).stage1 for name in ("paper", "cpu")}
-GALAXIES = [np.asarray(decode_cutout(draw_galaxy(name, 1, size=272))) for name in CLASSES]
+GALAXIES = [np.asarray(decode_image(draw_galaxy(name, 1, size=272)).image) for name in CLASSES]
 NOISE = np.random.default_rng(0).integers(256, size=(257, 300, 3)).astype(np.uint8)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from tests.broken_inputs import (
     SMALLEST,
@@ -62,10 +62,10 @@ def test_status_of_a_broken_input(broken: BrokenInput) -> None:
 def test_training_takes_what_prediction_takes(broken: BrokenInput) -> None:
     if broken.image is None or broken.expected_status in ("ok", "too_small"):
         if broken.image is not None:
-            assert decode_cutout(broken.image).mode == "RGB"
+            assert decode_image(broken.image).image.mode == "RGB"
         return
     with pytest.raises(UnreadableCutout) as caught:
-        decode_cutout(broken.image)
+        decode_image(broken.image)
     assert caught.value.status == broken.expected_status
 
 
@@ -108,7 +108,7 @@ def test_16_bits_become_8_by_division_not_by_clipping() -> None:
     gray = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     color = np.repeat(gray[..., None], 3, axis=2)
     for pixels in (gray, color):
-        decoded = np.asarray(decode_cutout(png_16_bit(pixels)))
+        decoded = np.asarray(decode_image(png_16_bit(pixels)).image)
         assert np.array_equal(decoded, np.repeat((gray // 256)[..., None], 3, axis=2))
 
 
@@ -116,21 +116,21 @@ def test_cmyk_keeps_its_colors() -> None:
     smooth = np.linspace(0, 255, 64, dtype=np.uint8)
     pixels = np.stack([np.tile(smooth, (64, 1)), np.tile(smooth[:, None], 64), np.full((64, 64), 90)], 2)
     image = Image.fromarray(pixels.astype(np.uint8))
-    decoded = np.asarray(decode_cutout(encode(image.convert("CMYK"), "JPEG", quality=95)))
+    decoded = np.asarray(decode_image(encode(image.convert("CMYK"), "JPEG", quality=95)).image)
     assert np.abs(decoded.astype(int) - pixels).mean() < 4
 
 
 def test_what_is_transparent_is_black() -> None:
     pixels = np.full((64, 64, 4), 255, np.uint8)
     pixels[:32, :, 3] = 0
-    decoded = np.asarray(decode_cutout(encode(Image.fromarray(pixels), "PNG")))
+    decoded = np.asarray(decode_image(encode(Image.fromarray(pixels), "PNG")).image)
     assert (decoded[:32] == 0).all()
     assert (decoded[32:] == 255).all()
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:
     frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-    decoded = decode_cutout(encode(frames[0], "PNG", save_all=True, append_images=frames[1:]))
+    decoded = decode_image(encode(frames[0], "PNG", save_all=True, append_images=frames[1:])).image
     assert decoded.getpixel((5, 5)) == (255, 0, 0)
 
 
@@ -138,4 +138,4 @@ def test_an_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.new("RGB", (80, 64))
-    assert decode_cutout(encode(image, "JPEG", exif=exif)).size == (80, 64)
+    assert decode_image(encode(image, "JPEG", exif=exif)).image.size == (80, 64)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hiwl_core.cascade import combine_stages, run_cascade
+from hiwl_core.cascade import combine_stages, route
 from hiwl_core.taxonomy import GALAXY_ZOO, Group, Taxonomy
 from tests.stages import FREQUENCIES, both
 
@@ -41,16 +41,8 @@ def test_probabilities_sum_to_one_for_any_networks() -> None:
 @pytest.mark.parametrize("always", [False, True])
 def test_stage2_sees_only_what_is_routed_to_it(always: bool) -> None:
     stage1 = np.array([[0.9, 0, 0, 0.1], [0.1, 0, 0, 0.9], [0, 0.6, 0, 0.4], [0, 0, 0.2, 0.8]])
-    seen: list[int] = []
-
-    def stage(name: str, rows: np.ndarray) -> np.ndarray:
-        if name == "stage1":
-            return stage1[rows]
-        seen.extend(rows.tolist())
-        return np.tile([0.3, 0.7], (len(rows), 1))
-
-    prediction = run_cascade(stage, 4, FREQUENCIES, GALAXY_ZOO, always=always)
-    assert seen == ([0, 1, 2, 3] if always else [1, 3])
+    outputs = both(stage1, np.tile([0.3, 0.7], (4, 1)))
+    prediction = combine_stages(outputs if always else route(outputs, GALAXY_ZOO), FREQUENCIES, GALAXY_ZOO)
     assert [CLASSES[i] for i in prediction.class_indices] == ["CRS", "EO", "IBS", "EO"]
     assert np.isnan(prediction.stages["stage2"][:, 0]).tolist() == (
         [False] * 4 if always else [True, False, True, False]
@@ -62,7 +54,7 @@ def test_a_flat_taxonomy_has_the_networks_own_probabilities() -> None:
     stage1 = np.array([[0.1, 0.1, 0.2, 0.1, 0.5], [0.2, 0.2, 0.3, 0.2, 0.1]])
     flat = GALAXY_ZOO.flat()
     # The last class must not be taken for a combined one.
-    prediction = run_cascade(lambda name, rows: stage1[rows], 2, {}, flat)
+    prediction = combine_stages(route({"stage1": stage1}, flat), {}, flat)
     assert [CLASSES[i] for i in prediction.class_indices] == ["SPI", "CSS"]
     assert prediction.probabilities == pytest.approx(stage1)
     assert prediction.confidence == pytest.approx([0.5, 0.3])
@@ -70,7 +62,7 @@ def test_a_flat_taxonomy_has_the_networks_own_probabilities() -> None:
 
 
 def test_no_objects_no_rows() -> None:
-    empty = run_cascade(lambda name, rows: np.empty((0, 4)), 0, FREQUENCIES, GALAXY_ZOO)
+    empty = combine_stages(both(np.empty((0, 4)), np.empty((0, 2))), FREQUENCIES, GALAXY_ZOO)
     assert empty.probabilities.shape == (0, 5)
 
 
@@ -98,13 +90,9 @@ def test_a_tree_of_stages_routes_and_multiplies_down_to_the_leaves() -> None:
         "stage3": np.array([[0.25, 0.75], [0.5, 0.5], [0.5, 0.5], [0.6, 0.4]]),
         "stage4": np.array([[0.2, 0.8]] * 4),
     }
-    asked: dict[str, list[int]] = {}
-
-    def stage(name: str, rows: np.ndarray) -> np.ndarray:
-        asked[name] = rows.tolist()
-        return says[name][rows]
-
-    prediction = run_cascade(stage, 4, TREE_FREQUENCIES, TREE)
+    sent = route(says, TREE)
+    prediction = combine_stages(sent, TREE_FREQUENCIES, TREE)
+    asked = {name: np.flatnonzero(~np.isnan(values).any(axis=1)).tolist() for name, values in sent.items()}
     assert asked == {"stage1": [0, 1, 2, 3], "stage2": [1], "stage3": [0, 3], "stage4": [0]}
     labels = [TREE.classes[index] for index in prediction.class_indices]
     assert labels == ["unbarred", "round", "star", "edge-on"]
@@ -116,6 +104,6 @@ def test_a_tree_of_stages_routes_and_multiplies_down_to_the_leaves() -> None:
         [0.1 * 0.25, 0.1 * 0.75, 0.8 * 0.6, 0.8 * 0.4 * 0.375, 0.8 * 0.4 * 0.625, 0.1],
     ]
     assert prediction.probabilities == pytest.approx(np.array(expected), abs=1e-6)
-    always = run_cascade(lambda name, rows: says[name][rows], 4, TREE_FREQUENCIES, TREE, always=True)
+    always = combine_stages(says, TREE_FREQUENCIES, TREE)
     assert (always.class_indices == prediction.class_indices).all()
     assert always.probabilities[2] == pytest.approx([0.09, 0.01, 0.05, 0.01, 0.04, 0.8], abs=1e-6)

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize, read_cutout
-from hiwl_core.decoding import Scratch, decode_cutout, decode_pixels
+from hiwl_core.decoding import Scratch, decode_image, decode_pixels
 from hiwl_core.recipe import load_recipe
 from tests.drawings import draw_galaxy
 
@@ -44,7 +44,7 @@ def test_the_crop_is_torchvisions(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [32, 96, 300])
 def test_scaling_is_pillows_within_a_level(size: int) -> None:
-    image = decode_cutout(draw_galaxy("SPI", 4, size=280))
+    image = decode_image(draw_galaxy("SPI", 4, size=280)).image
     got = EvalTransform(Preprocessing(240, size, (0, 0, 0), (1, 1, 1)))(image)
     expected = image.crop((20, 20, 260, 260)).resize((size, size), Image.Resampling.BILINEAR)
     assert np.abs(got.astype(int) - np.asarray(expected)).max() <= 1
@@ -57,7 +57,7 @@ def test_jpegs_are_decoded_to_pillows_pixels(mode: str, options: dict[str, int])
     buffer = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(buffer, "JPEG", **options)
     got = decode_pixels(buffer.getvalue()).pixels
-    np.testing.assert_array_equal(got, np.asarray(decode_cutout(buffer.getvalue())))
+    np.testing.assert_array_equal(got, np.asarray(decode_image(buffer.getvalue()).image))
 
 
 def test_scratch_holds_the_last_image_and_lets_a_large_one_go() -> None:
@@ -81,7 +81,7 @@ def test_normalization_of_the_paper() -> None:
 def test_any_mode_becomes_rgb(kind: str, mode: str) -> None:
     if (kind, mode) == ("JPEG", "RGBA"):
         pytest.skip("JPEG has no transparency")
-    assert decode_cutout(encode(Image.new(mode, (20, 20)), kind)).mode == "RGB"
+    assert decode_image(encode(Image.new(mode, (20, 20)), kind)).image.mode == "RGB"
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,9 @@ from hiwl_core.backbones import ImageClassifier
 from hiwl_core.bundle import load_bundle
 from hiwl_core.cached_engine import cached_engine
 from hiwl_core.cutouts import EvalTransform, Preprocessing
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.device import ComputePlan
-from hiwl_core.engines import (
-    EngineChoice,
-    StageGraph,
-    answers,
-    choose_engine,
-    create_engine,
-    probabilities,
-)
+from hiwl_core.engines import EngineChoice, StageGraph, answers, choose_engine, create_engine, probabilities
 from hiwl_core.engines.openvino_engine import exported_graph
 from hiwl_core.engines.quantization import quantize
 from hiwl_core.engines.torch_engine import TorchEngine
@@ -50,7 +43,9 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
     transform = EvalTransform(SMALL)
-    return np.stack([transform(decode_cutout(draw_galaxy(c, seed))) for c in CLASSES for seed in range(5)])
+    return np.stack(
+        [transform(decode_image(draw_galaxy(c, seed)).image) for c in CLASSES for seed in range(5)]
+    )
 
 
 @pytest.fixture(scope="module")

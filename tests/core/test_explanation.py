@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hiwl_core.backbones import ImageClassifier, create_backbone, spec
 from hiwl_core.bundle import ModelBundle, StageModel
 from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.device import ComputePlan
 from hiwl_core.errors import UserError
 from hiwl_core.explanation import (
@@ -286,7 +286,7 @@ OWNERS = ["stage1", "stage1", "stage2", "stage2", "stage1"]
 
 def _seen(stage: str) -> np.ndarray:
     transform = EvalTransform(STAGES[stage][1])
-    return np.stack([transform(decode_cutout(image)) for image in GALAXIES])
+    return np.stack([transform(decode_image(image).image) for image in GALAXIES])
 
 
 def test_each_galaxy_is_explained_by_the_stage_that_owns_its_class(bundle: ModelBundle) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
-from hiwl_core.decoding import Cutout, decode_cutout
+from hiwl_core.decoding import Cutout, decode_image
 from hiwl_core.resampling import resample_planes, zoom_to
 from hiwl_core.statuses import UnreadableCutout
 from tests.broken_inputs import encode
@@ -56,7 +56,7 @@ def test_the_size_in_pixels_is_the_size_on_the_sky_over_the_wanted_scale() -> No
 
 def test_nothing_changes_where_no_scale_is_wanted() -> None:
     image = draw_galaxy("SPI", 3, size=200)
-    expected = EvalTransform(SCALED)(decode_cutout(image))
+    expected = EvalTransform(SCALED)(decode_image(image).image)
     for cutout in (image, Cutout(image), Cutout(image, 0.4), Cutout(image, float("nan"), None)):
         assert np.array_equal(pixels(cutout), expected)
 

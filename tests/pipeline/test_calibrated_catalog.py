@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from hiwl_core.bundle import load_bundle
 from hiwl_core.cutouts import EvalTransform, normalize
-from hiwl_core.decoding import decode_cutout
+from hiwl_core.decoding import decode_image
 from hiwl_core.errors import UserError
 from hiwl_core.flags import FLAGS
 from hiwl_core.taxonomy import GALAXY_ZOO
@@ -165,7 +165,9 @@ def test_features_are_kept_where_they_are_asked_for(
     assert measure is not None
     shards = [pq.read_table(path) for path in sorted((sky / "three").iterdir())]
     images = [image for shard in shards for image in shard["image"].to_pylist()[:4]]
-    seen = torch.from_numpy(np.stack([EvalTransform(stage.preprocessing)(decode_cutout(i)) for i in images]))
+    seen = torch.from_numpy(
+        np.stack([EvalTransform(stage.preprocessing)(decode_image(i).image) for i in images])
+    )
     with torch.inference_mode():
         network = stage.network(len(bundle.taxonomy.stage_classes("stage1")))
         features = network.features(normalize(seen, stage.preprocessing.mean, stage.preprocessing.std))

@@ -87,9 +87,7 @@ def drift_table(
     night: Tally,
     reference: Tally,
     limit: float = LIMIT,
-    flags: Mapping[int, str] = FLAGS,
     seed: int = 0,
-    draws: int = DRAWS,
 ) -> pd.DataFrame:
     """How far each column, the labels, each flag and each status of a night have drifted.
 
@@ -99,9 +97,7 @@ def drift_table(
         What only one of them has is not compared.
     limit : float
         Of a moderate drift.
-    flags : mapping of str
-        Names of the bits.
-    seed, draws : int
+    seed : int
         For noise and intervals.
 
     Returns
@@ -121,7 +117,7 @@ def drift_table(
         raise UserError(f"limit {limit}: it must be more than 0; {LIMIT} is customary")
     if not sum(night.statuses.values()):
         raise UserError("no rows: there is nothing to compare")
-    pairs = list(_pairs(night, reference, flags))
+    pairs = list(_pairs(night, reference))
     level = 1 - (1 - CONFIDENCE) / max(1, len(pairs))
     rng = np.random.default_rng(seed)
     rows: list[tuple[object, ...]] = []
@@ -129,16 +125,14 @@ def drift_table(
         if kind == "label":
             rows.append((kind, name, *[math.nan] * 4, "", *_shares(of_night, of_reference, level)))
             continue
-        index = stability_index(of_night, of_reference, level, rng, draws)
+        index = stability_index(of_night, of_reference, level, rng, DRAWS)
         drift = DRIFTS[int(index.low > limit) + int(index.low > STRONG * limit)]
         shares = _shares(of_night, of_reference, level) if kind in ("flag", "status") else [math.nan] * 5
         rows.append((kind, name, *index, drift, *shares))
     return pd.DataFrame(rows, columns=list(DRIFT_COLUMNS))
 
 
-def _pairs(
-    night: Tally, reference: Tally, flags: Mapping[int, str]
-) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+def _pairs(night: Tally, reference: Tally) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Kind, name and both counts of all that is compared."""
     pairs: list[tuple[str, str, np.ndarray, np.ndarray]] = []
     tallies = (night, reference)
@@ -157,9 +151,9 @@ def _pairs(
             for place, name in enumerate(labels):
                 ours, theirs = (_having(of[place], of.sum()) for of in (of_night, of_reference))
                 pairs.append(("label", name, ours, theirs))
-        for bit in [bit for bit in flags if all(bit in tally.flags for tally in tallies)]:
+        for bit in [bit for bit in FLAGS if all(bit in tally.flags for tally in tallies)]:
             ours, theirs = (_having(tally.flags[bit], tally.rows) for tally in tallies)
-            pairs.append(("flag", flags[bit], ours, theirs))
+            pairs.append(("flag", FLAGS[bit], ours, theirs))
     all_night, all_reference = (sum(tally.statuses.values()) for tally in tallies)
     if all_reference:
         for name in sorted({*night.statuses, *reference.statuses} - {OK}):

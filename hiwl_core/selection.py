@@ -46,6 +46,8 @@ GALAXY_ZOO_SUMS: Sums = (
     (("Class4.1", "Class4.2"), "Class2.2"),
 )
 
+TOLERANCE = 1e-4
+"""How far a sum of answers may be off: the published fractions are rounded."""
 GALAXY_ZOO_ORDER = ("IBS", "CSS", "EO", "CRS", "SPI")
 """The order in which the authors drew the classes' samples from one random generator."""
 
@@ -63,7 +65,6 @@ def select_clean(
     id_column: str = "GalaxyID",
     rules: Rules = GALAXY_ZOO_RULES,
     sums: Sums = GALAXY_ZOO_SUMS,
-    tolerance: float = 1e-4,
 ) -> pd.DataFrame:
     """A class for each galaxy that the votes agree on, or the reason why it has none.
 
@@ -77,8 +78,6 @@ def select_clean(
         A class is met where each of its columns is strictly above its threshold.
     sums : tuple of ((column, ...), column)
         Answers that must sum to the answer before them.
-    tolerance : float
-        How far such a sum may be off; the published fractions are rounded.
 
     Returns
     -------
@@ -111,7 +110,7 @@ def select_clean(
         possible &= (fraction >= 0) & (fraction <= 1)
     for parts, total in sums:
         excess = sum((fractions[part] for part in parts), np.zeros(rows)) - fractions[total]
-        possible &= np.abs(excess) <= tolerance
+        possible &= np.abs(excess) <= TOLERANCE
 
     met = np.zeros((len(rules), rows), dtype=bool)
     for index, (_, conditions) in enumerate(rules):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -79,7 +78,6 @@ def drift(
     where: str | None = None,
     model: str | None = None,
     seed: int = 0,
-    flags: Mapping[int, str] = FLAGS,
 ) -> Drift:
     """Compare a catalog with its model's validation galaxies, or with another catalog.
 
@@ -98,8 +96,6 @@ def drift(
     model : str, optional
         Where the facts of the model are, if not in the catalog; see `read_model_facts`.
     seed : int
-    flags : mapping of str
-        Names of the bits of `flags`.
 
     Raises
     ------
@@ -119,16 +115,16 @@ def drift(
         instead = validated_columns(facts)
     else:
         other = open_catalog(reference)
-        compared, words = tally_catalog(other, reference_edges(other), None, flags), reference
+        compared, words = tally_catalog(other, reference_edges(other), None), reference
         _check_rows(reference, None, compared)
     edges = {name: histogram.edges for name, histogram in compared.columns.items()}
-    tally = tally_catalog(night, edges, where, flags, instead)
+    tally = tally_catalog(night, edges, where, instead)
     _check_rows(catalog, where, tally)
-    table = drift_table(tally, compared, limit, flags, seed)
+    table = drift_table(tally, compared, limit, seed)
     if table.empty:
         raise UserError(f"{catalog} and {words} have no columns in common: there is nothing to compare")
     asked = f"{catalog} where {where}" if where else catalog
-    result = Drift(table, tally, compared, asked, words, models, _left_out(tally, compared, flags), limit)
+    result = Drift(table, tally, compared, asked, words, models, _left_out(tally, compared), limit)
     if out:
         page = render_drift(f"Drift of {catalog}", result.facts(), table, tally, compared, limit)
         storage.write_bytes(out, page.encode())
@@ -141,14 +137,14 @@ def _models(connection: duckdb.DuckDBPyConnection, where: str | None) -> list[st
     return [str(name) for name in ask(connection, sql).table()["id"].to_pylist()]
 
 
-def _left_out(night: Tally, reference: Tally, flags: Mapping[int, str]) -> list[str]:
+def _left_out(night: Tally, reference: Tally) -> list[str]:
     """What only one of the two has, in words."""
     if not night.rows:
         return ["all but the statuses: no galaxy is classified"]
     left = [name for name in reference.columns if name not in night.columns]
     left += [] if night.labels and reference.labels else ["labels"]
     return left + [
-        f"flag {name}" for bit, name in flags.items() if (bit in night.flags) != (bit in reference.flags)
+        f"flag {name}" for bit, name in FLAGS.items() if (bit in night.flags) != (bit in reference.flags)
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hiwl_core.drift import Histogram, Tally
 from hiwl_core.errors import UserError
+from hiwl_core.flags import FLAGS
 from hiwl_core.statuses import OK
 from pipeline.catalog.model_facts import ModelFacts
 from pipeline.querying.query import ask
@@ -76,7 +77,6 @@ def tally_catalog(
     connection: duckdb.DuckDBPyConnection,
     edges: Mapping[str, np.ndarray],
     where: str | None,
-    flags: Mapping[int, str],
     instead: Mapping[str, str] = MappingProxyType({}),
 ) -> Tally:
     """Count a catalog, in memory that does not grow with it.
@@ -89,8 +89,6 @@ def tally_catalog(
         By column; one that the catalog lacks is left out.
     where : str or None
         Condition in SQL; all rows by default.
-    flags : mapping of str
-        Which bits of `flags` are counted.
     instead : mapping of str
         SQL for columns of which something else is counted; see
         `pipeline.querying.validated_columns.validated_columns`.
@@ -119,7 +117,7 @@ def tally_catalog(
             continue
         if row["label"] is not None:
             labels[row["label"]] += row["n"]
-        flagged.update({bit: row["n"] for bit in flags if (row["flags"] or 0) & bit})
+        flagged.update({bit: row["n"] for bit in FLAGS if (row["flags"] or 0) & bit})
     names = [name for name in edges if name in there]
     counts = {name: np.zeros(len(edges[name]) - 1, dtype=np.int64) for name in names}
     if names:
@@ -135,7 +133,7 @@ def tally_catalog(
         rows=statuses[OK],
         columns={name: Histogram(np.asarray(edges[name]), counts[name]) for name in names},
         labels=dict(sorted(labels.items())),
-        flags={bit: flagged[bit] for bit in flags} if "flags" in there else {},
+        flags={bit: flagged[bit] for bit in FLAGS} if "flags" in there else {},
         statuses=dict(statuses),
     )
 

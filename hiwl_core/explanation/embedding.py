@@ -11,6 +11,8 @@ from hiwl_core.errors import UserError, if_missing
 __all__ = ["Separation", "neighbor_purity", "separation", "silhouette", "tsne"]
 
 PCA_WIDTH = 50
+# About how many neighbors count; of few galaxies at most a third.
+PERPLEXITY = 30.0
 NEEDED = "maps of features need the package scikit-learn: pip install 'hiwl[figures]'"
 
 
@@ -29,7 +31,7 @@ class Separation(NamedTuple):
     silhouette: float
 
 
-def tsne(features: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
+def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Places of galaxies on a map where neighbors are alike (t-SNE; van der Maaten & Hinton 2008).
 
     The features are standardized and thinned out to 50 principal components first, as its authors advise. A
@@ -38,8 +40,6 @@ def tsne(features: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.nd
     Parameters
     ----------
     features : numpy.ndarray of float, shape (N, W)
-    perplexity : float
-        About how many neighbors count; of few galaxies at most a third.
     seed : int
 
     Returns
@@ -60,12 +60,12 @@ def tsne(features: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.nd
     scaled = _standardized(features)
     width = min(PCA_WIDTH, *scaled.shape)
     components = PCA(width, random_state=seed).fit_transform(scaled)
-    bounded = min(perplexity, (len(features) - 1) / 3)
+    bounded = min(PERPLEXITY, (len(features) - 1) / 3)
     places: np.ndarray = TSNE(perplexity=bounded, init="pca", random_state=seed).fit_transform(components)
     return places
 
 
-def separation(features: np.ndarray, class_indices: np.ndarray, neighbors: int = 10) -> Separation:
+def separation(features: np.ndarray, class_indices: np.ndarray) -> Separation:
     """Both figures of standardized features, in their own space: the map would show groups that are none.
 
     Parameters
@@ -75,8 +75,6 @@ def separation(features: np.ndarray, class_indices: np.ndarray, neighbors: int =
         owner the true class decides whose features they are, so that the figures are of what the map of them
         shows, and can favor the cascade.
     class_indices : numpy.ndarray of int, shape (N,)
-    neighbors : int
-        See `neighbor_purity`.
 
     Raises
     ------
@@ -84,10 +82,7 @@ def separation(features: np.ndarray, class_indices: np.ndarray, neighbors: int =
         If scikit-learn is missing, the lengths differ, or a feature is not finite.
     """
     scaled = _standardized(features)
-    return Separation(
-        neighbor_purity(scaled, class_indices, neighbors),
-        silhouette(scaled, class_indices),
-    )
+    return Separation(neighbor_purity(scaled, class_indices), silhouette(scaled, class_indices))
 
 
 def neighbor_purity(features: np.ndarray, class_indices: np.ndarray, neighbors: int = 10) -> float:

@@ -43,7 +43,6 @@ def draw_embedding_map(
     models: Sequence[str],
     samples: Sequence[str],
     classes: Sequence[str],
-    title: str = "",
 ) -> Figure:
     """A grid of maps, with the classes as colors and the separation under each.
 
@@ -57,7 +56,6 @@ def draw_embedding_map(
         Names of the columns, such as ``"training"`` and ``"validation"``.
     classes : sequence of str
         In the order of the class indices.
-    title : str
 
     Returns
     -------
@@ -90,8 +88,6 @@ def draw_embedding_map(
         for name, color in colors.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
-    if title:
-        figure.suptitle(title)
     return figure
 
 

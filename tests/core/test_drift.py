@@ -10,7 +10,6 @@ from hiwl_core.errors import UserError
 from hiwl_core.stability import newcombe, population_stability_index, stability_index
 
 EDGES = np.linspace(0, 1, 21)
-FLAGS = {1: "unlike", 2: "border"}
 REFERENCE_ROWS = 2878
 
 
@@ -39,7 +38,7 @@ REFERENCE = tally(REFERENCE_ROWS, seed=0)
 
 
 def drifting(night: Tally, limit: float = 0.1) -> dict[str, str]:
-    table = drift_table(night, REFERENCE, limit, FLAGS)
+    table = drift_table(night, REFERENCE, limit)
     assert list(table.columns) == list(DRIFT_COLUMNS)
     found = table[~table["drift"].isin(["", "no"])]
     return dict(zip(found["kind"] + " " + found["name"], found["drift"], strict=True))
@@ -69,7 +68,7 @@ def test_a_change_is_found_where_it_is_and_nowhere_else(
 
 def test_what_a_few_galaxies_cannot_prove_is_no_drift() -> None:
     assert drifting(tally(30, 5, tilt=3.0)) == {}
-    night = drift_table(tally(30, 5, tilt=3.0), REFERENCE, flags=FLAGS).iloc[0]
+    night = drift_table(tally(30, 5, tilt=3.0), REFERENCE).iloc[0]
     assert night["low"] == 0
     assert night["high"] > 0.25
 
@@ -81,7 +80,7 @@ def test_a_higher_limit_finds_less() -> None:
 
 
 def test_shares_and_their_difference() -> None:
-    table = drift_table(tally(20_000, 5, unlike=0.2), REFERENCE, flags=FLAGS).set_index("name")
+    table = drift_table(tally(20_000, 5, unlike=0.2), REFERENCE).set_index("name")
     unlike = table.loc["unlike"]
     assert unlike["share"] == pytest.approx(0.2, abs=0.01)
     assert unlike["reference"] == pytest.approx(0.01, abs=0.005)
@@ -131,7 +130,7 @@ def test_newcombes_interval_is_the_published_one() -> None:
 
 
 def test_a_night_without_a_classified_galaxy_has_statuses_only() -> None:
-    table = drift_table(Tally(0, statuses={"undecodable": 500}), REFERENCE, flags=FLAGS)
+    table = drift_table(Tally(0, statuses={"undecodable": 500}), REFERENCE)
     assert table["kind"].tolist() == ["status"]
     assert table["drift"].tolist() == ["strong"]
 
@@ -139,7 +138,7 @@ def test_a_night_without_a_classified_galaxy_has_statuses_only() -> None:
 def test_what_only_one_of_them_has_is_not_compared() -> None:
     night = tally(1000, 3)
     part = Tally(1000, {"p_css": night.columns["p_css"]}, {}, {2: 20}, {"ok": 1000})
-    assert drift_table(part, REFERENCE, flags=FLAGS)["name"].tolist() == ["p_css", "border"]
+    assert drift_table(part, REFERENCE)["name"].tolist() == ["p_css", "border"]
 
 
 def test_mistakes() -> None:

@@ -32,7 +32,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 
 # Run as a file, it does not find the project's own packages by itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hiwl_core.cutouts import EvalTransform, Preprocessing, read_zoomed
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
 from hiwl_core.decoding import DEFAULT_RGB, Cutout, Scratch, decode_pixels
 from hiwl_core.fits_headers import quiet_astropy
 from hiwl_core.stamps import fits_cube
@@ -72,17 +72,17 @@ def main() -> None:
         "FITS to colors": (lambda one: decode_pixels(one), cubes),
         "FITS to colors, astropy's way": (by_astropy, cubes),
         "JPEG to colors": (lambda one: decode_pixels(one, scratch=scratch), jpegs),
-        "FITS to what the network sees": (lambda one: read_zoomed(one, transform, 192), cubes),
+        "FITS to what the network sees": (lambda one: read_cutout(one, transform, 192), cubes),
         "FITS resampled to what the network sees": (
-            lambda one: read_zoomed(Cutout(one, None, 0.3), transform, 192),
+            lambda one: read_cutout(Cutout(one, None, 0.3), transform, 192),
             cubes,
         ),
         "JPEG to what the network sees": (
-            lambda one: read_zoomed(one, transform, 192, scratch=scratch),
+            lambda one: read_cutout(one, transform, 192, scratch=scratch),
             jpegs,
         ),
         "JPEG resampled to what the network sees": (
-            lambda one: read_zoomed(Cutout(one, SCALE, 0.3), transform, 192, scratch=scratch),
+            lambda one: read_cutout(Cutout(one, SCALE, 0.3), transform, 192, scratch=scratch),
             jpegs,
         ),
     }

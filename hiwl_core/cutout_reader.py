@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hiwl_core.cutouts import EvalTransform, Preprocessing, ReadCutout, read_zoomed
+from hiwl_core.cutouts import EvalTransform, Preprocessing, ReadCutout, read_cutout
 from hiwl_core.decoding import Cutout, Scratch
 
 if TYPE_CHECKING:
@@ -55,4 +55,4 @@ class CutoutReader:
         """
         if isinstance(image, ReadCutout):
             return image
-        return read_zoomed(image, self._transforms, self._smallest, self._rgb, scratch)
+        return read_cutout(image, self._transforms, self._smallest, self._rgb, scratch)

@@ -31,7 +31,6 @@ __all__ = [
     "center_crop",
     "normalize",
     "read_cutout",
-    "read_zoomed",
     "seen_pixels",
 ]
 
@@ -137,13 +136,35 @@ class EvalTransform:
         return crop * zoom + 2 * FILTER_PIXELS * max(1.0, crop * zoom / size)
 
 
+class ReadCutout(NamedTuple):
+    """What became of a cutout.
+
+    Parameters
+    ----------
+    status : str
+        A key of `STATUSES`.
+    pixels : tuple of numpy.ndarray, or None
+        For each transform, uint8 of shape (input_size, input_size, 3).
+    zoom : float
+        Pixels of the image in one of those that it was resampled to: below 1 it was magnified, and shows
+        nothing finer than it did; 1 if it was not resampled.
+    unobserved : float
+        Share of pixels, in the part that the network sees, that a FITS image does not have.
+    """
+
+    status: str
+    pixels: Any = None
+    zoom: float = 1.0
+    unobserved: float = 0.0
+
+
 def read_cutout(
     cutout: bytes | Cutout | None,
     transforms: Sequence[EvalTransform],
     smallest: int,
     rgb: RgbSettings = DEFAULT_RGB,
     scratch: Scratch | None = None,
-) -> tuple[str, Any]:
+) -> ReadCutout:
     """Decode and transform one cutout, or say why not. Whatever the bytes are, it answers and does not raise.
 
     Parameters
@@ -161,43 +182,8 @@ def read_cutout(
 
     Returns
     -------
-    status : str
-        A key of `STATUSES`.
-    pixels : tuple of numpy.ndarray, or None
-        For each transform, uint8 of shape (input_size, input_size, 3).
+    ReadCutout
     """
-    read = read_zoomed(cutout, transforms, smallest, rgb, scratch)
-    return read.status, read.pixels
-
-
-class ReadCutout(NamedTuple):
-    """What became of a cutout.
-
-    Parameters
-    ----------
-    status, pixels
-        As `read_cutout`.
-    zoom : float
-        Pixels of the image in one of those that it was resampled to: below 1 it was magnified, and shows
-        nothing finer than it did; 1 if it was not resampled.
-    unobserved : float
-        Share of pixels, in the part that the network sees, that a FITS image does not have.
-    """
-
-    status: str
-    pixels: Any = None
-    zoom: float = 1.0
-    unobserved: float = 0.0
-
-
-def read_zoomed(
-    cutout: bytes | Cutout | None,
-    transforms: Sequence[EvalTransform],
-    smallest: int,
-    rgb: RgbSettings = DEFAULT_RGB,
-    scratch: Scratch | None = None,
-) -> ReadCutout:
-    """As `read_cutout`, and how the image was resampled."""
     cutout = cutout if isinstance(cutout, Cutout) else Cutout(cutout)
     if cutout.image is None:
         return ReadCutout(MISSING)

@@ -107,7 +107,7 @@ def _read(kind: str, content: bytes, folder: Path) -> None:
 
 
 def _read_image(content: bytes) -> None:
-    status, pixels = read_cutout(content, [TRANSFORM], 20)
+    status, pixels = read_cutout(content, [TRANSFORM], 20)[:2]
     if status not in STATUSES or (pixels is None) != (status != "ok"):
         raise AssertionError(f"status {status}")
     packed = pack_image(content, RgbSettings())

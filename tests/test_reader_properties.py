@@ -44,7 +44,7 @@ MAGICS = st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"SIMPLE  
 @FEW
 @given(MAGICS, st.binary(max_size=300))
 def test_bytes_of_any_kind_have_a_status(magic: bytes, content: bytes) -> None:
-    status, pixels = read_cutout(magic + content, (), 8)
+    status, pixels = read_cutout(magic + content, (), 8)[:2]
     assert status in STATUSES
     assert (pixels is None) == (status != "ok")
 

@@ -191,7 +191,7 @@ class ExplainedModel:
         return [found[row] for row in range(len(images))]
 
     def check_heat(
-        self, found: Sequence[HeatMap], class_indices: np.ndarray, min_side: int = MIN_MAP_SIDE, seed: int = 0
+        self, found: Sequence[HeatMap], class_indices: np.ndarray, min_side: int = MIN_MAP_SIDE
     ) -> HeatChecks:
         """Whether heat maps of this model lie on what decides, and on what it has learned.
 
@@ -202,8 +202,6 @@ class ExplainedModel:
         class_indices : numpy.ndarray of int, shape (N,)
             The classes that they explain.
         min_side : int
-        seed : int
-            Of the order of the shuffled weights.
 
         Returns
         -------
@@ -222,7 +220,7 @@ class ExplainedModel:
             for areas, order in ((hottest, heat), (coldest, -heat)):
                 curves = deletion_curves(network, model.preprocessing, pixels, order, targets)
                 areas[rows] = curves.mean(axis=1)
-            shuffled = shuffled_network(network, seed)
+            shuffled = shuffled_network(network, seed=0)
             others = heat_maps(
                 shuffled, spec(model.backbone), model.preprocessing, pixels, targets, min_side, MOST_VIEWS
             )
@@ -246,7 +244,7 @@ class ExplainedModel:
         smallest = self._bundle.smallest_cutout
         decoded = []
         for row in rows.tolist():
-            status, pixels = read_cutout(images[row], transforms, smallest, self._bundle.rgb)
+            status, pixels = read_cutout(images[row], transforms, smallest, self._bundle.rgb)[:2]
             if status != OK:
                 raise UserError(f"image {row} of {len(images)}: {STATUSES[status]}; leave it out")
             decoded.append(pixels)

@@ -16,7 +16,7 @@ from hiwl_core.taxonomy import FIRST_STAGE, Taxonomy, probability_column
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL, stage_columns, stage_outputs
 from pipeline.catalog.parts import read_part
-from pipeline.pages.cards import Card, try_thumbnail
+from pipeline.pages.cards import Card, thumbnail
 from pipeline.querying.origin import read_cutouts
 from pipeline.shards.cutout_shards import Columns
 
@@ -147,7 +147,7 @@ def galaxy_cards(
 def _card(
     row: Mapping[Any, Any], cutout: Cutout | None, taxonomy: Taxonomy, rgb: RgbSettings, pixels: int
 ) -> Card:
-    shown, words = try_thumbnail(cutout, pixels, "no picture of it", rgb)
+    shown, words = thumbnail(cutout, pixels, "no picture of it", rgb)
     return Card(
         object_id=str(row["object_id"]),
         label=row["label"],

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.exploring.catalog_view import CatalogRow
-from pipeline.pages.cards import Thumbnail, try_thumbnail
+from pipeline.pages.cards import Thumbnail, thumbnail
 from pipeline.querying.origin import Origin, find_origin
 
 __all__ = ["Images", "find_images"]
@@ -95,7 +95,7 @@ class Images:
             return
         otherwise = f"no picture of it in {shard.rsplit('/', 1)[-1]}"
         for future, cutout, (_, status) in zip(futures, cutouts, rows, strict=True):
-            shown, words = try_thumbnail(cutout, PIXELS, otherwise, status=status)
+            shown, words = thumbnail(cutout, PIXELS, otherwise, status=status)
             future.set_result(shown or words)
 
 

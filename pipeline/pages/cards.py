@@ -13,7 +13,7 @@ from pipeline.pages.embedded_files import small_jpeg
 from pipeline.pages.scale_bars import ScaleBar, scale_bar
 from pipeline.pages.sky_viewers import SkyViewer, sky_viewers
 
-__all__ = ["Card", "Thumbnail", "thumbnail", "try_thumbnail"]
+__all__ = ["Card", "Thumbnail", "thumbnail"]
 
 
 class Thumbnail(NamedTuple):
@@ -81,47 +81,33 @@ class Card:
         return sky_viewers(self.ra, self.dec)
 
 
-def thumbnail(cutout: Cutout, pixels: int, rgb: RgbSettings = DEFAULT_RGB) -> Thumbnail:
-    """A small JPEG, whatever the cutout is.
+def thumbnail(
+    cutout: Cutout | None, pixels: int, otherwise: str, rgb: RgbSettings = DEFAULT_RGB, status: str = OK
+) -> tuple[Thumbnail | None, str]:
+    """A small JPEG; without a cutout, or of one that cannot be read, nothing and words for a placeholder.
 
     Parameters
     ----------
-    cutout : Cutout
+    cutout : Cutout or None
         JPEG, PNG or FITS, with its pixel scale; a FITS image's WCS says it where that is not given.
     pixels : int
         On the longer side, at most.
-    rgb : RgbSettings
-        Colors of FITS cutouts.
-
-    Raises
-    ------
-    UnreadableCutout
-        See `hiwl_core.decoding.decode_image`.
-    """
-    decoded = decode_image(cutout.image or b"", rgb)
-    image, own = decoded.image, cutout.pixel_scale
-    scale = decoded.pixel_scale if own is None else own
-    return Thumbnail(small_jpeg(image, pixels), None if scale is None else scale * max(image.size))
-
-
-def try_thumbnail(
-    cutout: Cutout | None, pixels: int, otherwise: str, rgb: RgbSettings = DEFAULT_RGB, status: str = OK
-) -> tuple[Thumbnail | None, str]:
-    """As `thumbnail`; without a cutout, or of one that cannot be read, nothing and words for a placeholder.
-
-    Parameters
-    ----------
-    cutout, pixels, rgb
-        See `thumbnail`.
     otherwise : str
         What is to be said if there is no cutout.
+    rgb : RgbSettings
+        Colors of FITS cutouts.
     status : str
         Of the galaxy in its catalog: what is wrong with it says why there is no picture.
     """
     words = otherwise
     if cutout is not None:
         try:
-            return thumbnail(cutout, pixels, rgb), ""
+            decoded = decode_image(cutout.image or b"", rgb)
         except UnreadableCutout as error:
             words = str(error)
+        else:
+            image, own = decoded.image, cutout.pixel_scale
+            scale = decoded.pixel_scale if own is None else own
+            arcsec = None if scale is None else scale * max(image.size)
+            return Thumbnail(small_jpeg(image, pixels), arcsec), ""
     return None, words if status == OK else f"{status}: {STATUSES.get(status, '')}".rstrip(": ")

@@ -13,7 +13,7 @@ from hiwl_core.errors import UserError, words_of
 from pipeline import storage
 from pipeline.catalog.class_names import class_words, classes_in
 from pipeline.in_notebooks import InNotebooks
-from pipeline.pages.cards import Card, try_thumbnail
+from pipeline.pages.cards import Card, thumbnail
 from pipeline.pages.class_notes import ClassNote, class_sentence
 from pipeline.pages.templates import check_own_page, render
 from pipeline.progress import progress
@@ -165,7 +165,7 @@ def _choose(
 
 def _card(row: Mapping[str, Any], cutout: Cutout | None, otherwise: str, classes: Mapping[str, str]) -> Card:
     """A card, with a placeholder that says `otherwise` if there is no image; columns by class."""
-    shown, words = try_thumbnail(cutout, THUMBNAIL_PIXELS, otherwise, status=row["status"])
+    shown, words = thumbnail(cutout, THUMBNAIL_PIXELS, otherwise, status=row["status"])
     return Card(
         object_id=str(row["object_id"]),
         label=row["label"],

@@ -139,7 +139,7 @@ def sample_labeled(
             for row, identifier, image in zip(
                 rows, picked["object_id"].to_pylist(), scale.cutouts(picked), strict=True
             ):
-                if image is not None and read_cutout(image, (), smallest, rgb)[0] == OK:
+                if image is not None and read_cutout(image, (), smallest, rgb).status == OK:
                     ids.append(str(identifier))
                     images.append(image)
                     kept.append(of_row[start + row])
@@ -168,4 +168,4 @@ def labeled_statuses(
         At which they are to be seen.
     """
     pairs = zip(scale.cutouts(table), table["label"].to_pylist(), strict=True)
-    return [None if label is None else read_cutout(image, (), smallest, rgb)[0] for image, label in pairs]
+    return [None if label is None else read_cutout(image, (), smallest, rgb).status for image, label in pairs]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hiwl_core.cutouts import EvalTransform, Preprocessing, read_zoomed, seen_pixels
+from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout, seen_pixels
 from hiwl_core.decoding import Cutout
 from hiwl_core.fits_cutouts import rgb_from_fits
 from hiwl_core.recipe_sections import RgbSettings
@@ -61,7 +61,7 @@ def expected(content: bytes, cutout: Cutout, transform: EvalTransform, smallest:
         sky = rgb_from_fits(content, RGB)
     except UnreadableCutout as error:
         return error.status, None
-    read = read_zoomed(
+    read = read_cutout(
         cutout._replace(image=encode(Image.fromarray(sky.pixels), "PNG"), pixel_scale=SCALE),
         [transform],
         smallest,
@@ -83,7 +83,7 @@ def test_it_is_what_comes_of_the_whole_image(seed: int) -> None:
         transform = EvalTransform(Preprocessing(crop, int(random.integers(6, 40)), (0, 0, 0), (1, 1, 1)))
         wanted = None if random.random() < 0.4 else SCALE * random.uniform(0.4, 2.5)
         cutout = Cutout(content, None, wanted)
-        read = read_zoomed(cutout, [transform], crop)
+        read = read_cutout(cutout, [transform], crop)
         status, pixels = expected(content, cutout, transform, crop)
         assert read.status == status
         if status == OK:
@@ -104,6 +104,6 @@ def test_what_is_unknown_is_said_after_what_is_wrong() -> None:
     """A scale that is not known ends no other way than before: what the pixels are comes first."""
     planes = np.random.default_rng(0).normal(1, 1, (3, 60, 60)).astype(np.float32)
     transform = EvalTransform(Preprocessing(20, 20, (0, 0, 0), (1, 1, 1)))
-    assert read_zoomed(Cutout(fits_file(planes), None, 0.3), [transform], 20).status == "no_scale"
+    assert read_cutout(Cutout(fits_file(planes), None, 0.3), [transform], 20).status == "no_scale"
     planes[1, :10] = math.nan
-    assert read_zoomed(Cutout(fits_file(planes), None, 0.3), [transform], 20).status == "bad_pixels"
+    assert read_cutout(Cutout(fits_file(planes), None, 0.3), [transform], 20).status == "bad_pixels"

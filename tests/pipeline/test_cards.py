@@ -87,11 +87,14 @@ def test_the_scale_is_that_of_the_shard_whatever_stands_there(tmp_path: Path) ->
     pq.write_table(pa.table({"object_id": ids, "image": images, "arcsec": ["wide"] * 5}), shard)
     assert [one and one.pixel_scale for one in read_cutouts(str(shard), Columns(), rows)] == [None] * 5
     # 64 pixels, made smaller: on the sky it is as large as before.
-    small = thumbnail(Cutout(images[0], 0.4), 32)
+    small, _ = thumbnail(Cutout(images[0], 0.4), 32, "")
+    assert small is not None
     assert small.arcsec == pytest.approx(25.6)
     (tmp_path / "small.jpg").write_bytes(small.image)
     assert Image.open(tmp_path / "small.jpg").size == (32, 32)
-    assert thumbnail(Cutout(images[0]), 32).arcsec is None
+    unscaled, _ = thumbnail(Cutout(images[0]), 32, "")
+    assert unscaled is not None
+    assert unscaled.arcsec is None
 
 
 def test_classes_of_ones_own_have_ones_own_words() -> None:

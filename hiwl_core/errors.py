@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["IncompleteError", "UserError", "if_missing", "words_of"]
+__all__ = ["IncompleteError", "UserError", "if_missing", "last_line", "words_of"]
 
 
 class UserError(ValueError):
@@ -25,6 +25,11 @@ class IncompleteError(RuntimeError):
 def words_of(error: object, most: int | None = None) -> str:
     """What an error or a text says, on one line and of so many characters at most; else what it is."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, after a traceback that it quotes, say; else what it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class ClusterResources:
     grows: bool = True
     cpus_without_gpu: int = 0
 
+    def takes_gpus(self, asked: bool | None) -> bool:
+        """Whether workers take GPUs: as is asked for, or else if there are any."""
+        return self.gpus > 0 if asked is None else asked
+
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
         """What a function gives for an argument, in a task that is granted so much."""
         task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus)

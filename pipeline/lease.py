@@ -17,7 +17,6 @@ import secrets
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 from hiwl_core.errors import IncompleteError, UserError
@@ -94,9 +93,7 @@ class Lease:
                 return self
         raise UserError(f"{self._folder} is claimed by several runs at once: start the same command again")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._signer.join()
         # What cannot be given back is free after a minute, or as soon as this process is gone.

@@ -22,7 +22,7 @@ import ray._private.node
 from ray._private import ray_constants, services
 from ray._private.utils import detect_fate_sharing_support_linux
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError, UserError, last_line
 from pipeline.ray_messages import in_lines
 from pipeline.storage.disk_faults import room_at
 
@@ -94,7 +94,7 @@ def start_ray(num_cpus: int) -> None:
             )
     except Exception as error:
         raise IncompleteError(
-            f"Ray could not be started on this machine ({str(error).strip().splitlines()[-1]}); free are "
+            f"Ray could not be started on this machine ({last_line(error)}); free are "
             f"{room_at([place])}: start the same command again"
         ) from error
 

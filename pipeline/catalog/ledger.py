@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import Any
 
 from hiwl_core.errors import UserError
@@ -137,9 +137,7 @@ class Ledger:
         self._writer.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._writer.join()
         try:

@@ -44,7 +44,7 @@ from pipeline.cutouts.positions import OWN_COLUMNS, PositionColumns
 from pipeline.ingestion.source import check_source
 from pipeline.lease import Lease
 from pipeline.progress import progress, say
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 from pipeline.shards.wanted_scale import AS_IT_IS
 from pipeline.storage.own_folders import check_folders_apart
 from pipeline.task_pool import TaskPool, ray_pool, thread_pool
@@ -59,7 +59,7 @@ def classify(
     bundle_path: str,
     shards_path: str,
     catalog: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     contents: CatalogContents = AS_VALIDATED,
     computing: Computing = WHATEVER_THERE_IS,
     update: bool = False,
@@ -76,7 +76,7 @@ def classify(
         A file, a folder or a glob; with `positions` of a survey's tiles.
     catalog : str
         Folder of the catalog.
-    columns : Columns, optional
+    columns : Columns
         What the columns of the shards are called.
     contents : CatalogContents
         What the catalog is to hold; default: what the model was validated for.
@@ -100,7 +100,6 @@ def classify(
         If Ray gave up, if the work was to stop at its deadline, or if another run took over since this one
         gave no sign for a minute; whole parts are kept.
     """
-    columns = columns or Columns()
     bundle = usable_bundle(bundle_path, contents, computing)
     contents = checked_contents(contents, bundle, columns)
     folder = storage.absolute(catalog).rstrip("/")
@@ -126,7 +125,7 @@ def classify(
                 claim,
             )
             # They are cut at the scale that is wanted.
-            columns, contents = Columns(), replace(contents, scale=AS_IT_IS)
+            columns, contents = CONTRACT_NAMES, replace(contents, scale=AS_IT_IS)
 
         def settings(stored: dict[str, Any] | None, shards: list[storage.Entry]) -> dict[str, Any]:
             simple = stored is None and positions is None and deadline is None
@@ -239,11 +238,12 @@ def _options(
     positions: Positions, bundle: ModelBundle, columns: Columns, contents: CatalogContents
 ) -> CutoutOptions:
     """What is cut for a model: its bands, and as much as its networks see."""
-    standard = Columns()
 
     def given(name: str) -> str | None:
         """A column's name, unless it is that of the contract, which is the first of the usual ones."""
-        return None if getattr(columns, name) == getattr(standard, name) else str(getattr(columns, name))
+        return (
+            None if getattr(columns, name) == getattr(CONTRACT_NAMES, name) else str(getattr(columns, name))
+        )
 
     own = tuple(name for name in contents.carry if name not in OWN_COLUMNS)
     names = PositionColumns(given("id"), given("ra"), given("dec"), contents.scale.column, own)

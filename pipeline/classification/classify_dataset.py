@@ -23,7 +23,7 @@ from pipeline.classification.computing import WHATEVER_THERE_IS, Computing
 from pipeline.classification.decided import checked_contents, classifier_for
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import CPUS_AN_ACTOR, connected
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 
 __all__ = ["classify_dataset"]
 
@@ -33,7 +33,7 @@ ROWS_A_BATCH = 1024
 def classify_dataset(
     bundle_path: str,
     dataset: Dataset,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     contents: CatalogContents = AS_VALIDATED,
     computing: Computing = WHATEVER_THERE_IS,
 ) -> Dataset:
@@ -48,7 +48,7 @@ def classify_dataset(
         Folder of the model bundle, or the name of one in the box.
     dataset : ray.data.Dataset
         With a column of encoded images: JPEG, PNG or FITS. Ids and positions are taken over if there are any.
-    columns : Columns, optional
+    columns : Columns
         What its columns are called.
     contents, computing
         As for `classify`; by default there are as many actors as the cluster has room for now, beside one CPU
@@ -65,13 +65,12 @@ def classify_dataset(
         For a bundle that is not whole or cannot do what is asked for, a carried column with a name of the
         catalog's, a prior that would have to be estimated.
     """
-    columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     contents = checked_contents(contents, bundle, columns)
     if contents.prior == ESTIMATE:
         raise UserError("prior 'estimate': a stream has no rows to look at before; give class shares")
     with connected() as cluster:
-        use_gpu = computing.takes_gpus(cluster)
+        use_gpu = cluster.takes_gpus(computing.gpu)
         # What the dataset is made from must run too: actors that take all CPUs would wait for it for ever.
         spare = max(1, cluster.cpus - 1)
         cpus = min(cluster.cpus_an_actor(True), spare) if use_gpu else min(CPUS_AN_ACTOR, spare)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hiwl_core.errors import UserError
-
-if TYPE_CHECKING:
-    # It brings Ray.
-    from pipeline.cluster import ClusterResources
 
 __all__ = ["ALL_NODES", "AUTO", "GPU_NODES", "WHATEVER_THERE_IS", "Computing"]
 
@@ -47,10 +42,6 @@ class Computing:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: one worker is least")
-
-    def takes_gpus(self, cluster: ClusterResources) -> bool:
-        """Whether actors take GPUs on a cluster."""
-        return cluster.gpus > 0 if self.gpu is None else self.gpu
 
 
 WHATEVER_THERE_IS = Computing()

@@ -170,7 +170,7 @@ def _estimated(
     columns: Columns,
 ) -> list[float]:
     """Class shares by the first rows of some shards, spread over all."""
-    use_gpu, scale = computing.takes_gpus(cluster), settled.scale
+    use_gpu, scale = cluster.takes_gpus(computing.gpu), settled.scale
     cpus = cluster.cpus_an_actor(use_gpu)
     chosen = [shards[i] for i in np.unique(np.linspace(0, len(shards) - 1, PRIOR_SHARDS).astype(int))]
 

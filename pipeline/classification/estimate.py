@@ -27,7 +27,7 @@ from pipeline.classification.small_work import ThisMachine, beside
 from pipeline.classification.stage_actors import StageActors
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 from pipeline.storage.places import in_s3
 
 __all__ = ["Estimate", "Span", "estimate"]
@@ -123,7 +123,7 @@ class Estimate(InNotebooks):
 def estimate(
     bundle_path: str,
     shards_path: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     contents: CatalogContents = AS_VALIDATED,
     computing: Computing = WHATEVER_THERE_IS,
     machines: int = 1,
@@ -154,7 +154,7 @@ def estimate(
     UserError
         As `pipeline.classification.classify.classify`, and if none of the sampled shards could be read.
     """
-    columns, most = columns or Columns(), computing.workers or inf
+    most = computing.workers or inf
     _check_positive({"--machines": machines, "--rate": rate, "--sample": sample, "--seconds": seconds})
     if price is not None and not 0 <= price < inf:
         raise UserError(f"--price {price}: the price of a machine-hour is wanted")

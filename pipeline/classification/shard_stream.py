@@ -15,7 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions
 from ray.exceptions import RayError
 
-from hiwl_core.errors import IncompleteError
+from hiwl_core.errors import IncompleteError, last_line
 from pipeline.catalog.ledger import LedgerEntry
 from pipeline.catalog.manifest import PlannedShard
 from pipeline.catalog.shard_content import wanted_columns
@@ -87,7 +87,7 @@ def classify_shards(
                     return
         raise IncompleteError(f"{len(left)} shards were lost on the way; whole parts are kept: {AGAIN}")
     except (RayError, NothingWorks) as error:
-        reason = _last_line(error)
+        reason = last_line(error)[:300]
         raise IncompleteError(
             f"the classification broke off ({reason}); whole parts are kept: {AGAIN}"
         ) from error
@@ -182,8 +182,3 @@ def _context() -> DataContext:
     # or be hours at a shard of a stranger's.
     context.execution_no_progress_timeout_s = -1
     return context
-
-
-def _last_line(error: BaseException) -> str:
-    """What was raised, without the traceback before it."""
-    return str(error).strip().splitlines()[-1][:300]

@@ -55,7 +55,7 @@ class StageActors:
             If OpenVINO is asked for and the actors would take GPUs, or if all nodes are to decode for actors
             that take none, or that have a single CPU beside theirs.
         """
-        use_gpu = computing.takes_gpus(cluster)
+        use_gpu = cluster.takes_gpus(computing.gpu)
         if use_gpu and computing.engine == "openvino":
             raise UserError("--engine openvino computes on CPUs: add --no-gpu, or leave the engine out")
         cpus = cluster.cpus_an_actor(use_gpu)

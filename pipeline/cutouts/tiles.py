@@ -10,7 +10,6 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -234,9 +233,7 @@ class TilePixels:
     def __enter__(self) -> TilePixels:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pixels.clear()
         self._files.clear()
         self._stack.close()

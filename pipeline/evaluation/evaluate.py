@@ -30,7 +30,7 @@ from pipeline.evaluation.probabilities import ProbabilityEvaluation, evaluate_pr
 from pipeline.evaluation.shown_galaxies import ShownGalaxies, class_notes, read_shown
 from pipeline.evaluation.stage_tables import stage_tables
 from pipeline.in_notebooks import InNotebooks
-from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns, list_shards
 from pipeline.shards.fingerprints import ends_of
 from pipeline.storage.own_folders import check_own
 from pipeline.training.labeled_shards import check_labeled
@@ -116,7 +116,7 @@ def evaluate(
     bundle_path: str,
     shards_path: str,
     out: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     contents: CatalogContents = AS_VALIDATED,
     computing: Computing = WHATEVER_THERE_IS,
 ) -> Evaluation:
@@ -137,7 +137,6 @@ def evaluate(
     IncompleteError
         If a shard could not be classified.
     """
-    columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     shards = list_shards(shards_path)
     kept = not_learned_from(bundle, check_labeled(shards, columns, bundle.taxonomy))

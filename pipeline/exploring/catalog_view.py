@@ -125,7 +125,7 @@ class CatalogView:
 
         Returns
         -------
-        list of Place
+        list of CatalogRow
             `MOST_LISTED` at most, each once.
 
         Raises

@@ -13,7 +13,7 @@ from hiwl_core.taxonomy import GALAXY_ZOO, Taxonomy
 from pipeline import storage
 from pipeline.ingestion.labels import SERIES_NAME, UNLABELED
 from pipeline.ingestion.split import Split
-from pipeline.shards.cutout_shards import MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, MAX_SHARD_BYTES, MAX_SHARD_ROWS, Columns
 
 __all__ = ["AS_THEY_ARE", "IngestOptions"]
 
@@ -55,7 +55,7 @@ class IngestOptions:
     labels: str | None = None
     labels_id_column: str | None = None
     labels_class_column: str | None = None
-    columns: Columns = field(default_factory=Columns)
+    columns: Columns = CONTRACT_NAMES
     carry: Sequence[str] = ()
     name: str = "cutouts"
     drop_unlabeled: bool = False

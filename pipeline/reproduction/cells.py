@@ -135,7 +135,7 @@ def figures_of(runs: Sequence[RunScores], taxonomy: Taxonomy) -> dict[tuple[str,
 
     Returns
     -------
-    dict of Estimate
+    dict of WithInterval
         For each class and metric of `hiwl_core.metrics.class_table`. Of several seeds the mean, with
         Student's interval, which leaves out that other galaxies could have been scored; of one seed its
         figure, with the interval of the galaxies. The precision of a class that some seed never predicts

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hiwl_core.errors import UserError
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 
 __all__ = ["AS_THE_RECIPE_SAYS", "ReproduceOptions"]
@@ -43,7 +43,7 @@ class ReproduceOptions:
     """
 
     test: str | None = None
-    columns: Columns = field(default_factory=Columns)
+    columns: Columns = CONTRACT_NAMES
     scale: WantedScale = AS_IT_IS
     overrides: Sequence[str] = ()
     seeds: Sequence[int] = (0,)

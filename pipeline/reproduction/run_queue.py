@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import ray
 
-from hiwl_core.errors import IncompleteError, UserError
+from hiwl_core.errors import IncompleteError, UserError, last_line
 from pipeline.classification.computing import Computing
 from pipeline.cluster import abandon_own_ray, connected
 from pipeline.evaluation.evaluate import evaluate
@@ -143,7 +143,7 @@ def _by_ray(missing: Sequence[PlannedRun], options: ReproduceOptions) -> Outcome
     # One slot for the worker of each run, one for its feed.
     slots = (options.at_once or 1) * workers + 1
     with connected(min_cpus=slots) as cluster:
-        use_gpu = cluster.gpus > 0 if options.gpu is None else options.gpu
+        use_gpu = cluster.takes_gpus(options.gpu)
         at_once = min(options.at_once or _room(use_gpu, cluster.gpus, workers), len(missing))
         executor, ended = ThreadPoolExecutor(at_once, "run"), threading.Event()
         found = replace(options, at_once=at_once, workers=workers, gpu=use_gpu)
@@ -165,7 +165,7 @@ def _reason(error: BaseException) -> str:
     """What went wrong in a line; what is not for users to mend is shown whole besides."""
     if not isinstance(error, (UserError, IncompleteError)):
         traceback.print_exception(error)
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return last_line(error)
 
 
 def _run(

@@ -28,6 +28,7 @@ from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.shards.webdataset import TAR_SUFFIXES, iter_samples
 
 __all__ = [
+    "CONTRACT_NAMES",
     "MAX_SHARD_BYTES",
     "MAX_SHARD_ROWS",
     "ROW_GROUP_ROWS",
@@ -89,6 +90,10 @@ class Columns:
             "pixel_scale": self.pixel_scale,
             "label": self.label,
         }
+
+
+CONTRACT_NAMES = Columns()
+"""Those of our own shards."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from pipeline import storage
-from pipeline.shards.cutout_shards import SHARD_SCHEMA, Columns, list_shards
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, SHARD_SCHEMA, Columns, list_shards
 from pipeline.shards.shard_groups import ShardToRead, group_shards, iter_group, read_group
 
 __all__ = ["ShardsDatasource"]
@@ -39,7 +39,7 @@ class ShardsDatasource(Datasource):
     ----------
     shards : str, or sequence of sequences of ShardToRead
         A file, a folder or a glob, local or a URL; or groups of shards, one for each read task.
-    columns : Columns, optional
+    columns : Columns
         What the columns of the shards are called.
     wanted : sequence of str
         Columns to read, by the contract's names; those that a file lacks are null.
@@ -59,14 +59,14 @@ class ShardsDatasource(Datasource):
     def __init__(
         self,
         shards: str | Sequence[Sequence[ShardToRead]],
-        columns: Columns | None = None,
+        columns: Columns = CONTRACT_NAMES,
         wanted: Sequence[str] = tuple(SHARD_SCHEMA.names),
         carry: Sequence[str] = (),
         whole_groups: bool = False,
         may_read: Callable[[list[str]], bool] | None = None,
     ) -> None:
         super().__init__()
-        self._names = (columns or Columns(), list(wanted), list(carry))
+        self._names = (columns, list(wanted), list(carry))
         self._whole, self._may_read = whole_groups, may_read
         if isinstance(shards, str):
             sizes = dict(storage.list_files(shards))

@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.classification.shard_classifier import read_bundle
 from pipeline.cluster import ClusterResources
 from pipeline.progress import say
-from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns, list_shards
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.feed import FEED_CPUS
 from pipeline.training.held_out import HeldOut
@@ -82,7 +82,7 @@ def plan_training(
     val: str | float,
     recipe: Recipe,
     out: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     workers: int | None = None,
     labeled: tuple[LabeledShards, LabeledShards] | None = None,
     scale: WantedScale = AS_IT_IS,
@@ -102,7 +102,6 @@ def plan_training(
     UserError
         As `pipeline.training.train.train`.
     """
-    columns = columns or Columns()
     held_out = HeldOut.parse(val, recipe.seed, group_by)
     if labeled is not None:
         train_shards, val_shards = labeled
@@ -285,7 +284,7 @@ def stage_setup(
     UserError
         If there are too few CPUs, or images in a batch, for so many.
     """
-    gpu = cluster.gpus > 0 if gpu is None else gpu
+    gpu = cluster.takes_gpus(gpu)
     if not workers:
         workers = default_workers(recipe, cluster.gpus if gpu else 0)
         if gpu and workers < cluster.gpus:

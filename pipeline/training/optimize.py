@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.classification.shard_classifier import bundle_place, read_bundle
 from pipeline.cluster import connected
 from pipeline.relay import relayed_lines
-from pipeline.shards.cutout_shards import Columns, list_shards
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns, list_shards
 from pipeline.shards.fingerprints import fingerprint
 from pipeline.shards.wanted_scale import AS_IT_IS, kept_scale
 from pipeline.training.cutout_store import load_cutouts
@@ -26,7 +26,7 @@ def optimize(
     data: str,
     val: str,
     out: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     views: Views | None = None,
     half: bool = False,
     gpu: bool | None = None,
@@ -40,7 +40,7 @@ def optimize(
         Labeled shards of the training and of the validation part.
     out : str
         Folder of the new bundle.
-    columns : Columns, optional
+    columns : Columns
         What the columns of the shards are called.
     views : {1, 2, 4, 8, "adaptive"}, optional
         Of the new bundle; default: as before.
@@ -54,7 +54,6 @@ def optimize(
     UserError
         Before any work: for missing files, columns or classes, and a folder that holds a bundle already.
     """
-    columns = columns or Columns()
     bundle = read_bundle(bundle_path)
     place = storage.absolute(out).rstrip("/")
     if place == bundle_place(bundle_path) or storage.exists(f"{place}/bundle.json"):
@@ -73,7 +72,7 @@ def optimize(
             name: load_cutouts(labeled, bundle.taxonomy, bundle.smallest_cutout, bundle.rgb)
             for name, labeled in parts.items()
         }
-        use_gpu = cluster.gpus > 0 if gpu is None else gpu
+        use_gpu = cluster.takes_gpus(gpu)
         made = finished(
             replace(bundle, views=bundle.views if views is None else views),
             stores["train"],

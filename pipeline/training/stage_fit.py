@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import distributed
 
 from hiwl_core.device import ComputePlan, check_device, choose_compute
-from hiwl_core.errors import IncompleteError
+from hiwl_core.errors import IncompleteError, last_line
 from hiwl_core.training import StageLearner
 from pipeline import storage
 from pipeline.cores import usable_cores
@@ -84,10 +84,10 @@ def fit_stage(job: StageJob, folder: RunFolder, setup: StageSetup) -> list[Candi
         mistake = user_error_in(error)
         if mistake is not None:
             raise mistake from error
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise IncompleteError(
-            f"{job.stage} failed ({reason[0][:300]}); its checkpoints are kept in {folder.path}/{job.stage}: "
-            "start the same command again to go on, or remove that folder to train the stage anew"
+            f"{job.stage} failed ({last_line(error)[:300]}); its checkpoints are kept in "
+            f"{folder.path}/{job.stage}: start the same command again to go on, or remove that folder to "
+            "train the stage anew"
         ) from error
     # Ray keeps the latest checkpoint beside the best ones, to go on from; of equal ones it keeps the later.
     kept = sorted(

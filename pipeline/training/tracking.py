@@ -164,7 +164,7 @@ def tracked(track: Sequence[WantedTracker], plan: TrainingPlan) -> Iterator[Trac
     Raises
     ------
     UserError
-        See `Wanted.open`.
+        See `WantedTracker.open`.
     """
     tracking = Tracking([one.open(plan) for one in track], plan)
     stopped = threading.Event()

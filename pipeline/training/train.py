@@ -27,7 +27,7 @@ from pipeline.in_notebooks import InNotebooks
 from pipeline.lease import Lease
 from pipeline.progress import say
 from pipeline.relay import relayed_lines
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 from pipeline.shards.wanted_scale import AS_IT_IS, WantedScale
 from pipeline.training.checks import (
     StageSetup,
@@ -80,7 +80,7 @@ def train(
     val: str | float,
     recipe: Recipe,
     out: str,
-    columns: Columns | None = None,
+    columns: Columns = CONTRACT_NAMES,
     workers: int | None = None,
     gpu: bool | None = None,
     scale: WantedScale = AS_IT_IS,
@@ -100,7 +100,7 @@ def train(
     recipe : Recipe
     out : str
         The run folder; see `pipeline.training.run_folder`. On a cluster, storage that all nodes share.
-    columns : Columns, optional
+    columns : Columns
         What the columns of the shards are called.
     workers : int, optional
         Data-parallel workers; default: one a GPU with at least 32 images of each batch, or one in all.

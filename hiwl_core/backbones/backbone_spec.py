@@ -62,8 +62,6 @@ class BackboneSpec:
         Name of the module whose output is the last one with places in the image: a convolutional layer's or
         block's, in a transformer the first normalization of the last block (the usual choice: of what follows
         the last attention only the class token is used, and the patches have no gradient).
-    weights_source : str
-        Where its ImageNet weights come from, for people.
     build : callable
         ``build(num_classes, input_size)`` makes the network with random weights.
     imagenet_trunk : callable
@@ -87,7 +85,6 @@ class BackboneSpec:
     std: tuple[float, float, float]
     feature_width: int
     gradcam_layer: str
-    weights_source: str
     build: Callable[[int, int], ImageClassifier]
     imagenet_trunk: Callable[[], Weights]
     rename: Callable[[Weights], Weights] = under_trunk
@@ -168,7 +165,6 @@ def galaxy_spec(
         std=GALAXY_ZOO_STD,
         feature_width=feature_width,
         gradcam_layer=gradcam_layer,
-        weights_source="none: it is trained from scratch",
         build=build,
         imagenet_trunk=no_imagenet_weights(name),
         check_input=check_input or only_size(name, input_size),

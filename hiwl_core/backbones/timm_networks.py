@@ -71,7 +71,6 @@ def spec(name: str) -> BackboneSpec:
         std=tuple(config["std"]),
         feature_width=width,
         gradcam_layer=f"trunk.{layer}",
-        weights_source="timm, fetched once into the cache of Hugging Face",
         build=partial(_build, short, width),
         imagenet_trunk=partial(_imagenet_trunk, short),
         check_input=check_input,

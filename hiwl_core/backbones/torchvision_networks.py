@@ -156,7 +156,6 @@ def _spec(name: str) -> BackboneSpec:
         std=std,
         feature_width=facts.feature_width,
         gradcam_layer=f"trunk.{facts.gradcam_layer}",
-        weights_source="torchvision, fetched once into the torch hub cache",
         build=partial(_build, name),
         imagenet_trunk=partial(_imagenet_trunk, name),
         rename=_rename,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,6 +93,12 @@ class Verification(InNotebooks):
         kept = self.findings.setdefault(check, [])
         if len(kept) < FINDINGS_KEPT:
             kept.append(finding)
+
+    def add_doubles(self, times: Mapping[str, int], others: int) -> None:
+        """Take down how often some ids are there, and how many more are there twice."""
+        for identifier, count in times.items():
+            self.add("doubles", f"id {identifier} has {count} rows")
+        self.counts.update({"doubles": others} if others else {})
 
 
 @dataclass(frozen=True)
@@ -187,10 +193,7 @@ def verify(catalog: str, with_shards: bool = True) -> Verification:
                 bucket.append(hashes)
             advance(facts.rows)
         paths = [[f"{folder}/{one.shard.part}" for one in task] for task in tasks]
-        times, others = repeated_ids(pool, buckets, paths)
-    for identifier, count in times.items():
-        result.add("doubles", f"id {identifier} has {count} rows")
-    result.counts.update({"doubles": others} if others else {})
+        result.add_doubles(*repeated_ids(pool, buckets, paths))
     # Who may not write here may verify all the same.
     with suppress(OSError, UserError):
         write_statistics(folder, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from hiwl_core.errors import IncompleteError, UserError
@@ -138,10 +138,8 @@ def cutouts(
     plan = folder.read_plan()
     if plan is not None:
         check_tiles_unchanged(plan, place, options, folder)
-    if pool is not None:
-        return _run(plan, place, options, folder, pool, started)
-    with ray_pool(None, WORK) as pool:
-        return _run(plan, place, options, folder, pool, started)
+    with nullcontext(pool) if pool is not None else ray_pool(None, WORK) as workers:
+        return _run(plan, place, options, folder, workers, started)
 
 
 def _run(

@@ -129,7 +129,7 @@ def _stamps(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[
     wcs = tile.wcs()
     ra, dec, scales = (objects[name].to_numpy() for name in ("ra", "dec", "pixel_scale"))
     points = pixels_of(wcs, ra, dec)
-    jacobians = _jacobians(wcs, points, ra, dec)
+    jacobians = _jacobians(wcs, points, dec)
     for number, (x, y) in enumerate(points):
         zoom = settings.zoom(float(scales[number]), tile.place.scale)
         side = settings.window(zoom)
@@ -138,7 +138,7 @@ def _stamps(tile: Tile, objects: pa.Table, settings: StampSettings) -> Iterator[
         yield Stamp(left, bottom, side, *where, jacobians[number])
 
 
-def _jacobians(wcs: Any, points: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+def _jacobians(wcs: Any, points: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """Degrees east and north that a step along x and along y is, shape (N, 2, 2)."""
     found = np.empty((len(points), 2, 2))
     for axis in range(2):

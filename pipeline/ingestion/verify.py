@@ -94,10 +94,8 @@ def verify_shards(folder: str) -> Verification:
             for bucket, hashes in zip(buckets, in_buckets(look.hashes, len(buckets)), strict=True):
                 bucket.append(hashes)
             advance(look.rows)
-        times, others = repeated_ids(pool, buckets, [[f"{place.path}/{name}" for name in sorted(expected)]])
-    for identifier, count in times.items():
-        result.add("doubles", f"id {identifier} has {count} rows")
-    result.counts.update({"doubles": others} if others else {})
+        paths = [f"{place.path}/{name}" for name in sorted(expected)]
+        result.add_doubles(*repeated_ids(pool, buckets, [paths]))
     result.statuses.update({REJECTS: plan.without_image})
     if len(present) == len(shards):
         _check_rejects(result, place.path)

@@ -9,12 +9,12 @@ import pandas as pd
 
 from hiwl_core.errors import UserError
 from hiwl_core.metrics import confusion_matrix
-from hiwl_core.statuses import OK
 from hiwl_core.taxonomy import Taxonomy
 from pipeline import storage
 from pipeline.catalog.catalog_schema import TRUE_LABEL
 from pipeline.catalog.manifest import read_plan
 from pipeline.catalog.parts import list_parts, read_part
+from pipeline.evaluation.galaxies import scored
 from pipeline.shards.fingerprints import ends_of
 
 __all__ = ["RunScores", "ScoredPart", "same_galaxies"]
@@ -89,8 +89,8 @@ class ScoredPart:
         folder = self.folder(run_folder)
         if not storage.exists(f"{folder}/evaluation.json"):
             return False
-        scored = {ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()}
-        if scored != self.fingerprints:
+        there = {ends_of(shard.fingerprint) for shard in read_plan(f"{folder}/catalog").shards.values()}
+        if there != self.fingerprints:
             raise UserError(
                 f"{folder} has the scores of other galaxies: choose another --out, or remove that folder"
             )
@@ -102,12 +102,11 @@ class ScoredPart:
         wanted = ["object_id", TRUE_LABEL, "label", "status"]
         parts = [read_part(f"{catalog}/{part}", wanted).to_pandas() for part in sorted(list_parts(catalog))]
         # Ids may be integers in one shard and strings in another.
-        rows = pd.concat(parts, ignore_index=True)
-        scored = rows[(rows["status"] == OK) & rows[TRUE_LABEL].notna()]
+        rows = scored(pd.concat(parts, ignore_index=True))
         return RunScores(
-            ids=scored["object_id"].astype(str).to_numpy(),
-            truth=taxonomy.encode(scored[TRUE_LABEL].to_numpy()),
-            predicted=taxonomy.encode(scored["label"].to_numpy()),
+            ids=rows["object_id"].astype(str).to_numpy(),
+            truth=taxonomy.encode(rows[TRUE_LABEL].to_numpy()),
+            predicted=taxonomy.encode(rows["label"].to_numpy()),
             num_classes=len(taxonomy.classes),
         )
 

@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from hiwl_core.errors import UserError
-from pipeline.storage.listing import Entry, file_meant, find_files, hidden, iter_entries, list_files
+from pipeline.storage.listing import Entry, exists, file_meant, find_files, hidden, iter_entries, list_files
 from pipeline.storage.partials import dead_partials, partial_name
 from pipeline.storage.places import GLOB_CHARACTERS, absolute, arrow_path, filesystem_of, in_s3
 from pipeline.storage.ranged_file import RangedFile
@@ -62,25 +62,6 @@ WITHOUT_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EN
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def exists(path: str) -> bool:
-    """Whether there is a file or folder at a path or URL.
-
-    Raises
-    ------
-    UserError
-        If the store refuses, has no such bucket, or nobody answers at its endpoint.
-    """
-    if in_s3(path):
-        store = shared_store()
-        if not path.endswith("/") and store.head(path) is not None:
-            return True
-        bucket, key = store.split(path)
-        page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
-        return bool(page.get("Contents")) or not key
-    filesystem, place = filesystem_of(path)
-    return bool(retried(lambda: filesystem.exists(place), path))
 
 
 def open_input(path: str) -> BinaryIO:

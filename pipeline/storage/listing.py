@@ -21,7 +21,16 @@ from pipeline.storage.places import GLOB_CHARACTERS, absolute, filesystem_of, fu
 from pipeline.storage.retries import retried
 from pipeline.storage.s3_store import S3Store, shared_store
 
-__all__ = ["Entry", "file_meant", "find_files", "hidden", "is_pattern", "iter_entries", "list_files"]
+__all__ = [
+    "Entry",
+    "exists",
+    "file_meant",
+    "find_files",
+    "hidden",
+    "is_pattern",
+    "iter_entries",
+    "list_files",
+]
 
 MOST_BESIDE = 1_000
 
@@ -66,6 +75,25 @@ def iter_entries(path: str) -> Iterator[Entry]:
     return _other_entries(filesystem, place, path)
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file or folder at a path or URL.
+
+    Raises
+    ------
+    UserError
+        If the store refuses, has no such bucket, or nobody answers at its endpoint.
+    """
+    if in_s3(path):
+        store = shared_store()
+        if not path.endswith("/") and store.head(path) is not None:
+            return True
+        bucket, key = store.split(path)
+        page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
+        return bool(page.get("Contents")) or not key
+    filesystem, place = filesystem_of(path)
+    return bool(retried(lambda: filesystem.exists(place), path))
+
+
 def is_pattern(path: str) -> bool:
     """Whether a path is a glob: it has such characters, and there is nothing whose name has them.
 
@@ -74,7 +102,7 @@ def is_pattern(path: str) -> bool:
     path : str
         Local or URL.
     """
-    return bool(GLOB_CHARACTERS & set(path)) and not _is_there(path)
+    return bool(GLOB_CHARACTERS & set(path)) and not exists(path)
 
 
 def list_files(path: str) -> list[tuple[str, int]]:
@@ -125,7 +153,7 @@ def find_files(path: str, suffixes: Sequence[str]) -> list[str]:
         return names
     wanted = [name for name in names if name.lower().endswith(tuple(suffixes))]
     if not wanted:
-        if not names and not GLOB_CHARACTERS & set(path) and not _is_there(path):
+        if not names and not GLOB_CHARACTERS & set(path) and not exists(path):
             raise UserError(
                 f"no file or folder {path!r}: check the path (globs need quotes){file_meant(path)}"
             )
@@ -244,16 +272,3 @@ def _with_literal_folders(place: str) -> str:
 def _other_mark(info: dict[str, Any]) -> str:
     keys = ("ETag", "etag", "md5Hash", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
     return next((str(info[key]).strip('"') for key in keys if info.get(key)), "")
-
-
-def _is_there(path: str) -> bool:
-    """Whether there is a file or folder of that very name, though all in it may be hidden."""
-    if in_s3(path):
-        store = shared_store()
-        bucket, key = store.split(path)
-        if GLOB_CHARACTERS & set(key) and store.head(path) is not None:
-            return True
-        page = next(store.pages(path, bucket, f"{key.rstrip('/')}/".lstrip("/"), limit=1))
-        return bool(page.get("Contents")) or not key
-    filesystem, place = filesystem_of(path)
-    return bool(retried(lambda: filesystem.exists(place), path))

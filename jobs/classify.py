@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from typing import Any
 
 import click
 
@@ -11,10 +12,7 @@ from hiwl_core.errors import IncompleteError, UserError
 from hiwl_core.statuses import OK
 from jobs.notifying import NotifyingCommand, notify_option
 from jobs.options import column_options, computing_options, contents_options, mask_planes_option
-from pipeline.classification.catalog_contents import CatalogContents
-from pipeline.classification.computing import Computing
 from pipeline.progress import log_event
-from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
 
@@ -49,14 +47,11 @@ def main(
     bundle: str,
     shards: str,
     catalog: str,
-    update: bool,
     deadline: str | None,
     stop_at_deadline: bool,
-    computing: Computing,
-    contents: CatalogContents,
-    columns: Columns,
     positions: str | None,
     mask_planes: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Classify SHARDS with a model BUNDLE into a CATALOG, one Parquet part a shard.
 
@@ -90,17 +85,8 @@ def main(
         raise UserError("--stop-at-deadline: give the time with --deadline")
     wanted = None if deadline is None else Deadline.parse(deadline, stop_at_deadline)
     place = shlex.quote(storage.absolute(catalog))
-    summary = classify(
-        bundle,
-        shards,
-        catalog,
-        columns,
-        contents,
-        computing,
-        update,
-        wanted,
-        None if positions is None else Positions(positions, mask_planes),
-    )
+    cut_at = None if positions is None else Positions(positions, mask_planes)
+    summary = classify(bundle, shards, catalog, deadline=wanted, positions=cut_at, **options)
     click.echo(f"catalog: {summary.rows} rows in {len(summary.parts)} parts in {summary.catalog}")
     for name, count in sorted(summary.classes.items(), key=lambda item: -item[1]):
         click.echo(f"  {name:<12} {count:>10}  {count / summary.rows:6.1%}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from hiwl_core.recipe import load_recipe
 from jobs.options import VerbCommand, mask_planes_option, names_of, scale_options
 from pipeline.cutouts.cutouts import CutoutsSummary, cutouts
 from pipeline.progress import log_event
-from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -30,20 +31,7 @@ __all__ = ["main"]
 @click.option("--dec-column", metavar="NAME", help="Degrees.  [default: dec, coord_dec, DEC, ...]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
 @mask_planes_option
-def main(
-    tiles: str,
-    positions: str,
-    out: str,
-    size: int,
-    scale: WantedScale,
-    bands: tuple[str, ...],
-    recipe: str | None,
-    id_column: str | None,
-    ra_column: str | None,
-    dec_column: str | None,
-    carry: tuple[str, ...],
-    mask_planes: tuple[str, ...],
-) -> None:
+def main(tiles: str, positions: str, out: str, recipe: str | None, **options: Any) -> None:
     """Cut a survey's tiles at a table of positions into cutout shards.
 
     TILES is a folder, a file or a quoted glob of FITS images with a WCS: one band a file, or several, packed
@@ -62,20 +50,8 @@ def main(
       hiwl cutouts s3://survey/tiles targets.csv s3://survey/cutouts --recipe paper --scale 0.4
       hiwl cutouts tiles targets.fits cutouts --scale-column petroR90_r --scale-factor 0.02
     """
-    summary = cutouts(
-        tiles,
-        positions,
-        out,
-        size=size,
-        scale=scale,
-        bands=bands,
-        rgb=load_recipe(recipe).rgb if recipe else None,
-        id_column=id_column,
-        ra_column=ra_column,
-        dec_column=dec_column,
-        carry=carry,
-        mask_planes=mask_planes,
-    )
+    rgb = load_recipe(recipe).rgb if recipe else None
+    summary = cutouts(tiles, positions, out, rgb=rgb, **options)
     _print_summary(summary, out)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import pandas as pd
 
@@ -31,16 +33,7 @@ DRIFTED = 3
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same intervals.")
 @click.pass_context
-def main(
-    context: click.Context,
-    catalog: str,
-    reference: str | None,
-    where: str | None,
-    limit: float,
-    out: str | None,
-    model: str | None,
-    seed: int,
-) -> None:
+def main(context: click.Context, catalog: str, out: str | None, **options: Any) -> None:
     """Compare a CATALOG with the galaxies that its model was validated on, or with another catalog.
 
     Each probability, the confidence, the unlikeness score, the labels, each flag and each status other than
@@ -56,7 +49,7 @@ def main(
     """
     from pipeline.drift import drift
 
-    result = drift(catalog, reference, out, limit, where, model, seed)
+    result = drift(catalog, out=out, **options)
     click.echo(_pretty(result.table))
     click.echo()
     for line in result.facts():

@@ -25,7 +25,7 @@ from pipeline.storage.disk_faults import disk_fault, room_at
 from pipeline.storage.retries import StoreError
 from pipeline.storage.secret_urls import without_secrets
 
-__all__ = ["Ending", "Stopped", "end", "ending_of", "one_line", "stoppable"]
+__all__ = ["Ending", "Stopped", "end", "ending_of", "one_line", "places_of", "stoppable"]
 
 PATH_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 # Longer lines are lists of names, which nobody reads to the end.
@@ -91,8 +91,8 @@ def ending_of(error: BaseException, parameters: Mapping[str, Any], command: str 
     if isinstance(error, (UserError, *PATH_ERRORS)):
         return Ending(words, 2)
     fault = disk_fault(error)
-    local = [str(parameters[name]) for name in PLACES if parameters.get(name)]
-    room = room_at([*(place for place in local if "://" not in place), tempfile.gettempdir()])
+    local = [place for place in places_of(parameters) if "://" not in place]
+    room = room_at([*local, tempfile.gettempdir()])
     if isinstance(error, (IncompleteError, StoreError)):
         return Ending(f"{words}; free are {room}" if fault and "free are" not in words else words, 1)
     if fault:
@@ -102,6 +102,11 @@ def ending_of(error: BaseException, parameters: Mapping[str, Any], command: str 
             last = (words.strip().splitlines() or [""])[0]
             return Ending(f"{RAY_ERRORS[kind.__name__]} ({last[:300]}); {KEPT}", 1)
     return None
+
+
+def places_of(parameters: Mapping[str, Any]) -> list[str]:
+    """What a verb writes to, the main place first."""
+    return [str(parameters[name]) for name in PLACES if parameters.get(name)]
 
 
 def one_line(words: str) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pandas as pd
 
 from hiwl_core.metrics import CLASS_METRICS
 from jobs.options import VerbCommand, column_options, computing_options, contents_options
-from pipeline.classification.catalog_contents import CatalogContents
-from pipeline.classification.computing import Computing
 from pipeline.hub import in_hub
-from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:  # torch comes with it
     from pipeline.evaluation.probabilities import ProbabilityEvaluation
@@ -28,14 +25,7 @@ __all__ = ["main"]
 @computing_options
 @contents_options
 @column_options
-def main(
-    bundle: str,
-    shards: str,
-    out: str | None,
-    computing: Computing,
-    contents: CatalogContents,
-    columns: Columns,
-) -> None:
+def main(bundle: str, shards: str, out: str | None, **options: Any) -> None:
     """Score a model BUNDLE on labeled SHARDS: confusion matrix, precision, recall, F1, accuracy, and how far
     its probabilities can be trusted before and after calibration.
 
@@ -54,7 +44,7 @@ def main(
     # The Hub takes bundles alone.
     beside = "." if in_hub(bundle) else posixpath.dirname(bundle.rstrip("/")) or "."
     out = out or posixpath.join(beside, "evaluation")
-    result = evaluate(bundle, shards, out, columns, contents, computing)
+    result = evaluate(bundle, shards, out, **options)
     click.echo("Confusion matrix (rows: true class, columns: predicted)")
     click.echo(result.confusion.to_string())
     click.echo()

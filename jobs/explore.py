@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from jobs.options import VerbCommand
@@ -32,17 +34,7 @@ __all__ = ["main"]
 )
 @click.option("--id-column", metavar="NAME", help="In the shards; default: as they were classified.")
 @click.option("--image-column", metavar="NAME", help="In the shards; default: as they were classified.")
-def main(
-    catalog: str,
-    shards: str | None,
-    labels: str | None,
-    only: str | None,
-    who: str | None,
-    port: int,
-    out: str | None,
-    id_column: str | None,
-    image_column: str | None,
-) -> None:
+def main(catalog: str, labels: str | None, out: str | None, **options: Any) -> None:
     """Look through a CATALOG and label its galaxies, on a page that this machine serves to itself.
 
     The page filters and sorts, draws the sky and any two columns, and shows cutouts; keys give labels. Each
@@ -70,7 +62,7 @@ def main(
             log_event(f"no pictures: {explorer.images.why_not}")
         click.echo(f"open {address}")
 
-    explore(catalog, shards, labels, only, who, port, id_column, image_column, ready)
+    explore(catalog, labels=labels, ready=ready, **options)
 
 
 if __name__ == "__main__":

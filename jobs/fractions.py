@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import pandas as pd
 
@@ -24,15 +26,7 @@ __all__ = ["main"]
     "--model", metavar="FILE", help="Catalog of the same model, or its _model.json, if it is not here."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same intervals.")
-def main(
-    catalog: str,
-    by: str | None,
-    where: str | None,
-    out: str | None,
-    picture: str | None,
-    model: str | None,
-    seed: int,
-) -> None:
+def main(catalog: str, out: str | None, picture: str | None, **options: Any) -> None:
     """Estimate what fraction of the galaxies of a CATALOG each class is, corrected for misclassification.
 
     Plain counts of the label are wrong for rare classes, and differently wrong where the mix of the classes
@@ -58,7 +52,7 @@ def main(
         if not picture.lower().endswith((".png", ".svg")):
             raise UserError(f"--picture {picture}: give a file that ends with .png or .svg")
         import hiwl_core.figures  # says at once what is missing to draw
-    result = fractions(catalog, by, where, model, seed)
+    result = fractions(catalog, **options)
     click.echo(_pretty(result.table))
     click.echo()
     galaxies = int(result.groups["rows"].sum())

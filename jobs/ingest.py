@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -15,7 +16,6 @@ from pipeline.ingestion.ingest import IngestSummary, ingest
 from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.ingestion.split import Split
 from pipeline.progress import log_event
-from pipeline.shards.cutout_shards import Columns
 
 __all__ = ["main"]
 
@@ -47,21 +47,14 @@ __all__ = ["main"]
 def main(
     source: str,
     out: str,
-    labels: str | None,
-    labels_id_column: str | None,
-    labels_class_column: str | None,
-    carry: tuple[str, ...],
-    name: str,
     bands: str | None,
     recipe: str | None,
     split: str | None,
     seed: int,
     group_by: str | None,
-    class_folders: bool,
     taxonomy: str | None,
     renamed: tuple[str, ...],
-    drop_unlabeled: bool,
-    columns: Columns,
+    **others: Any,
 ) -> None:
     """Pack images or foreign tables into cutout shards.
 
@@ -86,19 +79,12 @@ def main(
     """
     classes = read_taxonomy(taxonomy)
     options = IngestOptions(
-        labels,
-        labels_id_column,
-        labels_class_column,
-        columns,
-        carry,
-        name,
-        drop_unlabeled,
         bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
         rgb=load_recipe(recipe).rgb if recipe else None,
         split=_split(split, seed, group_by),
-        class_folders=class_folders,
         renamed=_renamed(renamed),
         taxonomy=classes,
+        **others,
     )
     summary = ingest(source, out, options)
     _print_rejects(summary, out)

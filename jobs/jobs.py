@@ -6,7 +6,7 @@ import time
 
 import click
 
-from jobs.options import VerbCommand, address_option
+from jobs.options import HELP, VerbCommand, address_option
 from jobs.submit import follow
 from pipeline.cluster_jobs import find_job, list_jobs
 from pipeline.pages.numbers import duration
@@ -17,7 +17,7 @@ __all__ = ["main"]
 STATUS_WIDTH = 9
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings=HELP)
 def main() -> None:
     """List the jobs of a Ray cluster, read their logs, stop them.
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import click
 
+from jobs.endings import places_of
 from jobs.options import VerbCommand
 from pipeline.notify import STOPPED_EXIT_CODE, notify
 
 __all__ = ["NotifyingCommand", "notify_option", "place_of"]
-
-# What a verb writes to, by the name of the parameter; the first that it has.
-PLACES = ("catalog", "out")
 
 notify_option = click.option(
     "--notify",
@@ -56,7 +54,7 @@ def place_of(verb: str, arguments: Sequence[str]) -> str:
 
 
 def _place(parameters: dict[str, Any]) -> str:
-    return next((str(parameters[name]) for name in PLACES if parameters.get(name)), "")
+    return next(iter(places_of(parameters)), "")
 
 
 def _exit_code(error: BaseException) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from jobs.options import VerbCommand, column_options, gpu_option
-from pipeline.shards.cutout_shards import Columns
+from jobs.options import VerbCommand, column_options, gpu_option, views_option
 
 __all__ = ["main"]
 
@@ -15,24 +16,11 @@ __all__ = ["main"]
 @click.option("--data", required=True, metavar="SHARDS", help="Labeled shards that it was trained on.")
 @click.option("--val", required=True, metavar="SHARDS", help="Labeled shards to fit on and to be judged by.")
 @click.option("--out", required=True, metavar="DIR", help="Folder of the bundle that is made; not BUNDLE.")
-@click.option(
-    "--views",
-    type=click.Choice(["adaptive", "1", "2", "4", "8"]),
-    help="Views that it takes by itself from now on.  [default: as before]",
-)
+@views_option("Views that it takes by itself from now on.  [default: as before]")
 @click.option("--half", is_flag=True, help="Keep the weights in float16: half the size.")
 @gpu_option
 @column_options
-def main(
-    bundle: str,
-    data: str,
-    val: str,
-    out: str,
-    views: str | None,
-    half: bool,
-    gpu: bool | None,
-    columns: Columns,
-) -> None:
+def main(bundle: str, data: str, val: str, out: str, **options: Any) -> None:
     """Make of a trained model BUNDLE one with calibrated probabilities and int8 networks.
 
     `hiwl train` does this at its end; here it is for bundles of before, and for fitting to other validation
@@ -47,8 +35,7 @@ def main(
     """
     from pipeline.training.optimize import optimize
 
-    number = int(views) if views is not None and views.isdigit() else views
-    made = optimize(bundle, data, val, out, columns, number, half, gpu)
+    made = optimize(bundle, data, val, out, **options)
     for line in made.fitted.notes.values():
         click.echo(line)
     click.echo(f"bundle: {out}")

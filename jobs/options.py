@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
 
 import click
 
@@ -15,20 +16,30 @@ from jobs.typed import typed
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.computing import ALL_NODES, AUTO, GPU_NODES, Computing
 from pipeline.cutouts.tile_headers import MASK_PLANES
-from pipeline.shards.cutout_shards import Columns
+from pipeline.shards.cutout_shards import CONTRACT_NAMES, Columns
 from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = [
+    "HELP",
     "VerbCommand",
     "address_option",
     "column_options",
     "computing_options",
+    "cone_option",
     "contents_options",
     "gpu_option",
     "mask_planes_option",
     "names_of",
     "scale_options",
+    "set_option",
+    "views_option",
 ]
+
+
+Gathered = TypeVar("Gathered", Columns, CatalogContents, Computing)
+
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""How verbs show their help."""
 
 
 class VerbCommand(click.Command):
@@ -39,8 +50,7 @@ class VerbCommand(click.Command):
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        shared = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-        settings["context_settings"] = {**shared, **settings.get("context_settings", {})}
+        settings["context_settings"] = {**HELP, **settings.get("context_settings", {})}
         super().__init__(*args, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -54,38 +64,35 @@ class VerbCommand(click.Command):
             end(ctx, ending)
 
 
+def _gathered(kind: type[Gathered], options: dict[str, Any], ending: str = "") -> Gathered:
+    """A dataclass of the options that are called as its fields, with an ending; they are taken out."""
+    names = [one.name for one in fields(kind) if f"{one.name}{ending}" in options]
+    return kind(**{name: options.pop(f"{name}{ending}") for name in names})
+
+
+COLUMNS = {
+    "id": "the object ids",
+    "image": "JPEG, PNG or FITS bytes",
+    "label": "the classes",
+    "ra": "right ascensions, degrees",
+    "dec": "declinations, degrees",
+    "pixel_scale": "pixel scales, arcsec/pixel",
+}
+"""What is in each column of a `Columns`."""
+
+
 def column_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--id-column`` and its kin, and pass them on as one `Columns` named ``columns``."""
 
-    @click.option("--id-column", default="object_id", show_default=True, help="Column with the object ids.")
-    @click.option(
-        "--image-column", default="image", show_default=True, help="Column with JPEG, PNG or FITS bytes."
-    )
-    @click.option("--label-column", default="label", show_default=True, help="Column with the classes.")
-    @click.option(
-        "--ra-column", default="ra", show_default=True, help="Column with right ascensions, degrees."
-    )
-    @click.option("--dec-column", default="dec", show_default=True, help="Column with declinations, degrees.")
-    @click.option(
-        "--pixel-scale-column",
-        default="pixel_scale",
-        show_default=True,
-        help="Column with pixel scales, arcsec/pixel.",
-    )
     @functools.wraps(verb)
-    def with_columns(
-        *args: Any,
-        id_column: str,
-        image_column: str,
-        label_column: str,
-        ra_column: str,
-        dec_column: str,
-        pixel_scale_column: str,
-        **others: Any,
-    ) -> Any:
-        columns = Columns(id_column, image_column, label_column, ra_column, dec_column, pixel_scale_column)
-        return verb(*args, columns=columns, **others)
+    def with_columns(*args: Any, **options: Any) -> Any:
+        columns = _gathered(Columns, options, "_column")
+        return verb(*args, columns=columns, **options)
 
+    for name, usual in reversed(asdict(CONTRACT_NAMES).items()):
+        option = f"--{name.replace('_', '-')}-column"
+        words = f"Column with {COLUMNS[name]}."
+        with_columns = click.option(option, default=usual, show_default=True, help=words)(with_columns)
     return with_columns
 
 
@@ -134,6 +141,17 @@ GALAXY_ZOO_RADII = 0.02
 """Petrosian radii, of 90 % of the light, in a pixel of Galaxy Zoo's images."""
 
 
+def _number(context: click.Context, option: click.Parameter, views: str | None) -> int | str | None:
+    """So many views, or which in words."""
+    return int(views) if views is not None and views.isdigit() else views
+
+
+def views_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--views``, with words on what they are for."""
+    choice = click.Choice(["adaptive", "1", "2", "4", "8"])
+    return click.option("--views", type=choice, callback=_number, help=words)
+
+
 def contents_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add what a catalog may hold, and pass it on as one `CatalogContents` named ``contents``."""
 
@@ -148,11 +166,8 @@ def contents_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         help="On which galaxies later stages run; always gives exact probabilities at the price of more "
         "work.",
     )
-    @click.option(
-        "--views",
-        type=click.Choice(["adaptive", "1", "2", "4", "8"]),
-        help="Flips and quarter turns averaged; adaptive: eight where one leaves a doubt.  [default: the "
-        "model's]",
+    @views_option(
+        "Flips and quarter turns averaged; adaptive: eight where one leaves a doubt.  [default: the model's]"
     )
     @click.option(
         "--precision",
@@ -184,30 +199,9 @@ def contents_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     )
     @scale_options
     @functools.wraps(verb)
-    def with_contents(
-        *args: Any,
-        carry: tuple[str, ...],
-        stage2: str,
-        scale: WantedScale,
-        views: str | None,
-        precision: str,
-        prior: str | None,
-        coverage: float,
-        features: bool,
-        **others: Any,
-    ) -> Any:
-        number = int(views) if views is not None and views.isdigit() else views
-        contents = CatalogContents(
-            carry,
-            stage2,
-            scale=scale,
-            views=number,
-            precision=precision,
-            prior=prior,
-            coverage=coverage,
-            features=features,
-        )
-        return verb(*args, contents=contents, **others)
+    def with_contents(*args: Any, **options: Any) -> Any:
+        contents = _gathered(CatalogContents, options)
+        return verb(*args, contents=contents, **options)
 
     return with_contents
 
@@ -247,10 +241,9 @@ def computing_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         help="What runs the networks; auto: PyTorch on GPUs, OpenVINO on CPUs.",
     )
     @functools.wraps(verb)
-    def with_computing(
-        *args: Any, workers: int | None, gpu: bool | None, decode_on: str, engine: str, **others: Any
-    ) -> Any:
-        return verb(*args, computing=Computing(engine, workers, gpu, decode_on), **others)
+    def with_computing(*args: Any, **options: Any) -> Any:
+        computing = _gathered(Computing, options)
+        return verb(*args, computing=computing, **options)
 
     return with_computing
 
@@ -259,6 +252,17 @@ def names_of(context: click.Context, option: click.Parameter, text: str) -> tupl
     """The names in an option, between commas."""
     return tuple(name.strip() for name in text.split(","))
 
+
+cone_option = click.option(
+    "--cone",
+    "cone_words",
+    metavar="RA,DEC,RADIUS",
+    help="Only galaxies within a great-circle distance: degrees; the radius also as 6arcmin or 30arcsec.",
+)
+
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
+)
 
 mask_planes_option = click.option(
     "--mask-planes",

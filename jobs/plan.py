@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.options import VerbCommand, column_options, computing_options, contents_options
-from pipeline.classification.catalog_contents import CatalogContents
-from pipeline.classification.computing import Computing
 from pipeline.pages.numbers import duration, file_size
-from pipeline.shards.cutout_shards import Columns
 
 if TYPE_CHECKING:
     from pipeline.classification.estimate import Estimate, Span
@@ -44,19 +41,7 @@ BUSY = 0.5
 @computing_options
 @contents_options
 @column_options
-def main(
-    bundle: str,
-    shards: str,
-    machines: int,
-    price: float | None,
-    rate: float | None,
-    sample: int,
-    seconds: float,
-    as_json: bool,
-    computing: Computing,
-    contents: CatalogContents,
-    columns: Columns,
-) -> None:
+def main(bundle: str, shards: str, as_json: bool, **options: Any) -> None:
     """Say what classifying SHARDS with a model BUNDLE would take: hours, traffic, money. Writes nothing.
 
     The rows are counted from the shards' footers (those of tars are estimated from their sizes). A few shards
@@ -71,18 +56,7 @@ def main(
     """
     from pipeline.classification.estimate import estimate  # here, so that `--help` does not wait for torch
 
-    result = estimate(
-        bundle,
-        shards,
-        columns,
-        contents,
-        computing,
-        machines,
-        price,
-        rate,
-        sample,
-        seconds,
-    )
+    result = estimate(bundle, shards, **options)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2))
         return

@@ -8,7 +8,7 @@ import sys
 import click
 
 from hiwl_core.errors import UserError
-from jobs.options import VerbCommand
+from jobs.options import VerbCommand, cone_option
 
 __all__ = ["main"]
 
@@ -16,12 +16,7 @@ __all__ = ["main"]
 @click.command(cls=VerbCommand)
 @click.argument("catalog", metavar="CATALOG")
 @click.argument("sql", metavar="[SQL]", required=False)
-@click.option(
-    "--cone",
-    "cone_words",
-    metavar="RA,DEC,RADIUS",
-    help="Only galaxies within a great-circle distance: degrees; the radius also as 6arcmin or 30arcsec.",
-)
+@cone_option
 @click.option(
     "--format",
     "form",

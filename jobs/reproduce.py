@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from jobs.options import VerbCommand, column_options, gpu_option, scale_options
+from jobs.options import VerbCommand, column_options, gpu_option, scale_options, set_option
 from pipeline.reproduction.reproduce_options import ReproduceOptions
-from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -47,9 +47,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> l
     metavar="NAME",
     help="Instead of the recipe's or Table 7's; repeatable.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
-)
+@set_option
 @click.option(
     "--at-once", type=int, metavar="N", help="Trainings at once; default: one a GPU, or one a node."
 )
@@ -57,22 +55,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str) -> l
 @gpu_option
 @scale_options
 @column_options
-def main(
-    names: tuple[str, ...],
-    data: str,
-    val: str,
-    test: str | None,
-    recipe_name: str,
-    out: str,
-    seeds: list[int],
-    backbones: tuple[str, ...],
-    overrides: tuple[str, ...],
-    at_once: int | None,
-    workers: int | None,
-    gpu: bool | None,
-    scale: WantedScale,
-    columns: Columns,
-) -> None:
+def main(names: tuple[str, ...], data: str, val: str, recipe_name: str, out: str, **options: Any) -> None:
     """Reproduce TABLE of the paper: train what it needs, score it, and set it beside the paper's figures.
 
     TABLE is one or more of table3 to table11, figure4 to figure7, ablations (HIWL without each of its three
@@ -89,8 +72,7 @@ def main(
     """
     from pipeline.reproduction.reproduce import reproduce
 
-    options = ReproduceOptions(test, columns, scale, overrides, seeds, backbones, at_once, workers, gpu)
-    reproduction = reproduce(names, data, val, recipe_name, out, options)
+    reproduction = reproduce(names, data, val, recipe_name, out, ReproduceOptions(**options))
     for name, one in reproduction.made.items():
         click.echo(f"\n{name}: {one.title}\n")
         if one.table is not None:

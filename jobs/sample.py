@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobs.options import VerbCommand
+from jobs.options import VerbCommand, cone_option
 from pipeline.progress import log_event
 
 __all__ = ["main"]
@@ -14,12 +14,7 @@ __all__ = ["main"]
 @click.argument("catalog", metavar="CATALOG")
 @click.argument("out", metavar="OUT")
 @click.option("--where", metavar="CONDITION", help="Condition in SQL on the catalog's columns.")
-@click.option(
-    "--cone",
-    "cone_words",
-    metavar="RA,DEC,RADIUS",
-    help="Only galaxies within a great-circle distance: degrees; the radius also as 6arcmin or 30arcsec.",
-)
+@cone_option
 @click.option(
     "--count", type=click.IntRange(1, 2000), default=60, show_default=True, help="Galaxies at most."
 )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from jobs.options import VerbCommand
+from jobs.options import HELP, VerbCommand
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings=HELP)
 def main() -> None:
     """Name classes of one's own, for ingest and train; what they make knows its classes by itself.
 

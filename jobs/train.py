@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from jobs.notifying import NotifyingCommand, notify_option
-from jobs.options import column_options, gpu_option, scale_options
+from jobs.options import column_options, gpu_option, scale_options, set_option
 from pipeline.pages.numbers import duration
-from pipeline.shards.cutout_shards import Columns
-from pipeline.shards.wanted_scale import WantedScale
 
 __all__ = ["main"]
 
@@ -40,9 +40,7 @@ __all__ = ["main"]
     help="hiwl (default), slwslm, unweighted, hmws, plain, similarity or online: changes before --set's.",
 )
 @click.option("--out", required=True, metavar="DIR", help="Run folder; shared storage on a cluster.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."
-)
+@set_option
 @click.option("--workers", type=int, metavar="N", help="Data-parallel workers; default one a GPU, or one.")
 @click.option(
     "--track",
@@ -57,17 +55,12 @@ __all__ = ["main"]
 def main(
     data: str,
     val: str,
-    group_by: str | None,
     recipe_name: str,
     taxonomy: str | None,
     method: str | None,
     out: str,
     overrides: tuple[str, ...],
-    workers: int | None,
-    track: tuple[str, ...],
-    gpu: bool | None,
-    scale: WantedScale,
-    columns: Columns,
+    **options: Any,
 ) -> None:
     """Train stage 1 and stage 2, score the nine pairs of their best checkpoints, bundle the best.
 
@@ -95,7 +88,7 @@ def main(
     from pipeline.training.train import train
 
     recipe = training_recipe(recipe_name, taxonomy, method, overrides)
-    result = train(data, val, recipe, out, columns, workers, gpu, scale, group_by, track)
+    result = train(data, val, recipe, out, **options)
     if result.pairs is None:
         click.echo(f"this run is complete: its bundle is in {result.bundle}")
         return

@@ -11,7 +11,7 @@ from hiwl_core.errors import UserError
 from hiwl_core.recipe import load_recipe
 from hiwl_core.taxonomy import Taxonomy
 from hiwl_core.taxonomy_file import read_taxonomy
-from jobs.options import VerbCommand, column_options
+from jobs.options import VerbCommand, column_options, names_of
 from pipeline.ingestion.ingest import IngestSummary, ingest
 from pipeline.ingestion.ingest_options import IngestOptions
 from pipeline.ingestion.split import Split
@@ -30,7 +30,9 @@ __all__ = ["main"]
 @click.option("--labels-class-column", help="Classes in TABLE.  [default: class or label]")
 @click.option("--carry", multiple=True, metavar="NAME", help="Keep a further column; may be repeated.")
 @click.option("--name", default="cutouts", show_default=True, help="Name of the shards without a split.")
-@click.option("--bands", metavar="g,r,i", help="Make one image of ID-g.fits, ID-r.fits, ...")
+@click.option(
+    "--bands", metavar="g,r,i", callback=names_of, help="Make one image of ID-g.fits, ID-r.fits, ..."
+)
 @click.option("--recipe", metavar="NAME", help="Make FITS images RGB by this recipe's section [rgb].")
 @click.option("--split", metavar="8:1:1", help="Make train, val and test of the labeled objects.")
 @click.option("--seed", default=0, show_default=True, help="Of the split.")
@@ -47,7 +49,6 @@ __all__ = ["main"]
 def main(
     source: str,
     out: str,
-    bands: str | None,
     recipe: str | None,
     split: str | None,
     seed: int,
@@ -79,7 +80,6 @@ def main(
     """
     classes = read_taxonomy(taxonomy)
     options = IngestOptions(
-        bands=[band.strip() for band in bands.split(",")] if bands is not None else (),
         rgb=load_recipe(recipe).rgb if recipe else None,
         split=_split(split, seed, group_by),
         renamed=_renamed(renamed),

@@ -248,9 +248,9 @@ def computing_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     return with_computing
 
 
-def names_of(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    """The names in an option, between commas."""
-    return tuple(name.strip() for name in text.split(","))
+def names_of(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """The names in an option, between commas; none where it is not given."""
+    return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
 cone_option = click.option(

@@ -70,10 +70,10 @@ class FaultyClassifier:
 
 
 class SickStage(CascadeStage):
-    """Raises in the first process that a catalog has, from its second group on."""
+    """`LightCascadeStage`, but that it raises in the first process of a catalog, from its second group on."""
 
     def _load(self, cpus: int, use_gpu: bool) -> Any:
-        healthy, sickness = super()._load(cpus, use_gpu), Path(self._work.folder).with_name("sickness")
+        healthy, sickness = NumbersOfBytes(self._work), Path(self._work.folder).with_name("sickness")
         try:
             sickness.touch(exist_ok=False)
         except FileExistsError:

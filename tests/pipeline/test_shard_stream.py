@@ -133,7 +133,11 @@ def test_who_waits_for_a_node_is_told_so(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_actors_that_cannot_begin_end_the_classification(random_model: str, tmp_path: Path) -> None:
+def test_actors_that_cannot_begin_end_the_classification(
+    random_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each loads PyTorch before it finds that it cannot.
+    monkeypatch.setattr("pipeline.classification.shard_stream.MAX_DEATHS", 1)
     # As if the bundle had been changed since the catalog was planned.
     work, plan = planned(random_model, tmp_path, 1, "another")
     with pytest.raises(IncompleteError, match=r"broke off .* not another.*start the same command again"):

@@ -70,6 +70,18 @@ LONGEST = (
     "core/test_backbone_networks.py",
 )
 
+# Settings of each Ray that tests start.
+WORKERS_AT_ONCE = {
+    # Ray's workers are nice by default, and would wait for the other process's tests until these give up.
+    "RAY_worker_niceness": "0",
+    # A process less for each stage of a training: no node is taken away here.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # At each look Ray Train takes one report of a worker, and an epoch is over in less than a second here.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A process less for each Ray that is told of, as clusters are by default.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Begin with the longest files, then others with slow tests: lest one process ends with them alone."""
@@ -80,11 +92,9 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_take_their_turn() -> Iterator[None]:
-    """Ray's workers are nice by default, and would wait for the other process's tests until these give up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")
-        # A process less for each stage of a training: no node is taken away here.
-        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        for name, value in WORKERS_AT_ONCE.items():
+            patch.setenv(name, value)
         yield
 
 

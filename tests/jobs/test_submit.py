@@ -30,7 +30,8 @@ from pipeline import storage
 from pipeline.catalog.parts import read_part
 from pipeline.cluster_jobs import ClusterJob
 from pipeline.job_client import dashboard_url
-from tests.conftest import TINY, TinyData
+from pipeline.own_ray import OWN_RAY
+from tests.conftest import TINY, WORKERS_AT_ONCE, TinyData
 from tests.drawings import write_labeled_shard
 from tests.object_store import ObjectStore
 
@@ -227,8 +228,10 @@ def head(object_store_port: int) -> Iterator[Head]:
         (stand_in / "jobs" / "__init__.py").touch()
         (stand_in / "jobs" / "cli.py").write_text(STAND_IN)
         token = secrets.token_hex(32)
-        # Nice workers would wait for whatever else runs here.
-        env = clean_env(HOME=folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, RAY_worker_niceness="0")
+        # As for the session's Ray: nice workers would wait for whatever else runs here.
+        light = {name: os.environ[name] for name in WORKERS_AT_ONCE}
+        light |= {f"RAY_{name}": str(value).lower() for name, value in OWN_RAY.items()}
+        env = clean_env(HOME=folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, **light)
         url = f"http://127.0.0.1:{(port := free_port())}"
         command = ["ray", "start", "--head", "--block", "--num-cpus=2"]
         command += [
@@ -251,13 +254,10 @@ def head(object_store_port: int) -> Iterator[Head]:
                 assert time.monotonic() < deadline, Path(folder, "head.log").read_text()
                 time.sleep(0.5)
             # Who submits has no key of the store.
-            outside = {name: value for name, value in env.items() if not name.startswith("AWS_")}
+            outside = {n: value for n, value in env.items() if not n.startswith("AWS_") and n not in light}
             yield Head(url, outside, str(stand_in))
         finally:
-            # `ray start` ends what it started; `ray stop` would end every Ray on the machine.
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
+            # `ray stop` would end every Ray on the machine, and `ray start` takes its time for its own.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

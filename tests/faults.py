@@ -124,7 +124,7 @@ class Round:
 
     def _kill_one_of(self, who: Callable[[], list[psutil.Process]]) -> None:
         until = time.monotonic() + self._ground.seconds
-        while not (there := who()) and time.monotonic() < until:
+        while not (there := who()) and time.monotonic() < until and any(run.running for run in self.runs):
             time.sleep(0.02)
         with suppress(psutil.NoSuchProcess):
             if there:

@@ -178,9 +178,11 @@ class _BareNode(ray._private.node.Node):
     kernel, a raylet would leave its agents behind for a minute.
     """
 
-    def __init__(self, *how: Any, **settings: Any) -> None:
+    def __init__(self, ray_params: Any, *how: Any, **settings: Any) -> None:
+        # Any that is free: what another Ray of this machine has is tried for more than three seconds.
+        ray_params.dashboard_agent_listen_port = 0
         try:
-            super().__init__(*how, **settings)
+            super().__init__(ray_params, *how, **settings)
         except BaseException:
             for begun in chain.from_iterable(getattr(self, "all_processes", {}).values()):
                 _kill_with_children(begun.process.pid)

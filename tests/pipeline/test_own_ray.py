@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from tests.conftest import at_work, without_cluster
 
@@ -66,6 +67,15 @@ def open_doors(processes: Iterable[psutil.Process]) -> list[str]:
     return found
 
 
+def ports_listened_to(processes: Iterable[psutil.Process]) -> set[int]:
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            listened = (one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN)
+            found.update(one.laddr.port for one in listened)
+    return found
+
+
 @pytest.mark.parametrize(
     ("kind", "victim"),
     [
@@ -94,6 +104,8 @@ def test_a_ray_that_dies_ends_its_verb_with_a_line_and_nobody_else_could_reach_i
             time.sleep(0.1)
         started = psutil.Process(verb.pid).children(recursive=True)
         assert open_doors([psutil.Process(verb.pid), *started]) == []
+        # A second Ray on this machine would wait for it.
+        assert DEFAULT_DASHBOARD_AGENT_LISTEN_PORT not in ports_listened_to(started)
         (killed,) = (one for one in started if one.name() == victim)
         killed.kill()
         said = verb.communicate(timeout=120)[1]

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.drawings import draw_galaxy
 
 __all__ = [
+    "INPUTS",
     "SMALLEST",
     "BrokenInput",
     "bomb_jpeg",
@@ -213,3 +214,7 @@ def with_rows_in_footer(parquet: bytes, rows: int, said: int) -> bytes:
     at = parquet.index(field(rows), start)
     assert len(field(rows)) == len(field(said))
     return parquet[:at] + field(said) + parquet[at + len(field(rows)) :]
+
+
+INPUTS = broken_inputs()
+"""Once for all who ask for tests by them."""

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.v2 import functional as v2
 
 from hiwl_core.augmentation import Draw, TrainTransform
 from hiwl_core.decoding import decode_image
@@ -24,6 +22,10 @@ def transform(recipe: str) -> TrainTransform:
 
 def by_torchvision(image, draw: Draw, ours: TrainTransform):  # type: ignore[no-untyped-def]
     """Steps (1) to (5) with the same draw, by torchvision: of a tensor or a Pillow image."""
+    # Not above: each process that shares the tests would wait two seconds for it, whichever it has.
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as v2
+
     image = v2.center_crop(image, [ours.augmentation.center_crop])
     image = v2.rotate(image, draw.angle, InterpolationMode(ours.augmentation.rotation_interpolation))
     size = [ours.input_size, ours.input_size]
@@ -85,6 +87,8 @@ def test_of_a_small_image_the_missing_part_is_black_as_in_torchvision(shape: tup
 
 
 def test_draws_have_torchvisions_distributions() -> None:
+    from torchvision.transforms import RandomResizedCrop
+
     paper = RECIPES["paper"].augmentation
     draws = [transform("paper").draw(seed) for seed in range(4000)]
     torch.manual_seed(0)
@@ -114,6 +118,8 @@ def largest_gap(first: list[float], second: list[float]) -> float:
 
 @pytest.mark.parametrize("ratio", [(3.0, 4.0), (0.2, 0.25)])
 def test_where_no_crop_fits_the_largest_that_is_allowed(ratio: tuple[float, float]) -> None:
+    from torchvision.transforms import RandomResizedCrop
+
     settings = RECIPES["paper"].augmentation.model_copy(update={"scale": (1.0, 1.0), "aspect_ratio": ratio})
     draw = TrainTransform(settings, 64).draw(0)
     expected = RandomResizedCrop.get_params(torch.empty(3, 256, 256), [1.0, 1.0], [*ratio])

@@ -10,6 +10,7 @@ from hiwl_core.cutouts import EvalTransform, Preprocessing, read_cutout
 from hiwl_core.decoding import decode_image
 from hiwl_core.statuses import STATUSES, UnreadableCutout
 from tests.broken_inputs import (
+    INPUTS,
     SMALLEST,
     BrokenInput,
     bomb_jpeg,
@@ -23,7 +24,6 @@ from tests.broken_inputs import (
 pytestmark = pytest.mark.filterwarnings("ignore:File may have been truncated")
 
 TRANSFORM = EvalTransform(Preprocessing(SMALLEST, 32, (0, 0, 0), (1, 1, 1)))
-INPUTS = broken_inputs()
 # For each file, its status and by how many kB the peak of the process's memory rose. Without torch, whose
 # import takes memory that would hide that of an image; not by getrusage, which inherits a parent's peak.
 MEASURE = """

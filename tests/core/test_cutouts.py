@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from hiwl_core.cutouts import EvalTransform, Preprocessing, normalize, read_cutout
 from hiwl_core.decoding import Scratch, decode_image, decode_pixels
@@ -37,6 +36,8 @@ def test_the_papers_eval_transform_is_a_plain_crop() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 6), (7, 9), (9, 7), (5, 8), (8, 5), (3, 4), (4, 11), (12, 13)])
 def test_the_crop_is_torchvisions(shape: tuple[int, int]) -> None:
+    from torchvision.transforms import v2
+
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
     expected = v2.CenterCrop(6)(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(EvalTransform(Preprocessing(6, 6, (0, 0, 0), (1, 1, 1)))(image), expected)

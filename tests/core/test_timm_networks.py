@@ -1,6 +1,7 @@
 """Networks of timm as backbones: what is found out about them, and what their users get wrong."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hiwl_core.backbones import create_backbone, spec, timm_networks
 from hiwl_core.errors import UserError
 from hiwl_core.recipe import load_recipe
 
-timm = pytest.importorskip("timm")
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="the extra timm is not installed")
 
 
 def test_what_is_known_of_a_convolutional_network() -> None:
@@ -49,6 +50,8 @@ def test_activations_of_transformers_become_maps(
 
 
 def test_a_local_file_of_timm(tmp_path: Path) -> None:
+    import timm
+
     torch.manual_seed(1)
     source = timm.create_model("test_vit", num_classes=10).eval()
     save_file(source.state_dict(), tmp_path / "model.safetensors")

@@ -18,7 +18,7 @@ from hiwl_core.recipe_sections import RgbSettings
 from pipeline.ingestion.images import pack_image
 from pipeline.ingestion.ingest import ingest
 from pipeline.ingestion.ingest_options import IngestOptions
-from tests.broken_inputs import BrokenInput, broken_inputs, fits_file
+from tests.broken_inputs import INPUTS, BrokenInput, fits_file
 from tests.drawings import draw_galaxy
 
 RGB = RgbSettings(stretch=0.7, q=4)
@@ -142,7 +142,7 @@ def test_sets_of_one_file_a_band(tmp_path: Path) -> None:
         ingest(str(folder), str(tmp_path / "other"), IngestOptions(bands=["g", "r", "i"], rgb=RGB))
 
 
-@pytest.mark.parametrize("broken", broken_inputs()[::4], ids=lambda broken: broken.kind)
+@pytest.mark.parametrize("broken", INPUTS[::4], ids=lambda broken: broken.kind)
 def test_what_is_packed_is_what_can_be_classified(broken: BrokenInput) -> None:
     # A size or a band that a model does not like is for its catalog to say.
     usable = broken.expected_status in ("ok", "too_small", "missing_band")

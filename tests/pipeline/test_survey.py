@@ -18,7 +18,7 @@ from pipeline.catalog.status import catalog_status
 from pipeline.catalog.verify import verify
 from pipeline.classification.classify import classify
 from pipeline.classification.computing import Computing
-from tests.broken_inputs import broken_inputs
+from tests.broken_inputs import INPUTS
 from tests.conftest import classifying, hiwl
 from tests.drawings import CLASSES, draw_galaxy, write_labeled_shard
 from tests.flaky_store import flaky
@@ -40,9 +40,8 @@ def write_survey(folder: Path) -> pd.DataFrame:
     """Shards of good cutouts with a hundred odd ones and ten bad ids among them; returns what is expected."""
     rng = np.random.default_rng(100)
     drawings = [draw_galaxy(label, seed) for label in CLASSES for seed in range(40)]
-    odd = broken_inputs()
     rows = [(drawings[int(rng.integers(len(drawings)))], "ok") for _ in range(GOOD)]
-    rows += [(one.image, one.expected_status) for one in odd]
+    rows += [(one.image, one.expected_status) for one in INPUTS]
     rows = [rows[index] for index in rng.permutation(len(rows))]
     frame = pd.DataFrame(rows, columns=["image", "status"])
     frame.insert(0, "object_id", 10**17 + np.arange(len(frame)))

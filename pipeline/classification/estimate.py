@@ -23,7 +23,7 @@ from pipeline.classification.estimate_count import ShardCounts, count_shards
 from pipeline.classification.estimate_sample import ShardSample, ShardSampler
 from pipeline.classification.shard_classifier import bundle_place
 from pipeline.classification.shard_work import CatalogWork
-from pipeline.classification.small_work import ThisMachine, beside
+from pipeline.classification.small_work import Beside, ThisMachine
 from pipeline.classification.stage_actors import StageActors
 from pipeline.in_notebooks import InNotebooks
 from pipeline.progress import say
@@ -174,17 +174,17 @@ def estimate(
     full = np.flatnonzero(shards.rows)
     chosen = full[np.unique(np.linspace(0, len(full) - 1, min(sample, len(full))).round().astype(int))]
     load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
-    with tempfile.TemporaryDirectory(prefix="hiwl-plan-") as throw_away, beside() as thread:
+    with tempfile.TemporaryDirectory(prefix="hiwl-plan-") as throw_away, Beside() as thread:
         settings = contents.to_settings(columns)
         place = bundle_place(bundle_path)
         work = CatalogWork(place, bundle.model_id, settings, throw_away, computing.engine)
         limit = (SECONDS_AT_A_RATE if rate else seconds) / sample
-        sampler = thread.submit(ShardSampler, work, actors.cpus, bool(actors.gpus), limit).result()
+        sampler = thread.run(ShardSampler, work, actors.cpus, bool(actors.gpus), limit)
         samples: list[ShardSample] = []
         damaged: list[str] = []
         for index in chosen:
             # One by one: Ctrl-C waits for the one that is under way.
-            taken = thread.submit(sampler.sample, shards.paths[index]).result()
+            taken = thread.run(sampler.sample, shards.paths[index])
             if isinstance(taken, str):
                 damaged.append(taken)
                 say(taken)

@@ -7,10 +7,10 @@ Ray the next time, where a shard that kills its worker is found and set aside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -28,10 +28,10 @@ from pipeline.shards.shard_groups import ShardToRead, group_shards
 
 __all__ = [
     "MOST_BYTES",
+    "Beside",
     "ThisMachine",
     "ThisProcess",
     "WhereComputed",
-    "beside",
     "broken_off",
     "classify_here",
     "is_small",
@@ -43,6 +43,9 @@ __all__ = [
 MOST_BYTES = 32 * 2**20
 # In a group, about: the progress goes on after each.
 ROWS_AT_ONCE = 1024
+SECONDS_A_WAIT = 0.2
+
+Result = TypeVar("Result")
 
 
 class ThisMachine(ClusterResources):
@@ -53,9 +56,9 @@ class ThisMachine(ClusterResources):
         super().__init__(cpus, gpus, cpus // gpus if gpus else 0, grows=False)
 
     def run(self, function: Callable[..., Any], argument: Any, cpus: int, gpus: int) -> Any:
-        """Call a function here, for which see `beside`."""
-        with beside() as thread:
-            return thread.submit(function, argument).result()
+        """Call a function here, for which see `Beside`."""
+        with Beside() as thread:
+            return thread.run(function, argument)
 
 
 class ThisProcess(ThisMachine):
@@ -141,11 +144,11 @@ def classify_here(work: CatalogWork, shards: Sequence[PlannedShard], cpus: int) 
     to_read = [ShardToRead(one.shard, one.size, one.rows, one.fingerprint) for one in shards]
     rows = sum(shard.rows or 0 for shard in shards)
     # Damage of shards ends nothing: it comes back as entries.
-    with broken_off("classification", "whole parts are kept"), beside() as thread:
-        classifier = thread.submit(ShardClassifier, work, cpus).result()
+    with broken_off("classification", "whole parts are kept"), Beside() as thread:
+        classifier = thread.run(ShardClassifier, work, cpus)
         for group in group_shards(to_read, max(1, rows // ROWS_AT_ONCE)):
             tasks = [work.task(shard.path, shard.fingerprint, None) for shard in group]
-            yield from thread.submit(classifier.classify, tasks).result()
+            yield from thread.run(classifier.classify, tasks)
 
 
 @contextmanager
@@ -175,11 +178,21 @@ def broken_off(work: str, kept: str) -> Iterator[None]:
         ) from error
 
 
-def beside() -> ThreadPoolExecutor:
+class Beside(ThreadPoolExecutor):
     """A thread for the networks.
 
     So Ctrl-C comes to a thread that waits: what is under way ends in order, and no engine is broken off. Some
     kernels also end a process when a signal comes to a thread that has used the matrix registers of its CPU.
     And how many threads PyTorch takes is each thread's own, and stays what a notebook has set.
     """
-    return ThreadPoolExecutor(1, thread_name_prefix="networks")
+
+    def __init__(self) -> None:
+        super().__init__(1, thread_name_prefix="networks")
+
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function gives that is called in the thread."""
+        future = self.submit(function, *arguments)
+        # In steps: a signal that came just before, or to another thread, ends no wait that has no end.
+        while not wait([future], SECONDS_A_WAIT).done:
+            pass
+        return future.result()

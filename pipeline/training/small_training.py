@@ -18,7 +18,7 @@ from safetensors.torch import save
 from hiwl_core.device import choose_compute
 from hiwl_core.training import StageLearner
 from pipeline import storage
-from pipeline.classification.small_work import MOST_BYTES, beside, broken_off, may_be_here
+from pipeline.classification.small_work import MOST_BYTES, Beside, broken_off, may_be_here
 from pipeline.cores import usable_cores
 from pipeline.training.checks import TrainingPlan
 from pipeline.training.cutout_blocks import shard_size
@@ -65,8 +65,8 @@ def is_small_training(plan: TrainingPlan, workers: int | None, gpu: bool | None)
 class SmallTraining:
     """A thread that trains, and ends soon when it is to; see `small_training`."""
 
-    def __init__(self, submit: Callable[..., Any], stopped: threading.Event) -> None:
-        self._submit, self.stopped = submit, stopped
+    def __init__(self, thread: Beside, stopped: threading.Event) -> None:
+        self._thread, self.stopped = thread, stopped
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What a function gives that is called in the thread.
@@ -78,7 +78,7 @@ class SmallTraining:
         """
         with broken_off("training", "stages that are whole are kept"):
             # A thread does not inherit who speaks.
-            result: Result = self._submit(copy_context().run, function, *arguments).result()
+            result: Result = self._thread.run(copy_context().run, function, *arguments)
             return result
 
     def fit(self, job: StageJob, folder: RunFolder) -> list[Candidate]:
@@ -90,9 +90,9 @@ class SmallTraining:
 def small_training() -> Iterator[SmallTraining]:
     """A thread to train in, for the length of a ``with`` block."""
     stopped = threading.Event()
-    with beside() as thread:
+    with Beside() as thread:
         try:
-            yield SmallTraining(thread.submit, stopped)
+            yield SmallTraining(thread, stopped)
         except BaseException:
             stopped.set()
             raise

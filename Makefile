@@ -30,9 +30,10 @@ $(STAMP): pyproject.toml $(PINS)
 demo: setup
 	@BIN=$(BIN) OUT=$(DEMO) sh jobs/demo.sh
 
-# Three processes on two cores, a file of tests each at a time: some of them wait for Ray. A test's own threads
-# would be in the way of the others', most of all those that spin while they wait for each other.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A process for each of two cores, a file of tests each at a time: a third fills the moments in which these wait
+# for Ray, but begins another Ray, S3 server and so on of its own. A test's own threads would be in the way of
+# the others', most of all those that spin while they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) -m 'not nightly' --durations=20

@@ -103,7 +103,7 @@ def measure_verify(arguments: argparse.Namespace) -> None:
             str(path), name, len(rows), path.stat().st_size, "", fingerprint(str(path))
         )
     plan = CatalogPlan(MODEL_ID, settings, shards)
-    claim_catalog(catalog, plan)
+    claim_catalog(catalog, plan, is_new=True)
     with Ledger(catalog, len(shards)) as ledger:
         for name, table in tables.items():
             content = encode_part(table, part_record(plan, shards[name]))

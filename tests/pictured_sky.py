@@ -59,7 +59,7 @@ def make_sky(folder: Path, draw: Callable[[int, dict[str, Any]], bytes] | None =
         plan[part.name] = PlannedShard(str(shards / part.name), part.name, ROWS, 1, "mark", "fingerprint")
     # As `classify` does, which writes the plan before the parts.
     hold = folder / "hold"
-    claim_catalog(str(hold), CatalogPlan(MODEL_ID, settings, plan))
+    claim_catalog(str(hold), CatalogPlan(MODEL_ID, settings, plan), is_new=True)
     for note in hold.iterdir():
         note.rename(catalog / note.name)
     return Sky(catalog, shards, rows)

@@ -174,16 +174,26 @@ def check_free(folder: str) -> None:
         raise UserError(f"{folder}/{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
 
 
-def claim_catalog(folder: str, plan: CatalogPlan) -> None:
+def claim_catalog(folder: str, plan: CatalogPlan, is_new: bool) -> None:
     """Write the plan of a new catalog, or of one that grows.
+
+    Parameters
+    ----------
+    folder : str
+    plan : CatalogPlan
+    is_new : bool
+        Whether there was none when this was planned. Asked here, another run's of just now would be taken for
+        one that grows, and written over.
 
     Raises
     ------
     UserError
-        If the folder is not a catalog and holds Parquet files of something else, or becomes one meanwhile.
+        If a new one's folder holds Parquet files of something else, or was planned by another run meanwhile.
     """
-    is_new = not is_catalog(folder)
+    meanwhile = f"{folder} was planned by another run meanwhile: start the same command again"
     if is_new:
+        if is_catalog(folder):
+            raise UserError(meanwhile)
         check_free(folder)
     shards = plan.shards.values()
     # By columns: a million rows as dictionaries would take gigabytes.
@@ -205,7 +215,7 @@ def claim_catalog(folder: str, plan: CatalogPlan) -> None:
     if not is_new:
         storage.write_bytes(f"{folder}/{HEADER}", content)
     elif not storage.create_bytes(f"{folder}/{HEADER}", content):
-        raise UserError(f"{folder} became another catalog meanwhile: {NEXT_STEPS}")
+        raise UserError(meanwhile)
 
 
 def write_model_facts(folder: str, facts: dict[str, Any] | None) -> None:

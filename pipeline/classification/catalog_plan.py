@@ -119,7 +119,7 @@ def plan_catalog(
         if now != plan:
             raise UserError(f"{folder} was planned by another run meanwhile: start the same command again")
     if now != plan:
-        claim_catalog(folder, plan)
+        claim_catalog(folder, plan, now is None)
     return plan
 
 

@@ -21,7 +21,7 @@ import pytest
 from hiwl_core.errors import IncompleteError, UserError
 from pipeline import lease as lease_module
 from pipeline import storage
-from pipeline.catalog.manifest import CatalogPlan, read_plan
+from pipeline.catalog.manifest import CatalogPlan, claim_catalog, read_plan
 from pipeline.classification.catalog_contents import CatalogContents
 from pipeline.classification.catalog_plan import plan_catalog
 from pipeline.lease import LEASE_FOLDER, Lease
@@ -197,6 +197,15 @@ def test_of_two_plans_for_one_catalog_one_is_made(tmp_path: Path, monkeypatch: p
             (refused,) = (str(outcome) for outcome in outcomes if isinstance(outcome, UserError))
             assert read_plan(catalog) == made
             assert f"is being written by {made.model_id}" in refused or "by another model" in refused
+
+
+def test_a_plan_that_was_held_up_does_not_take_the_next_one_for_its_own(tmp_path: Path) -> None:
+    """As of a run that slept between its look and its writing, and was taken for dead meanwhile."""
+    first, second = (CatalogPlan(model, {}, {}) for model in ("model0", "model1"))
+    claim_catalog(str(tmp_path), second, is_new=True)
+    with pytest.raises(UserError, match="was planned by another run meanwhile: start the same command again"):
+        claim_catalog(str(tmp_path), first, is_new=True)
+    assert read_plan(str(tmp_path)) == second
 
 
 def test_of_two_publications_into_one_folder_one_is_made(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_ground import ROOT, THREADS, Ground, Note, goal, rates, verdict
+from gpu_ground import THREADS, Ground, Note, goal, rates, verdict
 from torch.nn.functional import cross_entropy
 
 from hiwl_core.backbones import create_backbone
@@ -38,7 +38,7 @@ FED_PIXELS, FROM_JPEG, TRAINING_STEP = 0.9, 0.5, 0.95
 # labels. In bfloat16 a galaxy near a border may fall to either side; on a CPU 1 % of drawn ones do.
 AGREEMENT = {"float32": (1e-4, 1.0, 0.0), "bfloat16": (5e-2, 0.99, 0.02)}
 MEBIBYTE = 2**20
-TRAINED = str(ROOT / "hiwl_core" / "models" / "galaxyzoo")
+TRAINED = "galaxyzoo"
 
 
 def environment(ground: Ground, note: Note) -> None:
@@ -94,8 +94,8 @@ def agreement(ground: Ground, note: Note) -> None:
 
 
 def _classifier(model: str, choice: EngineChoice) -> CascadeClassifier:
-    """Of a bundle's folder, which says of each image what both stages say."""
-    return CascadeClassifier(load_bundle(Path(model)), choice, THREADS, always_stage2=True)
+    """Of a bundle, which says of each image what both stages say."""
+    return CascadeClassifier(load_bundle(model), choice, THREADS, always_stage2=True)
 
 
 def _engines(compute: ComputePlan) -> dict[str, EngineChoice]:

@@ -28,6 +28,7 @@ __all__ = [
     "is_catalog",
     "part_names",
     "part_record",
+    "planned_meanwhile",
     "read_making",
     "read_plan",
     "write_model_facts",
@@ -174,6 +175,11 @@ def check_free(folder: str) -> None:
         raise UserError(f"{folder}/{strange[0]} was not made by `hiwl classify`: {NEXT_STEPS}")
 
 
+def planned_meanwhile(folder: str) -> UserError:
+    """What ends a run that found a catalog where there was none, or another one, when it looked first."""
+    return UserError(f"{folder} was planned by another run meanwhile: start the same command again")
+
+
 def claim_catalog(folder: str, plan: CatalogPlan, is_new: bool) -> None:
     """Write the plan of a new catalog, or of one that grows.
 
@@ -190,10 +196,9 @@ def claim_catalog(folder: str, plan: CatalogPlan, is_new: bool) -> None:
     UserError
         If a new one's folder holds Parquet files of something else, or was planned by another run meanwhile.
     """
-    meanwhile = f"{folder} was planned by another run meanwhile: start the same command again"
     if is_new:
         if is_catalog(folder):
-            raise UserError(meanwhile)
+            raise planned_meanwhile(folder)
         check_free(folder)
     shards = plan.shards.values()
     # By columns: a million rows as dictionaries would take gigabytes.
@@ -215,7 +220,7 @@ def claim_catalog(folder: str, plan: CatalogPlan, is_new: bool) -> None:
     if not is_new:
         storage.write_bytes(f"{folder}/{HEADER}", content)
     elif not storage.create_bytes(f"{folder}/{HEADER}", content):
-        raise UserError(meanwhile)
+        raise planned_meanwhile(folder)
 
 
 def write_model_facts(folder: str, facts: dict[str, Any] | None) -> None:

@@ -18,6 +18,7 @@ from pipeline.catalog.manifest import (
     claim_catalog,
     is_catalog,
     part_names,
+    planned_meanwhile,
     read_plan,
 )
 from pipeline.catalog.parts import content_in, list_parts, read_part
@@ -117,7 +118,7 @@ def plan_catalog(
     if now is not None and now != old:
         _check_same_making(folder, now, model_id, making)
         if now != plan:
-            raise UserError(f"{folder} was planned by another run meanwhile: start the same command again")
+            raise planned_meanwhile(folder)
     if now != plan:
         claim_catalog(folder, plan, now is None)
     return plan

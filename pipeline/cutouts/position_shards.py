@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hiwl_core.errors import UserError
 from pipeline import storage
-from pipeline.catalog.manifest import check_free, is_catalog, read_plan
+from pipeline.catalog.manifest import check_free, is_catalog, planned_meanwhile, read_plan
 from pipeline.cutouts.assignment import Assignment, assign
 from pipeline.cutouts.cutout_plan import CutoutOptions, describe_tiles, digest_of, iter_planned, tile_entries
 from pipeline.cutouts.position_images import HOME, REASON, SCALE, TILES, tiles_path
@@ -104,7 +104,7 @@ def plan_positions(
     found = assign(table, tiles, options.settings, options.scale)
     claim()
     if is_catalog(catalog):
-        raise UserError(f"{catalog} was planned by another run meanwhile: start the same command again")
+        raise planned_meanwhile(catalog)
     # Those of a run that was killed before it had a plan.
     storage.remove(folder)
     shards: dict[str, list[pa.Table]] = {}
